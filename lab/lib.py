@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the lab's Python scripts share: places, errors, locks, long steps."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LAB = ROOT / "lab"
+FLAVOURS = ("release", "debug", "mainline")
+
+
+def cache_root():
+    """Everything downloaded or built lives here, never in the clone."""
+    env = os.environ
+    base = env.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(env.get("KVM_MMIO_EXT_CACHE") or f"{base}/kvm_mmio_ext").absolute()
+
+
+CACHE = cache_root()
+
+
+def die(message, status=1):
+    """End with one clear line that says what is wrong and what to do."""
+    sys.stdout.flush()
+    print(f"{pathlib.Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def say(message):
+    """Progress goes to stderr: stdout belongs to results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def tree(flavour):
+    """The kernel tree of a flavour; the variable is for trees built by hand."""
+    return pathlib.Path(os.environ.get("KVM_MMIO_EXT_TREE") or CACHE / "kernel" / flavour)
+
+
+def module_dir(flavour):
+    """Where kvm_mmio_ext.ko of this clone is built; clones must not share it."""
+    clone = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
+    return CACHE / "module" / clone / flavour
+
+
+def digest(*parts):
+    """A key over strings, bytes and the contents of files (Path)."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, pathlib.Path) else part
+        data = data.encode() if isinstance(data, str) else data
+        total.update(b"%d:" % len(data) + data)
+    return total.hexdigest()
+
+
+def write_atomically(path, text):
+    """A reader sees the old file or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.rename(path)
+
+
+def read_or_none(path):
+    return path.read_text() if path.is_file() else None
+
+
+@contextlib.contextmanager
+def lock(name):
+    """One builder at a time; the kernel drops the lock if its holder dies."""
+    path = CACHE / "lock" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another build of {name} ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def need_space(directory, gigabytes):
+    directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free / 2**30
+    if free < gigabytes:
+        die(f"{directory} has {free:.1f} GB free and {gigabytes} are needed: "
+            "free some space or set KVM_MMIO_EXT_CACHE to a larger disk")
+
+
+def setup():
+    """Run lab/setup (quick when nothing is missing); return what it found."""
+    out = subprocess.run([LAB / "setup", "--env"], stdout=subprocess.PIPE, text=True)
+    if out.returncode:
+        sys.exit(out.returncode)
+    return dict(line.split("=", 1) for line in out.stdout.splitlines())
+
+
+class Progress:
+    """One status line: rewritten on a terminal, repeated every 30 s elsewhere."""
+
+    def __init__(self, what, expected=0):
+        self.what, self.expected, self.done = what, expected, 0
+        self.start = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+        self.last = self.start if not self.terminal else 0
+        if not self.terminal:
+            say(f"{what} ...")
+
+    def elapsed(self):
+        seconds = int(time.monotonic() - self.start)
+        return f"{seconds // 60}:{seconds % 60:02}"
+
+    def tick(self, count=0):
+        self.done += count
+        now = time.monotonic()
+        if now - self.last < (0.5 if self.terminal else 30):
+            return
+        self.last = now
+        far = f" {self.done}" if self.done else ""
+        if self.expected:
+            far += f" of {max(self.expected, self.done)}"
+        if self.terminal:
+            sys.stderr.write(f"\r\033[K{self.what}:{far} {self.elapsed()}")
+            sys.stderr.flush()
+        else:
+            say(f"{self.what}:{far} {self.elapsed()}")
+
+    def end(self, verdict="done"):
+        start = "\r\033[K" if self.terminal else ""
+        say(f"{start}{self.what}: {verdict} in {self.elapsed()}")
+
+
+# Kbuild prints one such line for each thing that it makes.
+KBUILD_STEP = re.compile(r"^  [A-Z]+( \[M\])? ")
+
+
+def run_logged(what, argv, log, expected=0, **kwargs):
+    """Run a long step with its output in `log`; return the steps that it made."""
+    progress = Progress(what, expected)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as out:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out,
+                                   stderr=subprocess.STDOUT, start_new_session=True,
+                                   **kwargs)
+        try:
+            with log.open(errors="replace") as reader:
+                reader.seek(0, os.SEEK_END)
+                while process.poll() is None:
+                    time.sleep(0.1)
+                    progress.tick(count_steps(reader))
+                progress.tick(count_steps(reader))
+        finally:
+            stop(process)
+    if process.returncode:
+        progress.end("FAILED")
+        tail = log.read_text(errors="replace").splitlines()[-15:]
+        die("\n".join([f"{what} failed; last lines of {log}:", *tail]))
+    progress.end()
+    return progress.done
+
+
+def count_steps(reader):
+    return sum(1 for line in reader if KBUILD_STEP.match(line))
+
+
+def stop(process):
+    """End a process started as a session leader, with all it has started."""
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sig)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+
+
+def exit_on_sigterm():
+    """Make SIGTERM run the `finally` blocks, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
