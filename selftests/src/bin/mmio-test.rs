@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tests of KVM's emulated MMIO, with or without the kvm_mmio_ext module.
+
+use std::io::{self, Read};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use kvm_mmio_selftests::guest::{Machine, Mode};
+use kvm_mmio_selftests::host::{self, Modes};
+use kvm_mmio_selftests::tap::{self, Test};
+use kvm_mmio_selftests::tests;
+
+/// Runs tests of emulated MMIO through /dev/kvm and reports them as TAP.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// Tests to run; a part of a name stands for all names with it. All when none is given.
+    names: Vec<String>,
+    /// Name the tests, and what each proves
+    #[arg(long)]
+    list: bool,
+    /// Seconds until a test counts as hanging
+    #[arg(long, default_value_t = 60)]
+    limit: u64,
+    /// Only keep a VM that has done MMIO, until standard input ends
+    #[arg(long)]
+    hold: bool,
+}
+
+fn hold() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+    println!("holding");
+    io::stdin()
+        .read_to_end(&mut Vec::new())
+        .context("waiting")?;
+    Ok(())
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Test>> {
+    for name in names {
+        if !tests::all().any(|test| test.name.contains(name.as_str())) {
+            bail!("no test has {name:?} in its name; see --list");
+        }
+    }
+    Ok(tests::all()
+        .filter(|test| names.is_empty() || names.iter().any(|name| test.name.contains(name)))
+        .collect())
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    if options.list {
+        for test in tests::all() {
+            println!("{:32} {}", test.name, test.proves);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.hold {
+        return hold().map(|()| ExitCode::SUCCESS);
+    }
+    let tests = choose(&options.names)?;
+    let switch = match host::extension_enabled() {
+        None => "not loaded",
+        Some(false) => "off",
+        Some(true) => "on",
+    };
+    tap::note(format!("{:?}, extension {switch}", Modes::detect()?));
+    let good = tap::run(&tests, Duration::from_secs(options.limit))?;
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+//! ioeventfds of every kind. kvm-ioctls cannot ask for a length without a datamatch.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use kvm_bindings::{
+    KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_pio,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
+
+/// Where the doorbell is.
+#[derive(Clone, Copy, Debug)]
+pub enum Bus {
+    Mmio(u64),
+    Pio(u16),
+}
+
+/// Which accesses ring it.
+#[derive(Clone, Copy, Debug)]
+pub enum Match {
+    /// Writes of `len` bytes (1, 2, 4 or 8) that write `value`.
+    Data { len: u32, value: u64 },
+    /// Writes of `len` bytes, whatever they write.
+    Len(u32),
+    /// Zero length: any write that starts at the address.
+    Any,
+}
+
+/// An ioeventfd; stays registered as long as its VM lives.
+pub struct Doorbell {
+    event: EventFd,
+}
+
+impl Doorbell {
+    pub fn new(vm: &VmFd, bus: Bus, kind: Match) -> Result<Self> {
+        let event = EventFd::new(EFD_NONBLOCK).context("eventfd")?;
+        let mut request = kvm_ioeventfd {
+            fd: event.as_raw_fd(),
+            ..Default::default()
+        };
+        match bus {
+            Bus::Mmio(gpa) => request.addr = gpa,
+            Bus::Pio(port) => {
+                request.addr = port.into();
+                request.flags |= 1 << kvm_ioeventfd_flag_nr_pio;
+            }
+        }
+        match kind {
+            Match::Data { len, value } => {
+                request.len = len;
+                request.datamatch = value;
+                request.flags |= 1 << kvm_ioeventfd_flag_nr_datamatch;
+            }
+            Match::Len(len) => request.len = len,
+            Match::Any => {}
+        }
+        // SAFETY: `vm` is a VM's file descriptor, and the kernel only reads the structure.
+        if unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &request) } != 0 {
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("KVM_IOEVENTFD {bus:?} {kind:?}"));
+        }
+        Ok(Self { event })
+    }
+
+    /// How often it rang since the last call.
+    pub fn rings(&self) -> Result<u64> {
+        match self.event.read() {
+            Ok(count) => Ok(count),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(e).context("reading an eventfd"),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A virtual machine and its memslots.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VmFd};
+
+use super::layout::{MAX_VCPUS, MMIO_GPA, MMIO_GVA, MMIO_PAGES, RAM_SIZE};
+use super::paging::{SUPERVISOR, TablePool};
+use super::{Bus, Doorbell, Match, Mode, PAGE, PageTables, Region, Vcpu, cpu};
+
+/// What a memslot allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotKind {
+    Ram,
+    /// KVM_MEM_READONLY: writes are MMIO.
+    ReadOnly,
+    /// KVM_MEM_LOG_DIRTY_PAGES.
+    LogDirty,
+}
+
+/// A VM with [`RAM_SIZE`] bytes of RAM in memslot 0 and a window without memslots at
+/// [`MMIO_GPA`].
+pub struct Machine {
+    kvm: Kvm,
+    vm: VmFd,
+    mode: Mode,
+    ram: Arc<Region>,
+    pool: Arc<TablePool>,
+    tables: PageTables,
+    vcpus: u64,
+}
+
+impl Machine {
+    pub fn new(mode: Mode) -> Result<Self> {
+        let kvm = Kvm::new().context("opening /dev/kvm")?;
+        let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
+        let ram = Arc::new(Region::new(RAM_SIZE).context("memory for the guest")?);
+        cpu::write_tables(&ram, mode);
+        let pool = Arc::new(TablePool::new());
+        let tables = PageTables::new(mode, ram.clone(), pool.clone());
+        let machine = Self {
+            kvm,
+            vm,
+            mode,
+            ram,
+            pool,
+            tables,
+            vcpus: 0,
+        };
+        machine.set_slot(0, 0, &machine.ram, SlotKind::Ram)?;
+        machine.map_window(&machine.tables);
+        Ok(machine)
+    }
+
+    /// A machine with one vCPU.
+    pub fn with_vcpu(mode: Mode) -> Result<(Self, Vcpu)> {
+        let mut machine = Self::new(mode)?;
+        let vcpu = machine.add_vcpu()?;
+        Ok((machine, vcpu))
+    }
+
+    fn map_window(&self, tables: &PageTables) {
+        if self.mode.is_paged() {
+            for page in 0..MMIO_PAGES {
+                tables.map(self.gva(page), self.gpa(page), SUPERVISOR);
+            }
+        }
+    }
+
+    /// GPA of page `page` of the MMIO window.
+    pub fn gpa(&self, page: u64) -> u64 {
+        MMIO_GPA + page * PAGE
+    }
+
+    /// Linear address of the same page.
+    pub fn gva(&self, page: u64) -> u64 {
+        if self.mode.is_paged() {
+            MMIO_GVA + page * PAGE
+        } else {
+            self.gpa(page)
+        }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub fn vm(&self) -> &VmFd {
+        &self.vm
+    }
+
+    pub fn ram(&self) -> &Arc<Region> {
+        &self.ram
+    }
+
+    /// The page tables that new vCPUs start with.
+    pub fn tables(&self) -> &PageTables {
+        &self.tables
+    }
+
+    /// Another root, with the same mappings as the first had at the start.
+    pub fn new_tables(&self) -> PageTables {
+        let tables = PageTables::new(self.mode, self.ram.clone(), self.pool.clone());
+        self.map_window(&tables);
+        tables
+    }
+
+    pub fn add_vcpu(&mut self) -> Result<Vcpu> {
+        let id = self.vcpus;
+        assert!(id < MAX_VCPUS, "no room for vCPU {id}");
+        self.vcpus += 1;
+        let fd = self
+            .vm
+            .create_vcpu(id)
+            .with_context(|| format!("KVM_CREATE_VCPU {id}"))?;
+        let cpuid = self
+            .kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .context("KVM_GET_SUPPORTED_CPUID")?;
+        fd.set_cpuid2(&cpuid).context("KVM_SET_CPUID2")?;
+        cpu::write_tss(&self.ram, self.mode, id);
+        Vcpu::new(fd, id, self.mode, self.ram.clone(), self.tables.root())
+    }
+
+    /// Creates memslot `slot` at `gpa`, or changes its flags.
+    pub fn set_slot(&self, slot: u32, gpa: u64, memory: &Region, kind: SlotKind) -> Result<()> {
+        let flags = match kind {
+            SlotKind::Ram => 0,
+            SlotKind::ReadOnly => KVM_MEM_READONLY,
+            SlotKind::LogDirty => KVM_MEM_LOG_DIRTY_PAGES,
+        };
+        self.set_region(kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: gpa,
+            memory_size: memory.len(),
+            userspace_addr: memory.hva(),
+        })
+    }
+
+    /// Deletes memslot `slot`.
+    pub fn delete_slot(&self, slot: u32) -> Result<()> {
+        self.set_region(kvm_userspace_memory_region {
+            slot,
+            ..Default::default()
+        })
+    }
+
+    fn set_region(&self, region: kvm_userspace_memory_region) -> Result<()> {
+        // SAFETY: the range is a `Region`, which callers keep until the machine is gone or the
+        // slot is deleted; an earlier unmap would make the guest's accesses fail, not touch other
+        // memory of this process that Rust relies on.
+        unsafe { self.vm.set_user_memory_region(region) }
+            .with_context(|| format!("KVM_SET_USER_MEMORY_REGION {region:x?}"))
+    }
+
+    pub fn doorbell(&self, bus: Bus, kind: Match) -> Result<Doorbell> {
+        Doorbell::new(&self.vm, bus, kind)
+    }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Small guests: a few megabytes of RAM, page tables, and code that is assembled at run time.
+//!
+//! A test hands [`Vcpu::exec`] a few instructions and gets back, in order, every exit that they
+//! caused ([`Event`]). So the order, address, length and data of each MMIO access is seen exactly,
+//! and the guest needs no kernel.
+
+mod cpu;
+mod event;
+mod ioeventfd;
+pub mod layout;
+mod machine;
+mod memory;
+mod mode;
+pub mod paging;
+pub mod vcpu;
+
+pub use event::{Event, Fault, pattern, pattern_value};
+pub use ioeventfd::{Bus, Doorbell, Match};
+pub use machine::{Machine, SlotKind};
+pub use memory::Region;
+pub use mode::Mode;
+pub use paging::PageTables;
+pub use vcpu::{Run, Vcpu, operand};
+
+/// Size of a page, in bytes. KVM's MMIO caches and SPTEs work in units of it.
+pub const PAGE: u64 = 4096;

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the machine under test is: parameters of the loaded modules.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+fn parameter_path(module: &str, name: &str) -> PathBuf {
+    ["/sys/module", module, "parameters", name].iter().collect()
+}
+
+/// A module's parameter, or None when the module or the parameter does not exist.
+pub fn parameter(module: &str, name: &str) -> Option<String> {
+    fs::read_to_string(parameter_path(module, name))
+        .ok()
+        .map(|value| value.trim().to_owned())
+}
+
+fn is_on(module: &str, name: &str) -> bool {
+    matches!(parameter(module, name).as_deref(), Some("Y" | "1"))
+}
+
+/// The switch of the extension; None when it is not loaded.
+pub fn extension_enabled() -> Option<bool> {
+    parameter("kvm_mmio_ext", "enabled").map(|value| matches!(value.as_str(), "Y" | "1"))
+}
+
+/// Turns the extension on or off.
+pub fn set_extension(enabled: bool) -> io::Result<()> {
+    fs::write(
+        parameter_path("kvm_mmio_ext", "enabled"),
+        if enabled { "Y" } else { "N" },
+    )
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    Intel,
+    Amd,
+}
+
+/// How KVM works on this machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Modes {
+    pub vendor: Vendor,
+    /// EPT or NPT; shadow paging otherwise.
+    pub tdp: bool,
+    pub tdp_mmu: bool,
+    pub mmio_caching: bool,
+    /// SVM: the processor tells the address of the next instruction.
+    pub nrips: bool,
+}
+
+impl Modes {
+    pub fn detect() -> Result<Self> {
+        let (vendor, tdp) = match (parameter("kvm_intel", "ept"), parameter("kvm_amd", "npt")) {
+            (Some(_), _) => (Vendor::Intel, is_on("kvm_intel", "ept")),
+            (_, Some(_)) => (Vendor::Amd, is_on("kvm_amd", "npt")),
+            (None, None) => return Err(anyhow::anyhow!("neither kvm_intel nor kvm_amd is loaded")),
+        };
+        Ok(Self {
+            vendor,
+            tdp,
+            tdp_mmu: tdp && is_on("kvm", "tdp_mmu"),
+            mmio_caching: is_on("kvm", "mmio_caching"),
+            nrips: is_on("kvm_amd", "nrips"),
+        })
+    }
+
+    /// Whether KVM can signal a zero-length ioeventfd at the exit, without the emulator: it needs
+    /// an MMIO fault that names the GPA, and on SVM the address of the next instruction.
+    pub fn fast_wildcard(&self) -> bool {
+        self.mmio_caching && self.tdp && (self.vendor == Vendor::Intel || self.nrips)
+    }
+}
+
+/// Processors online.
+pub fn cpus() -> Result<usize> {
+    std::thread::available_parallelism()
+        .map(Into::into)
+        .context("counting processors")
+}

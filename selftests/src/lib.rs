@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the tests and the benchmark share: small guests made at run time, and readers for what
+//! KVM and the extension count.
+
+pub mod bench;
+pub mod guest;
+pub mod host;
+pub mod stats;
+pub mod tap;
+pub mod tests;

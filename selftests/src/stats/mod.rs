@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Counters of KVM and of the extension, read before and after something happened.
+
+pub mod ext;
+pub mod kvm;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use kvm_ioctls::VcpuFd;
+
+use crate::host;
+
+/// Counters by name.
+pub type Counters = BTreeMap<String, u64>;
+
+/// The state of all counters at one moment.
+struct Snapshot {
+    kvm: Counters,
+    /// None: the extension is not loaded.
+    ext: Option<Counters>,
+}
+
+impl Snapshot {
+    fn take(vcpus: &[&VcpuFd]) -> Result<Self> {
+        let mut kvm = Counters::new();
+        for vcpu in vcpus {
+            for (name, value) in kvm::vcpu_stats(vcpu)? {
+                *kvm.entry(name).or_default() += value;
+            }
+        }
+        Ok(Self {
+            kvm,
+            ext: ext::read()?,
+        })
+    }
+}
+
+/// The start of a measurement. KVM's counters are those of the vCPUs given; the extension's are
+/// of the whole machine.
+pub struct Mark {
+    before: Snapshot,
+}
+
+impl Mark {
+    pub fn here(vcpus: &[&VcpuFd]) -> Result<Self> {
+        Ok(Self {
+            before: Snapshot::take(vcpus)?,
+        })
+    }
+
+    pub fn delta(&self, vcpus: &[&VcpuFd]) -> Result<Delta> {
+        Delta::between(&self.before, &Snapshot::take(vcpus)?)
+    }
+}
+
+/// How much each counter grew.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    kvm: Counters,
+    ext: Option<Counters>,
+}
+
+fn difference(before: &Counters, after: &Counters) -> Result<Counters> {
+    after
+        .iter()
+        .map(|(name, after)| {
+            let before = before.get(name).copied().unwrap_or(0);
+            // Not every binary statistic is a counter; those that fall are of no interest here.
+            Ok((name.clone(), after.saturating_sub(before)))
+        })
+        .collect()
+}
+
+impl Delta {
+    fn between(before: &Snapshot, after: &Snapshot) -> Result<Self> {
+        let ext = match (&before.ext, &after.ext) {
+            (Some(before), Some(after)) => Some(difference(before, after)?),
+            (None, None) => None,
+            _ => bail!("the extension was loaded or unloaded during a test"),
+        };
+        Ok(Self {
+            kvm: difference(&before.kvm, &after.kvm)?,
+            ext,
+        })
+    }
+
+    /// One of KVM's statistics.
+    pub fn kvm(&self, name: &str) -> Result<u64> {
+        self.kvm
+            .get(name)
+            .copied()
+            .with_context(|| format!("KVM has no statistic {name}"))
+    }
+
+    /// One of the extension's; None when it is not loaded.
+    pub fn ext(&self, name: &str) -> Result<Option<u64>> {
+        self.ext
+            .as_ref()
+            .map(|ext| {
+                ext.get(name)
+                    .copied()
+                    .with_context(|| format!("no counter {name} in stats"))
+            })
+            .transpose()
+    }
+
+    /// Fails unless KVM's statistic grew by exactly `want`.
+    pub fn expect_kvm(&self, name: &str, want: u64) -> Result<&Self> {
+        let got = self.kvm(name)?;
+        if got != want {
+            bail!("KVM's {name} grew by {got}, wanted {want}; {self:?}");
+        }
+        Ok(self)
+    }
+
+    /// Fails unless the extension's counter grew by exactly `want`; by nothing when it is switched
+    /// off. Nothing is checked where the extension is not loaded.
+    pub fn expect_ext(&self, name: &str, want: u64) -> Result<&Self> {
+        let Some(got) = self.ext(name)? else {
+            return Ok(self);
+        };
+        let enabled = host::extension_enabled() == Some(true);
+        let want = if enabled { want } else { 0 };
+        if got != want {
+            bail!(
+                "the extension's {name} grew by {got}, wanted {want}; enabled {enabled}; {self:?}"
+            );
+        }
+        Ok(self)
+    }
+
+    /// Fails unless the extension answered `want` MMIO faults from its cache or from an MMIO SPTE
+    /// of the current generation, whichever.
+    pub fn expect_hits(&self, want: u64) -> Result<&Self> {
+        let (Some(cache), Some(spte)) = (self.ext("cache_hit")?, self.ext("spte_hit")?) else {
+            return Ok(self);
+        };
+        let enabled = host::extension_enabled() == Some(true);
+        let want = if enabled { want } else { 0 };
+        if cache + spte != want {
+            bail!(
+                "cache_hit {cache} + spte_hit {spte}, wanted {want}; enabled {enabled}; {self:?}"
+            );
+        }
+        Ok(self)
+    }
+
+    /// Fails unless all the faults that the extension took are accounted for.
+    pub fn expect_balance(&self) -> Result<&Self> {
+        let Some(faults) = self.ext("faults")? else {
+            return Ok(self);
+        };
+        let mut sum = 0;
+        for outcome in ["cache_hit", "spte_hit", "spte_stale", "retry", "wildcard"] {
+            sum += self.ext(outcome)?.unwrap_or(0);
+        }
+        if faults != sum {
+            bail!("faults {faults} but {sum} by outcome; {self:?}");
+        }
+        Ok(self)
+    }
+}

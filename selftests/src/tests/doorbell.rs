@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+//! ioeventfds on the MMIO bus: exactly the writes that match signal, all others exit.
+
+use anyhow::Result;
+
+use super::with_sptes;
+use crate::expect_eq;
+use crate::guest::{Bus, Event, Machine, Match, Mode};
+use crate::host::Modes;
+use crate::stats::Mark;
+use crate::tap::{Test, note};
+
+const MATCH: &str = "handle_mmio_page_fault_common: \
+    a doorbell signals once for each write that matches";
+const WILDCARD: &str = "handle_ept_misconfig and its SVM counterpart: \
+    a zero-length doorbell signals once for each write, and RIP moves by one instruction";
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "doorbell_datamatch",
+        proves: MATCH,
+        run: datamatch,
+    },
+    Test {
+        name: "doorbell_two_values",
+        proves: MATCH,
+        run: two_values,
+    },
+    Test {
+        name: "doorbell_length",
+        proves: MATCH,
+        run: length,
+    },
+    Test {
+        name: "doorbell_wildcard",
+        proves: WILDCARD,
+        run: wildcard,
+    },
+    Test {
+        name: "doorbell_wildcard_read",
+        proves: "nothing yet: recorded",
+        run: wildcard_read,
+    },
+];
+
+const VALUE: u64 = 0x8877_6655_4433_2211;
+
+fn datamatch() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    for (page, size) in (1..).zip([1u8, 2, 4, 8]) {
+        let (gva, gpa, len) = (machine.gva(page), machine.gpa(page), usize::from(size));
+        let value = VALUE & (u64::MAX >> (64 - 8 * u32::from(size)));
+        let bell = machine.doorbell(
+            Bus::Mmio(gpa + 0x10),
+            Match::Data {
+                len: size.into(),
+                value,
+            },
+        )?;
+
+        let start = Mark::here(&[vcpu.fd()])?;
+        for _ in 0..3 {
+            expect_eq!(vcpu.write(gva + 0x10, size, value)?, [], "{size} bytes");
+        }
+        expect_eq!(bell.rings()?, 3, "{size} bytes");
+        start
+            .delta(&[vcpu.fd()])?
+            .expect_kvm("mmio_exits", 0)?
+            .expect_ext("faults", with_sptes(2)?)?
+            .expect_ext("spte_made", with_sptes(1)?)?
+            .expect_ext("passed", 0)?;
+
+        let other = value ^ 1;
+        let exit = [Event::write(gpa + 0x10, len, other)];
+        expect_eq!(vcpu.write(gva + 0x10, size, other)?, exit, "another value");
+        let wrong = if size == 1 { 2 } else { size / 2 };
+        let exit = [Event::write(gpa + 0x10, wrong.into(), value)];
+        expect_eq!(
+            vcpu.write(gva + 0x10, wrong, value)?,
+            exit,
+            "another length"
+        );
+        let exit = [Event::write(gpa + 0x18, len, value)];
+        expect_eq!(
+            vcpu.write(gva + 0x18, size, value)?,
+            exit,
+            "another address"
+        );
+        vcpu.touch(gva + 0x10, gpa + 0x10, size)?;
+        expect_eq!(bell.rings()?, 0, "{size} bytes");
+    }
+    Ok(())
+}
+
+/// As virtio-mmio registers its queues: one address, a value for each.
+fn two_values() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1) + 0x50, machine.gpa(1) + 0x50);
+    let bells = [0, 1].map(|value| machine.doorbell(Bus::Mmio(gpa), Match::Data { len: 4, value }));
+    let [zero, one] = bells;
+    let (zero, one) = (zero?, one?);
+    for value in [0, 1, 1, 0, 1] {
+        expect_eq!(vcpu.write(gva, 4, value)?, []);
+    }
+    expect_eq!(vcpu.write(gva, 4, 2)?, [Event::write(gpa, 4, 2)]);
+    expect_eq!((zero.rings()?, one.rings()?), (2, 3));
+    Ok(())
+}
+
+fn length() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Len(4))?;
+    for value in [0, VALUE, u64::MAX] {
+        expect_eq!(vcpu.write(gva, 4, value)?, []);
+    }
+    for size in [1, 2, 8] {
+        let exit = [Event::write(gpa, size.into(), VALUE)];
+        expect_eq!(vcpu.write(gva, size, VALUE)?, exit);
+    }
+    vcpu.touch(gva, gpa, 4)?;
+    expect_eq!(bell.rings()?, 3);
+    Ok(())
+}
+
+fn wildcard() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
+
+    // The first write makes the MMIO SPTE, and signals through the emulator.
+    expect_eq!(vcpu.write(gva, 4, VALUE)?, []);
+    expect_eq!(bell.rings()?, 1);
+
+    let start = Mark::here(&[vcpu.fd()])?;
+    for size in [1, 2, 4, 8] {
+        expect_eq!(vcpu.write(gva, size, VALUE)?, [], "{size} bytes");
+        expect_eq!(bell.rings()?, 1, "{size} bytes");
+    }
+    let fast = if Modes::detect()?.fast_wildcard() {
+        4
+    } else {
+        0
+    };
+    start
+        .delta(&[vcpu.fd()])?
+        .expect_kvm("mmio_exits", 0)?
+        .expect_ext("faults", with_sptes(4)?)?
+        .expect_ext("wildcard", fast)?
+        .expect_ext("passed", 0)?
+        .expect_hits(with_sptes(4)? - fast)?;
+
+    // Beside it there is nothing.
+    expect_eq!(
+        vcpu.write(gva + 8, 4, VALUE)?,
+        [Event::write(gpa + 8, 4, VALUE)]
+    );
+    expect_eq!(bell.rings()?, 0);
+    Ok(())
+}
+
+/// HAZARDS: KVM's fast path does not look whether the access is a write. What a read does is
+/// recorded only, until it is decided what it should do.
+fn wildcard_read() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
+    for access in ["first", "second"] {
+        let (value, events) = vcpu.read(gva, 4)?;
+        let rings = bell.rings()?;
+        note(format!(
+            "{access} read of a page with a wildcard: value {value:#x}, events {events:?}, \
+             rings {rings}"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tests, one subject a file.
+
+mod access;
+mod doorbell;
+mod first_access;
+mod live_switch;
+mod page_tables;
+mod permission;
+mod slots;
+mod string;
+mod sync;
+mod sysregs;
+
+use anyhow::Result;
+
+use crate::host::Modes;
+use crate::tap::Test;
+
+/// Every test, in the order in which they run.
+pub fn all() -> impl Iterator<Item = &'static Test> {
+    [
+        first_access::TESTS,
+        access::TESTS,
+        string::TESTS,
+        slots::TESTS,
+        doorbell::TESTS,
+        page_tables::TESTS,
+        permission::TESTS,
+        sync::TESTS,
+        sysregs::TESTS,
+        live_switch::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// `count` where KVM makes MMIO SPTEs, and nothing where kvm.mmio_caching is off: then every
+/// access is an ordinary page fault.
+fn with_sptes(count: u64) -> Result<u64> {
+    Ok(if Modes::detect()?.mmio_caching {
+        count
+    } else {
+        0
+    })
+}

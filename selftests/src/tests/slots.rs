@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Memslot changes: what was MMIO is RAM as soon as the ioctl returns, and the reverse.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use iced_x86::code_asm as asm;
+use kvm_bindings::kvm_regs;
+
+use super::with_sptes;
+use crate::expect_eq;
+use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, pattern_value};
+use crate::stats::Mark;
+use crate::tap::Test;
+
+const HOLE_AND_RAM: &str = "is_mmio_spte with the generation, the info cache: \
+    after the ioctl has returned no vCPU uses what it knew about the page";
+const STALE: &str = "check of the generation in handle_mmio_page_fault_common: \
+    after a slot change one refault for each page, then hits";
+const READ_ONLY: &str = "no MMIO SPTE for a write to a read-only slot: reads stay RAM";
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "slots_alternate_long",
+        proves: HOLE_AND_RAM,
+        run: || alternate(Mode::Long),
+    },
+    Test {
+        name: "slots_alternate_legacy",
+        proves: HOLE_AND_RAM,
+        run: || alternate(Mode::Legacy),
+    },
+    Test {
+        name: "slots_alternate_flat",
+        proves: HOLE_AND_RAM,
+        run: || alternate(Mode::Flat),
+    },
+    Test {
+        name: "slots_hole_to_ram_running",
+        proves: HOLE_AND_RAM,
+        run: hole_to_ram_running,
+    },
+    Test {
+        name: "slots_ram_to_hole_running",
+        proves: HOLE_AND_RAM,
+        run: ram_to_hole_running,
+    },
+    Test {
+        name: "slots_stale_long",
+        proves: STALE,
+        run: || stale(Mode::Long),
+    },
+    Test {
+        name: "slots_stale_pae",
+        proves: STALE,
+        run: || stale(Mode::Pae),
+    },
+    Test {
+        name: "slots_stale_flat",
+        proves: STALE,
+        run: || stale(Mode::Flat),
+    },
+    Test {
+        name: "slots_read_only",
+        proves: READ_ONLY,
+        run: read_only,
+    },
+];
+
+/// Number of a slot that tests create and delete.
+const SLOT: u32 = 1;
+const VCPUS: usize = 2;
+
+fn two_vcpus(mode: Mode) -> Result<(Machine, [Vcpu; VCPUS])> {
+    let mut machine = Machine::new(mode)?;
+    let vcpus = [machine.add_vcpu()?, machine.add_vcpu()?];
+    Ok((machine, vcpus))
+}
+
+fn alternate(mode: Mode) -> Result<()> {
+    let (machine, mut vcpus) = two_vcpus(mode)?;
+    let memory = Region::new(PAGE)?;
+    let (gva, gpa) = (machine.gva(3), machine.gpa(3));
+    for round in 1..=4u64 {
+        for vcpu in &mut vcpus {
+            vcpu.touch(gva, gpa, 4)?;
+            vcpu.touch(gva, gpa, 4)?;
+        }
+        let value = 0x1000 * round;
+        memory.write_u64(0, value);
+        machine.set_slot(SLOT, gpa, &memory, SlotKind::Ram)?;
+        for (id, vcpu) in vcpus.iter_mut().enumerate() {
+            expect_eq!(
+                vcpu.read(gva, 4)?,
+                (value, vec![]),
+                "vCPU {id}, round {round}"
+            );
+            let written = value + 1 + id as u64;
+            expect_eq!(
+                vcpu.write(gva + 8, 4, written)?,
+                [],
+                "vCPU {id}, round {round}"
+            );
+            expect_eq!(memory.read_u64(8), written, "vCPU {id}, round {round}");
+        }
+        let last = memory.read_u64(8);
+        machine.delete_slot(SLOT)?;
+        for (id, vcpu) in vcpus.iter_mut().enumerate() {
+            vcpu.touch(gva, gpa, 4)
+                .with_context(|| format!("vCPU {id}, round {round}"))?;
+            expect_eq!(
+                vcpu.write(gva + 8, 4, 7)?,
+                [Event::write(gpa + 8, 4, 7)],
+                "vCPU {id}, round {round}"
+            );
+            expect_eq!(memory.read_u64(8), last, "vCPU {id}, round {round}");
+        }
+    }
+    Ok(())
+}
+
+/// Both vCPUs read the hole all the time while it becomes RAM.
+fn hole_to_ram_running() -> Result<()> {
+    let (machine, vcpus) = two_vcpus(Mode::Long)?;
+    let memory = Region::new(PAGE)?;
+    let (gva, gpa) = (machine.gva(3), machine.gpa(3));
+    // Never what an MMIO read returns.
+    let magic = !pattern_value(gpa, 8);
+    memory.write_u64(0, magic);
+
+    let is_ram = Arc::new(AtomicBool::new(false));
+    let exits: Arc<[AtomicU64; VCPUS]> = Arc::default();
+    let mut threads = Vec::new();
+    for (id, mut vcpu) in vcpus.into_iter().enumerate() {
+        let (is_ram, exits) = (is_ram.clone(), exits.clone());
+        threads.push(thread::spawn(move || -> Result<()> {
+            let program = vcpu.load(|a| {
+                let mut again = a.create_label();
+                a.set_label(&mut again)?;
+                a.mov(asm::rax, asm::qword_ptr(asm::rdi))?;
+                a.cmp(asm::rax, asm::rsi)?;
+                a.jne(again)
+            })?;
+            vcpu.start(
+                kvm_regs {
+                    rdi: gva,
+                    rsi: magic,
+                    ..Default::default()
+                },
+                program,
+            )?;
+            loop {
+                // An exit is too late only if the guest was entered after the change.
+                let late = is_ram.load(Ordering::SeqCst);
+                match vcpu.step()? {
+                    None => return Ok(()),
+                    Some(event) if event == Event::read(gpa, 8) && !late => {
+                        exits[id].fetch_add(1, Ordering::SeqCst);
+                    }
+                    // The exit that was under way completes a read; the next one must not come.
+                    Some(event) => bail!("{event:?} on vCPU {id}, the page is RAM: {late}"),
+                }
+            }
+        }));
+    }
+    wait_until(|| exits.iter().all(|n| n.load(Ordering::SeqCst) >= 20));
+    machine.set_slot(SLOT, gpa, &memory, SlotKind::Ram)?;
+    is_ram.store(true, Ordering::SeqCst);
+    for thread in threads {
+        thread.join().expect("vCPU thread panicked")?;
+    }
+    Ok(())
+}
+
+/// Both vCPUs write RAM all the time while it becomes a hole.
+fn ram_to_hole_running() -> Result<()> {
+    let (machine, vcpus) = two_vcpus(Mode::Long)?;
+    let memory = Region::new(PAGE)?;
+    let (gva, gpa) = (machine.gva(3), machine.gpa(3));
+    machine.set_slot(SLOT, gpa, &memory, SlotKind::Ram)?;
+
+    let mut threads = Vec::new();
+    for (id, mut vcpu) in vcpus.into_iter().enumerate() {
+        let offset = 8 * id as u64;
+        threads.push(thread::spawn(move || -> Result<()> {
+            let program = vcpu.load(|a| {
+                let mut again = a.create_label();
+                a.set_label(&mut again)?;
+                a.inc(asm::rax)?;
+                a.mov(asm::qword_ptr(asm::rdi), asm::rax)?;
+                a.jmp(again)
+            })?;
+            vcpu.start(
+                kvm_regs {
+                    rdi: gva + offset,
+                    ..Default::default()
+                },
+                program,
+            )?;
+            match vcpu.step()? {
+                Some(Event::Write { gpa: at, .. }) if at == gpa + offset => Ok(()),
+                other => bail!(
+                    "{other:?} on vCPU {id}, wanted a write at {:#x}",
+                    gpa + offset
+                ),
+            }
+        }));
+    }
+    wait_until(|| (0..VCPUS as u64).all(|id| memory.read_u64(8 * id) >= 1000));
+    machine.delete_slot(SLOT)?;
+    let written: Vec<u64> = (0..VCPUS as u64)
+        .map(|id| memory.read_u64(8 * id))
+        .collect();
+    for thread in threads {
+        thread.join().expect("vCPU thread panicked")?;
+    }
+    let later: Vec<u64> = (0..VCPUS as u64)
+        .map(|id| memory.read_u64(8 * id))
+        .collect();
+    expect_eq!(
+        later,
+        written,
+        "the old page was written after the ioctl had returned"
+    );
+    Ok(())
+}
+
+/// The alarm of the test ends a wait that never ends.
+fn wait_until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn stale(mode: Mode) -> Result<()> {
+    const PAGES: u64 = 8;
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    let memory = Region::new(PAGE)?;
+    let elsewhere = machine.gpa(100);
+    let touch_all = |vcpu: &mut Vcpu| -> Result<()> {
+        (0..PAGES).try_for_each(|page| vcpu.touch(machine.gva(page), machine.gpa(page), 4))
+    };
+    touch_all(&mut vcpu)?;
+
+    // A new slot and a change of its flags leave all SPTEs in place.
+    for kind in [SlotKind::Ram, SlotKind::LogDirty] {
+        machine.set_slot(SLOT, elsewhere, &memory, kind)?;
+        let start = Mark::here(&[vcpu.fd()])?;
+        touch_all(&mut vcpu)?;
+        start
+            .delta(&[vcpu.fd()])?
+            .expect_kvm("mmio_exits", PAGES)?
+            .expect_kvm("pf_mmio_spte_created", with_sptes(PAGES)?)?
+            .expect_ext("faults", with_sptes(PAGES)?)?
+            .expect_ext("spte_stale", with_sptes(PAGES)?)?
+            .expect_ext("spte_made", with_sptes(PAGES)?)?
+            .expect_ext("passed", 0)?
+            .expect_hits(0)?;
+
+        let start = Mark::here(&[vcpu.fd()])?;
+        touch_all(&mut vcpu)?;
+        start
+            .delta(&[vcpu.fd()])?
+            .expect_kvm("pf_mmio_spte_created", 0)?
+            .expect_ext("faults", with_sptes(PAGES)?)?
+            .expect_ext("spte_stale", 0)?
+            .expect_ext("passed", 0)?
+            .expect_hits(with_sptes(PAGES)?)?;
+    }
+    // A slot that goes away takes all SPTEs with it, or leaves them stale: right either way.
+    machine.delete_slot(SLOT)?;
+    let start = Mark::here(&[vcpu.fd()])?;
+    touch_all(&mut vcpu)?;
+    start
+        .delta(&[vcpu.fd()])?
+        .expect_kvm("pf_mmio_spte_created", with_sptes(PAGES)?)?
+        .expect_ext("spte_made", with_sptes(PAGES)?)?
+        .expect_ext("passed", 0)?
+        .expect_hits(0)?;
+    Ok(())
+}
+
+fn read_only() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let memory = Region::new(PAGE)?;
+    let (gva, gpa) = (machine.gva(3), machine.gpa(3));
+    memory.write_u64(0, 0x1234_5678);
+    vcpu.touch(gva, gpa, 4)?;
+    machine.set_slot(SLOT, gpa, &memory, SlotKind::ReadOnly)?;
+
+    let start = Mark::here(&[vcpu.fd()])?;
+    for round in 0..3 {
+        expect_eq!(
+            vcpu.write(gva, 4, 9)?,
+            [Event::write(gpa, 4, 9)],
+            "round {round}"
+        );
+        expect_eq!(vcpu.read(gva, 4)?, (0x1234_5678, vec![]), "round {round}");
+    }
+    expect_eq!(memory.read_u64(0), 0x1234_5678);
+    start
+        .delta(&[vcpu.fd()])?
+        .expect_kvm("mmio_exits", 3)?
+        .expect_kvm("pf_mmio_spte_created", 0)?
+        .expect_ext("spte_made", 0)?
+        .expect_ext("passed", 0)?;
+
+    machine
+        .set_slot(SLOT, gpa, &memory, SlotKind::Ram)
+        .err()
+        .context("RO cannot become RW")?;
+    machine.delete_slot(SLOT)?;
+    vcpu.touch(gva, gpa, 4)
+}

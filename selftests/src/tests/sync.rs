@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Shadow page tables that went out of sync are synced again, MMIO SPTEs included.
+
+use anyhow::Result;
+use iced_x86::code_asm as asm;
+use kvm_bindings::kvm_regs;
+
+use super::with_sptes;
+use crate::expect_eq;
+use crate::guest::paging::SUPERVISOR;
+use crate::guest::vcpu::load_cr3;
+use crate::guest::{Event, Machine, Mode, Vcpu, operand};
+use crate::host::Modes;
+use crate::stats::{Delta, Mark};
+use crate::tap::Test;
+
+const PROVES: &str = "sync_mmio_spte: on INVLPG and CR3 reload an MMIO SPTE is kept when its PTE \
+    names the same gfn, and dropped when it does not";
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "sync_long",
+        proves: PROVES,
+        run: || sync(Mode::Long),
+    },
+    Test {
+        name: "sync_pae",
+        proves: PROVES,
+        run: || sync(Mode::Pae),
+    },
+    Test {
+        name: "sync_legacy",
+        proves: PROVES,
+        run: || sync(Mode::Legacy),
+    },
+];
+
+/// Pages of the window, all in one last-level table.
+const PAGES: u64 = 8;
+
+/// How the guest makes its change of a PTE known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Invlpg,
+    Cr3,
+}
+
+fn sync(mode: Mode) -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    let shadow = !Modes::detect()?.tdp;
+    // Which MMIO page each page of the window is mapped to.
+    let mut target: Vec<u64> = (0..PAGES).collect();
+
+    let touch_all = |vcpu: &mut Vcpu, target: &[u64]| -> Result<()> {
+        (0..)
+            .zip(target)
+            .try_for_each(|(page, target)| vcpu.touch(machine.gva(page), machine.gpa(*target), 4))
+    };
+    touch_all(&mut vcpu, &target)?;
+
+    let mut change = |page: u64, to: u64, flush: Flush| -> Result<Delta> {
+        let regs = kvm_regs {
+            rdi: machine.gva(page),
+            rsi: machine.tables().root(),
+            rdx: machine.tables().pte(machine.gva(page)),
+            rcx: machine.gpa(to) | SUPERVISOR,
+            ..Default::default()
+        };
+        let start = Mark::here(&[vcpu.fd()])?;
+        let run = vcpu.exec(regs, |a| {
+            if mode.is_long() {
+                a.mov(asm::dword_ptr(asm::rdx), asm::ecx)?;
+            } else {
+                a.mov(asm::dword_ptr(asm::edx), asm::ecx)?;
+            }
+            match flush {
+                Flush::Invlpg => a.invlpg(asm::byte_ptr(operand(mode, 0)))?,
+                Flush::Cr3 => load_cr3(a, mode)?,
+            }
+            // Something after the flush, so that it is over when the counters are read.
+            a.nop()
+        })?;
+        expect_eq!(run.done()?, [] as [Event; 0]);
+        let delta = start.delta(&[vcpu.fd()])?;
+        target[page as usize] = to;
+        touch_all(&mut vcpu, &target)?;
+        Ok(delta)
+    };
+
+    for round in 0..2 {
+        let away = 8 + round;
+        // One entry is synced: the one that INVLPG names.
+        let dropped = change(2, away, Flush::Invlpg)?;
+        // All entries of the table are synced: one changed, the others did not.
+        let reloaded = change(3, away, Flush::Cr3)?;
+        if shadow {
+            dropped
+                .expect_ext("spte_sync_dropped", with_sptes(1)?)?
+                .expect_ext("spte_synced", 0)?;
+            reloaded
+                .expect_ext("spte_sync_dropped", with_sptes(1)?)?
+                .expect_ext("spte_synced", with_sptes(PAGES - 1)?)?;
+        } else {
+            for delta in [dropped, reloaded] {
+                delta
+                    .expect_ext("spte_sync_dropped", 0)?
+                    .expect_ext("spte_synced", 0)?;
+            }
+        }
+    }
+    Ok(())
+}
