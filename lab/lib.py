@@ -180,6 +180,16 @@ def stop(process):
             process.wait(timeout=2)
 
 
-def exit_on_sigterm():
-    """Make SIGTERM run the `finally` blocks, as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def make_environment():
+    """Without what an outer make would pass on: its jobs and its variables."""
+    drop = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "KDIR", "KSRC")
+    return {name: value for name, value in os.environ.items() if name not in drop}
+
+
+def run_main(main):
+    """Run a script's main(); Ctrl-C and SIGTERM both run its `finally` blocks."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a person types. Everything is built in a cache outside the clone; the
+# scripts in lab/ know where, and do nothing when nothing has changed.
+
+# Own tools, sources and trees; also taken from the environment.
+export RUSTC LLVM BINDGEN CARGO KSRC
+$(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
+
+.PHONY: help setup kernel modules demo check shell lint clean
+.DEFAULT_GOAL := help
+
+help:		## this text
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: python	## install what is missing on this machine
+	@lab/setup
+
+kernel: python	## build the patched kernel of the test machines
+	@lab/kernel release
+
+modules: python	## build kvm_mmio_ext.ko (KDIR=tree: for your own kernel)
+	@lab/modules $(if $(KDIR),--kdir "$(KDIR)")
+
+demo: python	## measure a guest's MMIO with the extension off and on
+	@lab/demo
+
+check: python	## run all tests on the host and on three machines
+	@lab/check
+
+shell: python	## a shell on machine svm with the modules loaded
+	@lab/run --shell
+
+lint: python	## check the style of all sources
+	@lab/lint
+
+clean:		## remove what was built for this clone (the cache's kernels stay)
+	@lab/clean
+
+# The scripts are Python; a minimal Debian has none.
+.PHONY: python
+python:
+	@command -v python3 > /dev/null || { \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && \
+		$$sudo apt-get install -y --no-install-recommends python3; }
