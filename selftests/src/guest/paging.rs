@@ -160,6 +160,13 @@ impl PageTables {
         table + index(last) * self.entry_size()
     }
 
+    /// The entry of the root for `gva`, as it is in memory now.
+    pub fn root_entry(&self, gva: u64) -> u64 {
+        let first = self.levels().first().expect("mode without page tables");
+        let index = (gva >> first.shift) & ((1 << first.bits) - 1);
+        self.read_entry(self.root + index * self.entry_size())
+    }
+
     /// Maps the page of `gva` to the page of `gpa` with the last-level `flags` given. The levels
     /// above allow everything.
     pub fn map(&self, gva: u64, gpa: u64, flags: u64) {

@@ -68,6 +68,10 @@ fn enter_user_mode(a: &mut CodeAssembler, mode: Mode) -> Result<(), IcedError> {
         a.push(asm::rsi)?;
         a.iretq()
     } else {
+        // IRET clears data segments that user mode may not use.
+        a.mov(asm::ecx, USER_DATA)?;
+        a.mov(asm::ds, asm::ecx)?;
+        a.mov(asm::es, asm::ecx)?;
         a.mov(asm::ebp, asm::esp)?;
         a.push(USER_DATA)?;
         a.push(asm::ebp)?;
