@@ -34,8 +34,8 @@ shell: python	## a shell on machine svm with the modules loaded
 lint: python	## check the style of all sources
 	@lab/lint
 
-clean:		## remove what was built for this clone (the cache's kernels stay)
-	@lab/clean
+clean:		## remove the module and tests built for this clone, not the kernels
+	@rm -rf "$$(dirname "$$(lab/modules --print-dir)")"
 
 # The scripts are Python; a minimal Debian has none.
 .PHONY: python
