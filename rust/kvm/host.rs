@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What holds for the host as a whole: address widths, the installed masks, parameters of KVM.
+//!
+//! The variables are written when a vendor module is loaded, with `vendor_module_lock` held, and
+//! constant while a VM exists.
+
+use crate::{
+    mask::MmioMask,
+    spte::MmioFormat, //
+};
+use core::ptr;
+use kvm_bindings as bindings;
+
+/// Reads a variable of KVM.
+macro_rules! read_kvm {
+    ($var:ident) => {
+        // SAFETY: The variable lives as long as kvm.ko, which this module depends on. It may be
+        // written at the same time only while a vendor module is loaded, when nothing but the
+        // check of the masks looks at it, with the lock held that the writer holds.
+        unsafe { ptr::read_volatile(&raw const bindings::$var) }
+    };
+}
+
+/// The width of a physical address in bits as CPUID gives it, `kvm_host.maxphyaddr`.
+pub(crate) fn host_maxphyaddr() -> u32 {
+    // SAFETY: As in `read_kvm!`; the field is written once, when kvm.ko is loaded.
+    unsafe { ptr::read_volatile(&raw const bindings::kvm_host.maxphyaddr) }.into()
+}
+
+/// The width of a physical address in bits without what memory encryption takes.
+pub(crate) fn cpu_phys_bits() -> u32 {
+    // SAFETY: The function has no preconditions.
+    unsafe { bindings::mmio_ext_phys_bits() }.into()
+}
+
+/// Whether MMIO SPTEs are made, `enable_mmio_caching`.
+pub(crate) fn mmio_caching() -> bool {
+    read_kvm!(enable_mmio_caching)
+}
+
+/// Whether guests run on EPT or NPT rather than with shadow paging.
+pub(crate) fn tdp_enabled() -> bool {
+    read_kvm!(tdp_enabled)
+}
+
+/// Whether the TDP MMU is in use, if TDP is.
+pub(crate) fn tdp_mmu_enabled() -> bool {
+    read_kvm!(tdp_mmu_enabled)
+}
+
+/// The masks that are installed.
+pub(crate) fn installed_mask() -> MmioMask {
+    MmioMask {
+        value: read_kvm!(shadow_mmio_value),
+        mask: read_kvm!(shadow_mmio_mask),
+        access: read_kvm!(shadow_mmio_access_mask),
+    }
+}
+
+/// The format of MMIO SPTEs with the host's masks, for a VM whose value is `value`.
+#[inline]
+pub(super) fn mmio_format(value: u64) -> MmioFormat {
+    MmioFormat {
+        mask: MmioMask {
+            value,
+            ..installed_mask()
+        },
+        caching: mmio_caching(),
+        l1tf: read_kvm!(shadow_nonpresent_or_rsvd_mask),
+        lower_gfn: read_kvm!(shadow_nonpresent_or_rsvd_lower_gfn_mask),
+    }
+}
+
+/// Proof that a vendor module is being loaded, with `vendor_module_lock` held.
+pub(crate) struct VendorInit(());
+
+impl VendorInit {
+    /// # Safety
+    ///
+    /// `vendor_module_lock` must be held by the caller as long as the value exists.
+    pub(super) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+/// Installs the masks: `kvm_mmu_set_mmio_spte_mask()`, which checks them and honours
+/// `mmio_caching`.
+pub(crate) fn set_mmio_spte_mask(_: &VendorInit, mask: MmioMask) {
+    // SAFETY: `vendor_module_lock` is held, and no VM exists while a vendor module is loaded.
+    unsafe { bindings::kvm_mmu_set_mmio_spte_mask(mask.value, mask.mask, mask.access) };
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe abstractions over KVM.
+//!
+//! Everything unsafe is here. What the rest of the module sees are types that stand for a
+//! context: whoever holds a [`Vcpu`] runs in that vCPU's thread with `kvm->srcu` held.
+
+mod counter;
+mod host;
+mod hooks;
+mod registry;
+mod vcpu;
+
+pub(crate) use counter::Counter;
+pub(crate) use hooks::Registration;
+pub(crate) use host::{
+    cpu_phys_bits,
+    host_maxphyaddr,
+    installed_mask,
+    mmio_caching,
+    set_mmio_spte_mask,
+    tdp_enabled,
+    tdp_mmu_enabled,
+    VendorInit, //
+};
+pub(crate) use registry::{init as init_registry, total as total_stats};
+pub(crate) use vcpu::{AssistBytes, Exit, PageFault, ShadowWalk, Vcpu};

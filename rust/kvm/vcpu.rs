@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU in its own thread, and the state that the extension hangs off it.
+//!
+//! C header: `arch/x86/include/asm/kvm_host.h`, `struct kvm_vcpu`.
+
+use super::{host::mmio_format, registry};
+use crate::{
+    addr::{Gfn, Gpa, Gva},
+    exit::MmioFault,
+    generation::{MemslotGeneration, MmioGeneration},
+    info_cache::{Clear, InfoCache, MmioInfo},
+    rsvd::{PageFormat, MAX_LEVEL},
+    spte::{MmioFormat, Spte},
+    stats::Stats, //
+};
+use core::{
+    ffi::c_void,
+    marker::PhantomData,
+    ptr::{self, NonNull}, //
+};
+use kernel::{
+    error::to_result,
+    ffi::c_int,
+    prelude::*,
+    sync::Arc, //
+};
+use kvm_bindings as bindings;
+
+const _: () = assert!(MAX_LEVEL == bindings::MMIO_EXT_ROOT_MAX_LEVEL as usize);
+
+/// What a vCPU has of the extension, `vcpu->arch.mmio_ext`. Made with the first MMIO access.
+struct State {
+    stats: Arc<Stats>,
+    info_cache: InfoCache,
+    /// A stale MMIO SPTE was found and KVM is about to ask about it once more.
+    faulting_in: bool,
+}
+
+impl State {
+    fn new() -> Result<KBox<Self>> {
+        let state = KBox::new(
+            Self {
+                stats: Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?,
+                info_cache: InfoCache::new(),
+                faulting_in: false,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        registry::add(state.stats.clone())?;
+        Ok(state)
+    }
+}
+
+/// A vCPU, held by its own thread within `KVM_RUN` or another ioctl.
+///
+/// # Invariants
+///
+/// - `ptr` points to a vCPU that lives for `'a`, and whose `arch.mmio_ext` points to a [`State`];
+/// - nobody else uses that state, nor the vCPU's info cache and registers: the vCPU's mutex is
+///   held;
+/// - `kvm->srcu` is held for reading, so that memslots and I/O buses stay what they are.
+pub(crate) struct Vcpu<'a> {
+    ptr: NonNull<bindings::kvm_vcpu>,
+    _vcpu: PhantomData<&'a mut bindings::kvm_vcpu>,
+}
+
+/// What handling a VM exit ends in.
+pub(crate) enum Exit {
+    /// The extension does not handle it and nothing has happened.
+    Pass,
+    /// Run the guest.
+    Resume,
+    /// Exit to userspace.
+    Userspace,
+    /// Fail `KVM_RUN`.
+    Error(Error),
+}
+
+impl Exit {
+    /// From what a function returns that KVM uses as an exit handler.
+    fn from_handler(r: c_int) -> Self {
+        match to_result(r) {
+            Err(error) => Self::Error(error),
+            Ok(()) if r == 0 => Self::Userspace,
+            Ok(()) => Self::Resume,
+        }
+    }
+}
+
+/// What handling a page fault ends in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageFault {
+    /// `RET_PF_RETRY`: run the guest, it may fault again.
+    Retry,
+    /// `RET_PF_EMULATE`: emulate the instruction.
+    Emulate,
+    /// `RET_PF_INVALID`: fault the page in.
+    Invalid,
+}
+
+/// The bytes of an instruction as the processor reports them with an exit (AMD's decode assists).
+#[derive(Clone, Copy)]
+pub(crate) struct AssistBytes {
+    bytes: *mut c_void,
+    len: c_int,
+}
+
+impl AssistBytes {
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        bytes: ptr::null_mut(),
+        len: 0,
+    };
+
+    /// # Safety
+    ///
+    /// `bytes` must be null, or valid for reads of `len` bytes as long as the value is used.
+    pub(super) unsafe fn new(bytes: *mut c_void, len: c_int) -> Self {
+        Self { bytes, len }
+    }
+}
+
+/// The entries that a walk of the shadow page tables has come by, from the root to the leaf.
+pub(crate) struct ShadowWalk {
+    /// Indexed by level; 4 KiB pages are at level 1.
+    sptes: [u64; MAX_LEVEL + 1],
+    /// The levels of root and leaf; a leaf of -1 if there is no root.
+    root: c_int,
+    leaf: c_int,
+}
+
+impl ShadowWalk {
+    /// The last entry, which maps a page or nothing. `None` if there are no page tables.
+    pub(crate) fn leaf(&self) -> Option<Spte> {
+        self.entries().last().map(|(_, spte)| spte)
+    }
+
+    /// The entries with their levels, from the root to the leaf.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Spte)> + '_ {
+        // An empty range if the leaf is -1.
+        let levels = if self.leaf < 0 {
+            0..0
+        } else {
+            self.leaf as usize..(self.root as usize + 1).min(self.sptes.len())
+        };
+        levels.rev().map(|level| (level, Spte(self.sptes[level])))
+    }
+}
+
+impl<'a> Vcpu<'a> {
+    /// The error code of a page fault that is due to a reserved bit.
+    pub(crate) const PFERR_RSVD: u64 = bindings::MMIO_EXT_PFERR_RSVD;
+
+    /// Whether the extension handles page faults with this error code.
+    pub(crate) const fn takes_error_code(error_code: u64) -> bool {
+        error_code & !bindings::MMIO_EXT_PFERR_TAKEN == 0
+    }
+
+    /// Enters a vCPU's context. Makes the extension's state if there is none and returns `None`
+    /// if that fails; KVM's C code is then to do the work.
+    ///
+    /// # Safety
+    ///
+    /// - `ptr` must point to a vCPU that lives for `'a`;
+    /// - the caller must be in the vCPU's thread, with its mutex and `kvm->srcu` held, and must
+    ///   not use another `Vcpu` for it during `'a`;
+    /// - it must be able to sleep, unless [`Vcpu::has_state`] holds.
+    #[inline(always)]
+    pub(super) unsafe fn enter(ptr: *mut bindings::kvm_vcpu) -> Option<Self> {
+        // SAFETY: The caller promises that the vCPU is alive.
+        if !unsafe { Self::has_state(ptr) } {
+            // SAFETY: The same, and nobody else uses the state.
+            unsafe { Self::make_state(ptr) }?;
+        }
+        // INVARIANT: By the contract of this function, and the state was seen or made above.
+        Some(Self {
+            ptr: NonNull::new(ptr)?,
+            _vcpu: PhantomData,
+        })
+    }
+
+    /// Whether the vCPU has state of the extension.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to a live vCPU that only the caller uses.
+    #[inline(always)]
+    pub(super) unsafe fn has_state(ptr: *mut bindings::kvm_vcpu) -> bool {
+        // SAFETY: By the contract of this function.
+        !unsafe { (*ptr).arch.mmio_ext }.is_null()
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Vcpu::has_state`], which must not hold.
+    #[cold]
+    unsafe fn make_state(ptr: *mut bindings::kvm_vcpu) -> Option<()> {
+        let state = State::new().ok()?;
+        // SAFETY: By the contract of this function.
+        unsafe { (*ptr).arch.mmio_ext = KBox::into_raw(state).cast() };
+        Some(())
+    }
+
+    /// Frees the state.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to a vCPU that has state and that only the caller uses.
+    pub(super) unsafe fn free_state(ptr: *mut bindings::kvm_vcpu) {
+        // SAFETY: The vCPU is alive, and the pointer came from `KBox::into_raw()`.
+        let state = unsafe { KBox::from_raw((*ptr).arch.mmio_ext.cast::<State>()) };
+        // SAFETY: The vCPU is alive.
+        unsafe { (*ptr).arch.mmio_ext = ptr::null_mut() };
+        registry::remove(&state.stats);
+    }
+
+    /// Forgets virtual addresses in the info cache.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Vcpu::free_state`]. `kvm->srcu` need not be held.
+    pub(super) unsafe fn clear_info(ptr: *mut bindings::kvm_vcpu, what: Clear) {
+        // SAFETY: By the contract of this function; the pointer came from `KBox::into_raw()`.
+        let state = unsafe { &mut *(*ptr).arch.mmio_ext.cast::<State>() };
+        state.info_cache.clear(what);
+        state.stats.count(crate::stats::Event::CacheCleared);
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut bindings::kvm_vcpu {
+        self.ptr.as_ptr()
+    }
+
+    #[inline(always)]
+    fn arch(&self) -> &bindings::kvm_vcpu_arch {
+        // SAFETY: The vCPU is alive, and the fields that are used change in this thread only.
+        unsafe { &(*self.raw()).arch }
+    }
+
+    #[inline(always)]
+    fn state(&self) -> &State {
+        // SAFETY: By the type's invariants.
+        unsafe { &*self.arch().mmio_ext.cast() }
+    }
+
+    /// The vCPU's counters.
+    #[inline(always)]
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.state().stats
+    }
+
+    #[inline(always)]
+    fn state_mut(&mut self) -> &mut State {
+        // SAFETY: By the type's invariants, and `self` is borrowed mutably.
+        unsafe { &mut *self.arch().mmio_ext.cast() }
+    }
+
+    /// The extension's info cache.
+    #[inline(always)]
+    pub(crate) fn info_cache(&mut self) -> &mut InfoCache {
+        &mut self.state_mut().info_cache
+    }
+
+    /// Whether [`Vcpu::fault_in`] has just been called.
+    pub(crate) fn take_faulting_in(&mut self) -> bool {
+        core::mem::take(&mut self.state_mut().faulting_in)
+    }
+
+    /// The page in KVM's own info cache.
+    #[inline(always)]
+    pub(crate) fn last_mmio_info(&self) -> MmioInfo {
+        let arch = self.arch();
+        MmioInfo {
+            gva: Gva(arch.mmio_gva),
+            gfn: Gfn(arch.mmio_gfn),
+            access: arch.mmio_access,
+            generation: MemslotGeneration(arch.mmio_gen),
+        }
+    }
+
+    /// Puts a page into KVM's own info cache, where the emulator looks.
+    #[inline(always)]
+    pub(crate) fn set_last_mmio_info(&mut self, info: MmioInfo) {
+        // SAFETY: The vCPU is alive, and the fields are used in this thread only.
+        let arch = unsafe { &mut (*self.raw()).arch };
+        arch.mmio_gva = info.gva.0;
+        arch.mmio_gfn = info.gfn.0;
+        arch.mmio_access = info.access;
+        arch.mmio_gen = info.generation.0;
+    }
+
+    /// The generation of the memslots that the vCPU uses: those of SMM while it is in SMM.
+    #[inline(always)]
+    pub(crate) fn memslots_generation(&self) -> MemslotGeneration {
+        // SAFETY: The vCPU is alive and `kvm->srcu` is held.
+        MemslotGeneration(unsafe { bindings::mmio_ext_memslots_generation(self.raw()) })
+    }
+
+    /// Whether L2 runs and L1 has given it page tables of its own: faults then report addresses
+    /// of L2, not of the VM.
+    #[inline(always)]
+    pub(crate) fn mmu_is_nested(&self) -> bool {
+        // SAFETY: The vCPU is alive and in its own thread.
+        unsafe { bindings::mmio_ext_mmu_is_nested(self.raw()) }
+    }
+
+    /// Whether faults report guest physical addresses.
+    pub(crate) fn mmu_is_direct(&self) -> bool {
+        // SAFETY: The vCPU is alive and in its own thread.
+        unsafe { bindings::mmio_ext_mmu_is_direct(self.raw()) }
+    }
+
+    /// Whether the MMU has page tables.
+    pub(crate) fn root_is_valid(&self) -> bool {
+        // SAFETY: The vCPU is alive and in its own thread.
+        unsafe { bindings::mmio_ext_root_is_valid(self.raw()) }
+    }
+
+    /// The format of the VM's MMIO SPTEs.
+    pub(crate) fn mmio_format(&self) -> MmioFormat {
+        // SAFETY: The VM lives at least as long as its vCPU. Its value is fixed when it is made.
+        mmio_format(unsafe { (*(*self.raw()).kvm).arch.shadow_mmio_value })
+    }
+
+    /// Which bits are reserved in the page tables of the MMU.
+    pub(crate) fn page_format(&self) -> PageFormat<'_> {
+        // SAFETY: `arch.mmu` always points to one of the vCPU's MMUs, which only this thread
+        // changes.
+        let format = unsafe { &(*self.arch().mmu).fmt };
+        PageFormat {
+            reserved: &format.rsvd_bits_mask,
+            bad_mt_xwr: format.bad_mt_xwr,
+        }
+    }
+
+    /// Walks the shadow page tables of `addr` without a lock.
+    pub(crate) fn walk_shadow_page_lockless(&mut self, addr: u64) -> ShadowWalk {
+        let mut walk = ShadowWalk {
+            sptes: [0; MAX_LEVEL + 1],
+            root: 0,
+            leaf: -1,
+        };
+        // SAFETY: The vCPU is in its own thread, the array has an element for each level, and the
+        // function protects the tables against being freed for the time of the walk.
+        walk.leaf = unsafe {
+            bindings::kvm_mmu_get_sptes_lockless(
+                self.raw(),
+                addr,
+                walk.sptes.as_mut_ptr(),
+                &mut walk.root,
+            )
+        };
+        walk
+    }
+
+    /// Signals the zero-length ioeventfd at `gpa`. Returns whether there is one.
+    #[inline(always)]
+    pub(crate) fn signal_wildcard(&mut self, gpa: Gpa) -> bool {
+        // SAFETY: The vCPU is alive and `kvm->srcu` is held.
+        unsafe { bindings::mmio_ext_signal_wildcard(self.raw(), gpa.0) }
+    }
+
+    /// Moves RIP behind the instruction that has caused the exit.
+    pub(crate) fn skip_emulated_instruction(&mut self) -> Exit {
+        // SAFETY: The vCPU is in its own thread, handling an exit.
+        Exit::from_handler(unsafe { bindings::kvm_skip_emulated_instruction(self.raw()) })
+    }
+
+    /// Emulates the instruction that has caused a fault.
+    pub(crate) fn emulate_instruction(&mut self, fault: &MmioFault) -> Exit {
+        // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
+        Exit::from_handler(unsafe {
+            bindings::x86_emulate_instruction(
+                self.raw(),
+                fault.addr.raw(),
+                bindings::MMIO_EXT_EMULTYPE_PF,
+                fault.insn.bytes,
+                fault.insn.len,
+            )
+        })
+    }
+
+    /// Lets KVM fault the page in, for an MMIO SPTE that is not of the current generation.
+    #[cold]
+    pub(crate) fn fault_in(&mut self, fault: &MmioFault) -> Exit {
+        self.state_mut().faulting_in = true;
+        // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
+        Exit::from_handler(unsafe {
+            bindings::kvm_mmu_page_fault(
+                self.raw(),
+                fault.addr.raw(),
+                fault.error_code,
+                fault.insn.bytes,
+                fault.insn.len,
+            )
+        })
+    }
+
+    /// The tracepoint `kvmmmu:check_mmio_spte`.
+    pub(crate) fn trace_check_mmio_spte(
+        &self,
+        spte: Spte,
+        now: MmioGeneration,
+        made: MmioGeneration,
+    ) {
+        // SAFETY: The function has no preconditions.
+        unsafe { bindings::mmio_ext_trace_check_mmio_spte(spte.0, now.get(), made.get()) };
+    }
+
+    /// The tracepoint `kvmmmu:handle_mmio_page_fault`.
+    pub(crate) fn trace_handle_mmio_page_fault(&self, gva: Gva, gfn: Gfn, access: u32) {
+        // SAFETY: The function has no preconditions.
+        unsafe { bindings::mmio_ext_trace_handle_mmio_page_fault(gva.0, gfn.0, access) };
+    }
+
+    /// The tracepoint `kvm:kvm_page_fault`.
+    #[inline(always)]
+    pub(crate) fn trace_page_fault(&self, gpa: Gpa, error_code: u64) {
+        // SAFETY: The vCPU is alive and in its own thread.
+        unsafe { bindings::mmio_ext_trace_page_fault(self.raw(), gpa.0, error_code) };
+    }
+}

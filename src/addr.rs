@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest addresses.
+//!
+//! KVM's `gva_t`, `gpa_t` and `gfn_t` are all plain integers; as distinct types they cannot be
+//! mixed up. C header: `include/linux/kvm_types.h`.
+
+/// Bits of an offset within a page. MMIO SPTEs exist for 4 KiB pages only.
+pub const PAGE_SHIFT: u32 = 12;
+
+/// Bits of an address that select the page.
+pub const PAGE_MASK: u64 = !((1 << PAGE_SHIFT) - 1);
+
+/// A guest virtual (linear) address, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gva(pub u64);
+
+impl Gva {
+    /// The first byte of the page that the address lies in.
+    pub const fn page(self) -> Self {
+        Self(self.0 & PAGE_MASK)
+    }
+}
+
+/// A guest physical address, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpa(pub u64);
+
+impl Gpa {
+    /// The page frame that the address lies in.
+    pub const fn gfn(self) -> Gfn {
+        Gfn(self.0 >> PAGE_SHIFT)
+    }
+}
+
+/// A guest page frame number, in pages of 4 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gfn(pub u64);
+
+impl Gfn {
+    /// The first byte of the page.
+    pub const fn gpa(self) -> Gpa {
+        Gpa(self.0 << PAGE_SHIFT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_of_an_address() {
+        assert_eq!(Gva(0xffff_8000_0000_1fff).page(), Gva(0xffff_8000_0000_1000));
+        assert_eq!(Gpa(0xfee0_0fff).gfn(), Gfn(0xfee00));
+        assert_eq!(Gfn(0xfee00).gpa(), Gpa(0xfee0_0000));
+    }
+}

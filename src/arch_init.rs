@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The MMIO SPTE masks at arch init, when a vendor module is loaded.
+
+use crate::{
+    kvm::{
+        cpu_phys_bits, host_maxphyaddr, installed_mask, mmio_caching, set_mmio_spte_mask,
+        VendorInit,
+    },
+    mask::MmioMask, //
+};
+use kernel::prelude::*;
+
+/// Which page tables the masks are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageTables {
+    /// Those of shadow paging and NPT.
+    Paging,
+    /// EPT.
+    Ept,
+    /// As `Paging`, with memory encryption; the number of the C-bit.
+    Sme(u32),
+}
+
+impl PageTables {
+    /// A name for the log.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Paging => "x86 page tables",
+            Self::Ept => "EPT",
+            Self::Sme(_) => "x86 page tables with memory encryption",
+        }
+    }
+
+    /// The masks that this host needs.
+    fn mask(self) -> MmioMask {
+        match self {
+            Self::Paging => MmioMask::paging(host_maxphyaddr()),
+            Self::Ept => MmioMask::ept(),
+            Self::Sme(c_bit) => MmioMask::sme(cpu_phys_bits(), c_bit),
+        }
+    }
+}
+
+/// Computes and installs the masks: `kvm_set_mmio_spte_mask()`, `ept_set_mmio_spte_mask()`, and
+/// the adjustment that memory encryption needs.
+pub(crate) fn kvm_mmu_set_mmio_spte_mask(init: &VendorInit, tables: PageTables) {
+    set_mmio_spte_mask(init, tables.mask());
+    log_mask("installed", tables);
+}
+
+/// Checks that the masks that are installed are those that the extension would have installed.
+///
+/// # Errors
+///
+/// `EINVAL` if they differ; the extension then cannot read KVM's MMIO SPTEs.
+pub(crate) fn check_mmio_spte_mask(_: &VendorInit, tables: PageTables) -> Result {
+    let installed = installed_mask();
+    let wanted = if mmio_caching() {
+        tables.mask()
+    } else {
+        tables.mask().without_caching()
+    };
+
+    if installed == wanted {
+        log_mask("found", tables);
+        return Ok(());
+    }
+
+    pr_err!(
+        "MMIO SPTE masks differ: KVM has value 0x{:x}, mask 0x{:x}, access 0x{:x}, needed for {} \
+         are 0x{:x}, 0x{:x}, 0x{:x}; load this module before the vendor module\n",
+        installed.value,
+        installed.mask,
+        installed.access,
+        tables.name(),
+        wanted.value,
+        wanted.mask,
+        wanted.access,
+    );
+    Err(EINVAL)
+}
+
+fn log_mask(what: &str, tables: PageTables) {
+    let MmioMask {
+        value,
+        mask,
+        access,
+    } = installed_mask();
+
+    pr_info!(
+        "{} MMIO SPTE value 0x{:x}, mask 0x{:x}, access 0x{:x} for {}{}\n",
+        what,
+        value,
+        mask,
+        access,
+        tables.name(),
+        if mmio_caching() { "" } else { "; MMIO caching is off" },
+    );
+}

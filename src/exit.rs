@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VM exits that MMIO causes: what the vendor modules call first.
+
+use crate::{
+    addr::{Gpa, Gva},
+    fault::{handle_mmio_page_fault_common, FaultAddress},
+    kvm::{AssistBytes, Exit, PageFault, Vcpu},
+    stats::Event, //
+};
+
+/// An MMIO fault as a VM exit reports it.
+#[derive(Clone, Copy)]
+pub(crate) struct MmioFault {
+    /// Where it happened.
+    pub(crate) addr: FaultAddress,
+    /// Why, `PFERR_*`.
+    pub(crate) error_code: u64,
+    /// The instruction, if the processor knows it.
+    pub(crate) insn: AssistBytes,
+}
+
+/// Handles an EPT misconfiguration of L1, `handle_ept_misconfig()`.
+///
+/// A misconfiguration says nothing but the address. The instruction's length is good enough to
+/// skip a write that signals a zero-length ioeventfd, for which KVM relies on it, too.
+pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Exit {
+    if let Some(exit) = signal_wildcard(vcpu, gpa) {
+        return exit;
+    }
+
+    handle_mmio_fault(
+        vcpu,
+        MmioFault {
+            addr: FaultAddress::Physical(gpa),
+            error_code: Vcpu::PFERR_RSVD,
+            insn: AssistBytes::NONE,
+        },
+    )
+}
+
+/// Handles a nested page fault of L1 with a reserved bit, `npf_interception()`. `can_skip` tells
+/// that the processor has said where the next instruction is.
+pub(crate) fn npf_interception(
+    vcpu: &mut Vcpu<'_>,
+    gpa: Gpa,
+    error_code: u64,
+    insn: AssistBytes,
+    can_skip: bool,
+) -> Exit {
+    if can_skip {
+        if let Some(exit) = signal_wildcard(vcpu, gpa) {
+            return exit;
+        }
+    }
+
+    // Fetches and faults of encrypted guests have more to them than MMIO.
+    if !Vcpu::takes_error_code(error_code) {
+        return pass(vcpu);
+    }
+
+    vcpu.trace_page_fault(gpa, error_code);
+    handle_mmio_fault(
+        vcpu,
+        MmioFault {
+            addr: FaultAddress::Physical(gpa),
+            error_code,
+            insn,
+        },
+    )
+}
+
+/// Handles a page fault with a reserved bit under shadow paging, `kvm_handle_page_fault()`. The
+/// MMU may be direct even then: as long as the guest's paging is off.
+pub(crate) fn shadow_page_fault(
+    vcpu: &mut Vcpu<'_>,
+    gva: Gva,
+    error_code: u64,
+    insn: AssistBytes,
+) -> Exit {
+    if !Vcpu::takes_error_code(error_code) {
+        return pass(vcpu);
+    }
+
+    let addr = FaultAddress::new(gva.0, vcpu.mmu_is_direct());
+    handle_mmio_fault(
+        vcpu,
+        MmioFault {
+            addr,
+            error_code,
+            insn,
+        },
+    )
+}
+
+/// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one.
+fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
+    if !vcpu.signal_wildcard(gpa) {
+        return None;
+    }
+
+    vcpu.stats().count(Event::Fault);
+    vcpu.stats().count(Event::Wildcard);
+    Some(vcpu.skip_emulated_instruction())
+}
+
+/// Handles a fault that is MMIO unless an entry is stale or gone, as `kvm_mmu_page_fault()` does.
+fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
+    if !vcpu.root_is_valid() {
+        return pass(vcpu);
+    }
+
+    vcpu.stats().count(Event::Fault);
+    match handle_mmio_page_fault_common(vcpu, fault.addr) {
+        Ok(PageFault::Emulate) => {
+            vcpu.stats().count(Event::Emulated);
+            vcpu.emulate_instruction(&fault)
+        }
+        Ok(PageFault::Retry) => Exit::Resume,
+        Ok(PageFault::Invalid) => vcpu.fault_in(&fault),
+        Err(error) => Exit::Error(error),
+    }
+}
+
+/// Leaves a fault to KVM's C code.
+fn pass(vcpu: &Vcpu<'_>) -> Exit {
+    vcpu.stats().count(Event::Passed);
+    Exit::Pass
+}

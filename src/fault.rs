@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Page faults on MMIO SPTEs.
+
+use crate::{
+    addr::{Gpa, Gva},
+    generation::MemslotGeneration,
+    info_cache::MmioInfo,
+    kvm::{PageFault, ShadowWalk, Vcpu},
+    spte::{get_mmio_spte_generation, MmioFormat, Spte},
+    stats::Event, //
+};
+use kernel::prelude::*;
+
+/// The address that a fault reports: a virtual one with shadow paging, otherwise a physical one.
+#[derive(Clone, Copy)]
+pub(crate) enum FaultAddress {
+    /// The MMU is direct.
+    Physical(Gpa),
+    /// The MMU is indirect.
+    Virtual(Gva),
+}
+
+impl FaultAddress {
+    /// From the form that the C side uses.
+    pub(crate) const fn new(addr: u64, direct: bool) -> Self {
+        if direct {
+            Self::Physical(Gpa(addr))
+        } else {
+            Self::Virtual(Gva(addr))
+        }
+    }
+
+    /// The form that the C side uses.
+    pub(crate) const fn raw(self) -> u64 {
+        match self {
+            Self::Physical(Gpa(addr)) => addr,
+            Self::Virtual(Gva(addr)) => addr,
+        }
+    }
+
+    /// The address as far as it is a virtual one, otherwise 0, as the info cache wants it.
+    const fn gva(self) -> Gva {
+        match self {
+            Self::Physical(_) => Gva(0),
+            Self::Virtual(gva) => gva,
+        }
+    }
+}
+
+/// Handles a page fault with a reserved bit that `kvm_mmu_page_fault()` asks about: one of L2, or
+/// one that was found stale and is being faulted in, which has been counted.
+pub(crate) fn handle_mmio_page_fault(
+    vcpu: &mut Vcpu<'_>,
+    addr: FaultAddress,
+) -> Result<PageFault> {
+    if vcpu.take_faulting_in() {
+        return Ok(PageFault::Invalid);
+    }
+
+    vcpu.stats().count(Event::Fault);
+    let result = handle_mmio_page_fault_common(vcpu, addr);
+    if result == Ok(PageFault::Emulate) {
+        vcpu.stats().count(Event::Emulated);
+    }
+    result
+}
+
+/// Finds out what a page fault with a reserved bit means:
+///
+/// - [`PageFault::Emulate`]: it is MMIO, the instruction is to be emulated;
+/// - [`PageFault::Invalid`]: it was MMIO, but memslots have changed since; the page is to be
+///   faulted in as if nothing were known of it;
+/// - [`PageFault::Retry`]: the entry was zapped by another CPU, the guest may simply fault again;
+/// - an error: a reserved bit is set in an entry that maps memory, which is a bug of KVM.
+pub(crate) fn handle_mmio_page_fault_common(
+    vcpu: &mut Vcpu<'_>,
+    addr: FaultAddress,
+) -> Result<PageFault> {
+    let now = vcpu.memslots_generation();
+
+    if quickly_check_mmio_pf(vcpu, addr, now) {
+        vcpu.stats().count(Event::CacheHit);
+        return Ok(PageFault::Emulate);
+    }
+
+    let format = vcpu.mmio_format();
+    let spte = walk_shadow_page_get_mmio_spte(vcpu, addr)?;
+
+    if !format.is_mmio_spte(spte) {
+        vcpu.stats().count(Event::Retry);
+        return Ok(PageFault::Retry);
+    }
+
+    if !check_mmio_spte(vcpu, spte) {
+        vcpu.stats().count(Event::SpteStale);
+        return Ok(PageFault::Invalid);
+    }
+
+    vcpu.stats().count(Event::SpteHit);
+    cache_mmio_spte(vcpu, &format, addr.gva(), spte);
+    Ok(PageFault::Emulate)
+}
+
+/// Whether the info caches know the page as MMIO. What this vCPU's own cache knows is copied to
+/// KVM's, where the emulator looks.
+fn quickly_check_mmio_pf(
+    vcpu: &mut Vcpu<'_>,
+    addr: FaultAddress,
+    now: MemslotGeneration,
+) -> bool {
+    // The address is one of L2's, the caches hold those of L1.
+    if vcpu.mmu_is_nested() {
+        return false;
+    }
+
+    let last = vcpu.last_mmio_info();
+    let found = match addr {
+        FaultAddress::Physical(gpa) if last.matches_gpa(gpa, now) => return true,
+        FaultAddress::Virtual(gva) if last.matches_gva(gva, now) => return true,
+        FaultAddress::Physical(gpa) => vcpu.info_cache().find_gpa(gpa, now),
+        FaultAddress::Virtual(gva) => vcpu.info_cache().find_gva(gva, now),
+    };
+
+    match found {
+        Some(info) => {
+            vcpu.set_last_mmio_info(info);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Walks the shadow page tables without a lock down to the entry of `addr`, whether that is an
+/// MMIO SPTE or not.
+///
+/// # Errors
+///
+/// `EINVAL` if an entry that maps something has a reserved bit set.
+fn walk_shadow_page_get_mmio_spte(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<Spte> {
+    let walk = vcpu.walk_shadow_page_lockless(addr.raw());
+    // Nothing is mapped at all: as good as zapped.
+    let Some(leaf) = walk.leaf() else {
+        return Ok(Spte(0));
+    };
+
+    check_spte_reserved(vcpu, addr, &walk)?;
+    Ok(leaf)
+}
+
+/// Checks that the entries of a walk that map something have no reserved bit set, as the fault
+/// could then not be told from MMIO. (An MMIO SPTE has one on purpose and maps nothing.)
+///
+/// The seed asked the same of the last entry in `check_direct_spte_mmio_pf()`; that an entry is
+/// neither MMIO nor zapped is no bug any more, it may have been replaced since the fault.
+fn check_spte_reserved(vcpu: &Vcpu<'_>, addr: FaultAddress, walk: &ShadowWalk) -> Result {
+    let format = vcpu.page_format();
+    let reserved = |&(level, spte): &(usize, Spte)| {
+        spte.is_shadow_present() && format.is_reserved(spte, level)
+    };
+
+    if !walk.entries().any(|entry| reserved(&entry)) {
+        return Ok(());
+    }
+
+    pr_err!("reserved bits set on MMU-present spte, addr 0x{:x}:\n", addr.raw());
+    for (level, Spte(spte)) in walk.entries() {
+        pr_err!("------ spte = 0x{:x} level = {}\n", spte, level);
+    }
+    kernel::warn_on!(true);
+    Err(EINVAL)
+}
+
+/// Whether an MMIO SPTE is of the current generation.
+fn check_mmio_spte(vcpu: &Vcpu<'_>, spte: Spte) -> bool {
+    let now = vcpu.memslots_generation();
+    if now.update_in_progress() {
+        return false;
+    }
+
+    let made = get_mmio_spte_generation(spte);
+    vcpu.trace_check_mmio_spte(spte, now.mmio(), made);
+    now.mmio() == made
+}
+
+/// Remembers what an MMIO SPTE says.
+fn cache_mmio_spte(vcpu: &mut Vcpu<'_>, format: &MmioFormat, gva: Gva, spte: Spte) {
+    let gfn = format.get_mmio_spte_gfn(spte);
+    let access = format.get_mmio_spte_access(spte);
+
+    vcpu.trace_handle_mmio_page_fault(gva, gfn, access);
+    vcpu_cache_mmio_info(
+        vcpu,
+        MmioInfo {
+            gva,
+            gfn,
+            access,
+            generation: vcpu.memslots_generation(),
+        },
+    );
+}
+
+/// Puts a page into both info caches, KVM's and the extension's.
+fn vcpu_cache_mmio_info(vcpu: &mut Vcpu<'_>, info: MmioInfo) {
+    if info.generation.update_in_progress() {
+        return;
+    }
+
+    let info = mmio_info_of(vcpu, info);
+    vcpu.set_last_mmio_info(info);
+    remember_mmio_info(vcpu, info);
+}
+
+/// Puts a page that KVM has put into its own cache into the extension's as well.
+pub(crate) fn remember_mmio_info(vcpu: &mut Vcpu<'_>, info: MmioInfo) {
+    let info = mmio_info_of(vcpu, info);
+    vcpu.info_cache().insert(info);
+    vcpu.stats().count(Event::CacheFilled);
+}
+
+/// With shadowed nested page tables the "GVA" is a GPA of L2, which must not be taken for a GVA.
+fn mmio_info_of(vcpu: &Vcpu<'_>, info: MmioInfo) -> MmioInfo {
+    let gva = if vcpu.mmu_is_nested() {
+        Gva(0)
+    } else {
+        info.gva.page()
+    };
+    MmioInfo { gva, ..info }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the extension did, counted for each vCPU.
+
+use crate::kvm::Counter;
+use core::fmt;
+use kernel::sync::atomic::{Atomic, Relaxed};
+
+/// MMIO SPTEs that were zapped. That is done to a VM rather than by a vCPU, and rarely.
+static ZAPPED: Atomic<i64> = Atomic::new(0);
+
+/// Counts an MMIO SPTE that is zapped. To be called in any context.
+pub(crate) fn count_zap() {
+    ZAPPED.add(1, Relaxed);
+}
+
+/// How many MMIO SPTEs were zapped.
+pub(crate) fn zapped() -> i64 {
+    ZAPPED.load(Relaxed)
+}
+
+/// Declares the events with the names under which debugfs shows them.
+macro_rules! events {
+    ($($(#[doc = $doc:literal])* $event:ident = $name:literal,)*) => {
+        /// Something that is counted.
+        #[derive(Clone, Copy)]
+        pub(crate) enum Event {
+            $($(#[doc = $doc])* $event,)*
+        }
+
+        const NAMES: &[&str] = &[$($name),*];
+    };
+}
+
+events! {
+    /// An MMIO fault (an EPT misconfiguration, or a reserved bit) was handled here.
+    Fault = "faults",
+    /// It was found in the vCPU's info cache.
+    CacheHit = "cache_hit",
+    /// It was found as an MMIO SPTE of the current generation.
+    SpteHit = "spte_hit",
+    /// There was an MMIO SPTE of another generation; the page is faulted in anew.
+    SpteStale = "spte_stale",
+    /// There was no MMIO SPTE any more; the guest tries again.
+    Retry = "retry",
+    /// An access signalled a zero-length ioeventfd.
+    Wildcard = "wildcard",
+    /// An access went to the instruction emulator.
+    Emulated = "emulated",
+    /// A fault was left to KVM's C code.
+    Passed = "passed",
+    /// An MMIO SPTE was encoded.
+    SpteMade = "spte_made",
+    /// An MMIO SPTE was kept when its shadow page was synchronized.
+    SpteSynced = "spte_synced",
+    /// An MMIO SPTE was dropped then, the guest's page table maps something else.
+    SpteSyncDropped = "spte_sync_dropped",
+    /// A page was put into the info cache.
+    CacheFilled = "cache_filled",
+    /// Virtual addresses in the info cache were forgotten.
+    CacheCleared = "cache_cleared",
+}
+
+/// The counters of one vCPU.
+#[derive(Default)]
+pub(crate) struct Stats([Counter; NAMES.len()]);
+
+impl Stats {
+    /// Counts an event. To be called in the vCPU's thread only.
+    #[inline(always)]
+    pub(crate) fn count(&self, event: Event) {
+        self.0[event as usize].inc();
+    }
+
+    /// The counters now. Each is right, but they may be of slightly different times.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot(core::array::from_fn(|event| self.0[event].get()))
+    }
+}
+
+/// The values of the counters, of a vCPU or of several.
+#[derive(Clone, Copy)]
+pub(crate) struct Snapshot([u64; NAMES.len()]);
+
+impl Snapshot {
+    /// Nothing has happened.
+    pub(crate) const ZERO: Self = Self([0; NAMES.len()]);
+
+    /// Adds those of another vCPU.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (sum, n) in self.0.iter_mut().zip(other.0) {
+            *sum = sum.wrapping_add(n);
+        }
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        NAMES
+            .iter()
+            .zip(self.0)
+            .try_for_each(|(name, n)| writeln!(f, "{name} {n}"))
+    }
+}
