@@ -103,6 +103,19 @@ def setup():
     return dict(line.split("=", 1) for line in out.stdout.splitlines())
 
 
+def test_programs(flavour):
+    """Build the programs that run on the machines; return their folder."""
+    tools, out = setup(), module_dir(flavour).parent / "selftests"
+    log = CACHE / "log" / "selftests.log"
+    log.unlink(missing_ok=True)
+    with lock(f"selftests-{out.parent.name}"):
+        run_logged("building the test programs",
+                   ["make", "-C", ROOT / "selftests", f"OUTPUT={out}", f"KDIR={tree(flavour)}",
+                    f"CARGO={tools['CARGO']}"],
+                   log, env={**make_environment(), "RUSTC": tools["RUSTC"]})
+    return out
+
+
 class Progress:
     """One status line: rewritten on a terminal, repeated every 30 s elsewhere."""
 
