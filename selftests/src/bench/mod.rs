@@ -1,1 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
+//! What one trapped access costs, by kind of access, with the extension off and on.
+
+pub mod measure;
+pub mod report;
+pub mod row;

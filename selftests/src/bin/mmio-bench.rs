@@ -1,1 +1,75 @@
-fn main() {}
+// SPDX-License-Identifier: GPL-2.0
+//! Measures what trapped accesses of a guest cost, with the kvm_mmio_ext module off and on.
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use kvm_mmio_selftests::bench::measure::{self, Effort};
+use kvm_mmio_selftests::bench::report::{self, Setting, Unit};
+use kvm_mmio_selftests::bench::row::{ROWS, Row};
+use kvm_mmio_selftests::host::Modes;
+
+/// Measures trapped accesses through /dev/kvm, with the extension off and on in turn.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// Rows to measure, separated by commas; a part of a name stands for all names with it
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Name the rows
+    #[arg(long)]
+    list: bool,
+    /// Accesses of one measurement
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    iterations: u64,
+    /// Measurements of each row with the extension off, and as many with it on
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    repetitions: u64,
+    /// JSON Lines in place of the table
+    #[arg(long)]
+    json: bool,
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Row>> {
+    for name in names {
+        if !ROWS.iter().any(|row| row.name.contains(name.as_str())) {
+            bail!("no row has {name:?} in its name; see --list");
+        }
+    }
+    Ok(ROWS
+        .iter()
+        .filter(|row| names.is_empty() || names.iter().any(|name| row.name.contains(name)))
+        .collect())
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if options.list {
+        for row in ROWS {
+            println!("{:28} {}", row.name, row.describe());
+        }
+        return Ok(());
+    }
+    let rows = choose(&options.rows)?;
+    let effort = Effort {
+        iterations: options.iterations,
+        repetitions: options.repetitions,
+    };
+    let ticks_per_empty_turn = measure::ticks_per_empty_turn()?;
+    let setting = Setting {
+        modes: Modes::detect()?,
+        unit: Unit::of(ticks_per_empty_turn),
+        ticks_per_empty_turn,
+        effort,
+    };
+    let mut measured = Vec::new();
+    for (number, row) in (1..).zip(&rows) {
+        eprintln!("measuring {number} of {}: {}", rows.len(), row.name);
+        measured.push(measure::measure(row, effort).with_context(|| row.name)?);
+    }
+    if options.json {
+        report::print_json(&setting, &measured)?;
+    } else {
+        report::print_table(&setting, &measured);
+    }
+    Ok(())
+}

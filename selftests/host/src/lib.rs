@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The pure logic of the extension, compiled without the kernel.
+//!
+//! The files are those of the module itself; their unit tests run here, and `tests/` adds checks
+//! that want crates or take longer.
+
+#[path = "../../../src/addr.rs"]
+pub mod addr;
+#[path = "../../../src/generation.rs"]
+pub mod generation;
+#[path = "../../../src/info_cache.rs"]
+pub mod info_cache;
+#[path = "../../../src/mask.rs"]
+pub mod mask;
+#[path = "../../../src/rsvd.rs"]
+pub mod rsvd;
+#[path = "../../../src/spte.rs"]
+pub mod spte;
