@@ -97,7 +97,7 @@ def need_space(directory, gigabytes):
 
 def setup():
     """Run lab/setup (quick when nothing is missing); return what it found."""
-    out = subprocess.run([LAB / "setup", "--env"], stdout=subprocess.PIPE, text=True)
+    out = call([LAB / "setup", "--env"], stdout=subprocess.PIPE)
     if out.returncode:
         sys.exit(out.returncode)
     return dict(line.split("=", 1) for line in out.stdout.splitlines())
@@ -182,6 +182,19 @@ def run_logged(what, argv, log, expected=0, **kwargs):
 
 def count_steps(reader):
     return sum(1 for line in reader if KBUILD_STEP.match(line))
+
+
+def call(argv, **kwargs):
+    """Like subprocess.run(), which would kill a script of the lab before it has
+    cleaned up, if this one is interrupted."""
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, text=True, errors="replace", **kwargs)
+    try:
+        output, errors = process.communicate()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(argv, process.returncode, output, errors)
 
 
 def stop(process):
