@@ -22,19 +22,9 @@ u32 mmio_ext_nr_address_spaces(struct kvm *kvm)
 	return kvm_arch_nr_memslot_as_ids(kvm);
 }
 
-bool mmio_ext_mmu_is_nested(struct kvm_vcpu *vcpu)
-{
-	return mmu_is_nested(vcpu);
-}
-
 bool mmio_ext_mmu_is_direct(struct kvm_vcpu *vcpu)
 {
 	return vcpu->arch.mmu->root_role.direct;
-}
-
-bool mmio_ext_root_is_valid(struct kvm_vcpu *vcpu)
-{
-	return VALID_PAGE(vcpu->arch.mmu->root.hpa);
 }
 
 /* Signal a zero-length ioeventfd of the page's address, if there is one. */

@@ -7,9 +7,7 @@
 
 u64 mmio_ext_memslots_generation(struct kvm_vcpu *vcpu);
 u32 mmio_ext_nr_address_spaces(struct kvm *kvm);
-bool mmio_ext_mmu_is_nested(struct kvm_vcpu *vcpu);
 bool mmio_ext_mmu_is_direct(struct kvm_vcpu *vcpu);
-bool mmio_ext_root_is_valid(struct kvm_vcpu *vcpu);
 bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa);
 u8 mmio_ext_phys_bits(void);
 

@@ -94,28 +94,21 @@ pub(crate) fn shadow_page_fault(
 }
 
 /// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one.
+#[inline]
 fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
     if !vcpu.signal_wildcard(gpa) {
         return None;
     }
 
-    vcpu.stats().count(Event::Fault);
     vcpu.stats().count(Event::Wildcard);
     Some(vcpu.skip_emulated_instruction())
 }
 
 /// Handles a fault that is MMIO unless an entry is stale or gone, as `kvm_mmu_page_fault()` does.
+#[inline]
 fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
-    if !vcpu.root_is_valid() {
-        return pass(vcpu);
-    }
-
-    vcpu.stats().count(Event::Fault);
     match handle_mmio_page_fault_common(vcpu, fault.addr) {
-        Ok(PageFault::Emulate) => {
-            vcpu.stats().count(Event::Emulated);
-            vcpu.emulate_instruction(&fault)
-        }
+        Ok(PageFault::Emulate) => vcpu.emulate_instruction(&fault),
         Ok(PageFault::Retry) => Exit::Resume,
         Ok(PageFault::Invalid) => vcpu.fault_in(&fault),
         Err(error) => Exit::Error(error),

@@ -58,12 +58,7 @@ pub(crate) fn handle_mmio_page_fault(
         return Ok(PageFault::Invalid);
     }
 
-    vcpu.stats().count(Event::Fault);
-    let result = handle_mmio_page_fault_common(vcpu, addr);
-    if result == Ok(PageFault::Emulate) {
-        vcpu.stats().count(Event::Emulated);
-    }
-    result
+    handle_mmio_page_fault_common(vcpu, addr)
 }
 
 /// Finds out what a page fault with a reserved bit means:
@@ -73,17 +68,21 @@ pub(crate) fn handle_mmio_page_fault(
 ///   faulted in as if nothing were known of it;
 /// - [`PageFault::Retry`]: the entry was zapped by another CPU, the guest may simply fault again;
 /// - an error: a reserved bit is set in an entry that maps memory, which is a bug of KVM.
+#[inline]
 pub(crate) fn handle_mmio_page_fault_common(
     vcpu: &mut Vcpu<'_>,
     addr: FaultAddress,
 ) -> Result<PageFault> {
-    let now = vcpu.memslots_generation();
-
-    if quickly_check_mmio_pf(vcpu, addr, now) {
+    if quickly_check_mmio_pf(vcpu, addr) {
         vcpu.stats().count(Event::CacheHit);
         return Ok(PageFault::Emulate);
     }
+    check_shadow_page_tables(vcpu, addr)
+}
 
+/// Finds out from the shadow page tables what the info caches do not know.
+#[inline(never)]
+fn check_shadow_page_tables(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<PageFault> {
     let format = vcpu.mmio_format();
     let spte = walk_shadow_page_get_mmio_spte(vcpu, addr)?;
 
@@ -104,20 +103,26 @@ pub(crate) fn handle_mmio_page_fault_common(
 
 /// Whether the info caches know the page as MMIO. What this vCPU's own cache knows is copied to
 /// KVM's, where the emulator looks.
-fn quickly_check_mmio_pf(
-    vcpu: &mut Vcpu<'_>,
-    addr: FaultAddress,
-    now: MemslotGeneration,
-) -> bool {
+#[inline(always)]
+fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> bool {
     // The address is one of L2's, the caches hold those of L1.
     if vcpu.mmu_is_nested() {
         return false;
     }
 
+    let now = vcpu.memslots_generation();
     let last = vcpu.last_mmio_info();
+    let hit = match addr {
+        FaultAddress::Physical(gpa) => last.matches_gpa(gpa, now),
+        FaultAddress::Virtual(gva) => last.matches_gva(gva, now),
+    };
+    hit || recall_mmio_info(vcpu, addr, now)
+}
+
+/// Looks for an older page than the last, and makes it the last.
+#[inline(never)]
+fn recall_mmio_info(vcpu: &mut Vcpu<'_>, addr: FaultAddress, now: MemslotGeneration) -> bool {
     let found = match addr {
-        FaultAddress::Physical(gpa) if last.matches_gpa(gpa, now) => return true,
-        FaultAddress::Virtual(gva) if last.matches_gva(gva, now) => return true,
         FaultAddress::Physical(gpa) => vcpu.info_cache().find_gpa(gpa, now),
         FaultAddress::Virtual(gva) => vcpu.info_cache().find_gva(gva, now),
     };
@@ -139,7 +144,7 @@ fn quickly_check_mmio_pf(
 /// `EINVAL` if an entry that maps something has a reserved bit set.
 fn walk_shadow_page_get_mmio_spte(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<Spte> {
     let walk = vcpu.walk_shadow_page_lockless(addr.raw());
-    // Nothing is mapped at all: as good as zapped.
+    // There are no page tables: as good as zapped.
     let Some(leaf) = walk.leaf() else {
         return Ok(Spte(0));
     };

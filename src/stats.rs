@@ -33,11 +33,9 @@ macro_rules! events {
 }
 
 events! {
-    /// An MMIO fault (an EPT misconfiguration, or a reserved bit) was handled here.
-    Fault = "faults",
-    /// It was found in the vCPU's info cache.
+    /// An MMIO fault was found in the vCPU's info cache.
     CacheHit = "cache_hit",
-    /// It was found as an MMIO SPTE of the current generation.
+    /// An MMIO fault was found as an MMIO SPTE of the current generation.
     SpteHit = "spte_hit",
     /// There was an MMIO SPTE of another generation; the page is faulted in anew.
     SpteStale = "spte_stale",
@@ -45,8 +43,6 @@ events! {
     Retry = "retry",
     /// An access signalled a zero-length ioeventfd.
     Wildcard = "wildcard",
-    /// An access went to the instruction emulator.
-    Emulated = "emulated",
     /// A fault was left to KVM's C code.
     Passed = "passed",
     /// An MMIO SPTE was encoded.
@@ -94,8 +90,30 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    const fn get(&self, event: Event) -> u64 {
+        self.0[event as usize]
+    }
+
+    /// Accesses that went to the instruction emulator.
+    const fn emulated(&self) -> u64 {
+        self.get(Event::CacheHit).wrapping_add(self.get(Event::SpteHit))
+    }
+
+    /// MMIO faults (EPT misconfigurations, or with a reserved bit) that were handled here: each
+    /// has one outcome.
+    const fn faults(&self) -> u64 {
+        self.emulated()
+            .wrapping_add(self.get(Event::SpteStale))
+            .wrapping_add(self.get(Event::Retry))
+            .wrapping_add(self.get(Event::Wildcard))
+    }
+}
+
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "faults {}", self.faults())?;
+        writeln!(f, "emulated {}", self.emulated())?;
         NAMES
             .iter()
             .zip(self.0)

@@ -20,7 +20,6 @@ use core::{
     ptr::{self, NonNull}, //
 };
 use kernel::{
-    error::to_result,
     ffi::c_int,
     prelude::*,
     sync::Arc, //
@@ -79,11 +78,12 @@ pub(crate) enum Exit {
 
 impl Exit {
     /// From what a function returns that KVM uses as an exit handler.
+    #[inline(always)]
     fn from_handler(r: c_int) -> Self {
-        match to_result(r) {
-            Err(error) => Self::Error(error),
-            Ok(()) if r == 0 => Self::Userspace,
-            Ok(()) => Self::Resume,
+        match r {
+            1.. => Self::Resume,
+            0 => Self::Userspace,
+            _ => Self::Error(Error::from_errno(r)),
         }
     }
 }
@@ -301,20 +301,14 @@ impl<'a> Vcpu<'a> {
     /// of L2, not of the VM.
     #[inline(always)]
     pub(crate) fn mmu_is_nested(&self) -> bool {
-        // SAFETY: The vCPU is alive and in its own thread.
-        unsafe { bindings::mmio_ext_mmu_is_nested(self.raw()) }
+        let arch = self.arch();
+        ptr::eq(arch.mmu, &raw const arch.guest_mmu)
     }
 
     /// Whether faults report guest physical addresses.
     pub(crate) fn mmu_is_direct(&self) -> bool {
         // SAFETY: The vCPU is alive and in its own thread.
         unsafe { bindings::mmio_ext_mmu_is_direct(self.raw()) }
-    }
-
-    /// Whether the MMU has page tables.
-    pub(crate) fn root_is_valid(&self) -> bool {
-        // SAFETY: The vCPU is alive and in its own thread.
-        unsafe { bindings::mmio_ext_root_is_valid(self.raw()) }
     }
 
     /// The format of the VM's MMIO SPTEs.
@@ -334,6 +328,13 @@ impl<'a> Vcpu<'a> {
         }
     }
 
+    /// Whether the MMU has page tables, as `VALID_PAGE()` asks.
+    fn root_is_valid(&self) -> bool {
+        // SAFETY: `arch.mmu` always points to one of the vCPU's MMUs, which only this thread
+        // changes.
+        unsafe { (*self.arch().mmu).root.hpa != !0 }
+    }
+
     /// Walks the shadow page tables of `addr` without a lock.
     pub(crate) fn walk_shadow_page_lockless(&mut self, addr: u64) -> ShadowWalk {
         let mut walk = ShadowWalk {
@@ -341,6 +342,9 @@ impl<'a> Vcpu<'a> {
             root: 0,
             leaf: -1,
         };
+        if !self.root_is_valid() {
+            return walk;
+        }
         // SAFETY: The vCPU is in its own thread, the array has an element for each level, and the
         // function protects the tables against being freed for the time of the walk.
         walk.leaf = unsafe {
