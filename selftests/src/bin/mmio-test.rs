@@ -22,7 +22,7 @@ struct Options {
     #[arg(long)]
     list: bool,
     /// Seconds until a test counts as hanging
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 20)]
     limit: u64,
     /// Only keep a VM that has done MMIO, until standard input ends
     #[arg(long)]
