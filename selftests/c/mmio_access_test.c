@@ -5,6 +5,8 @@
  *
  * Seed functions at work: handle_mmio_page_fault_common, get_mmio_spte_gfn.
  */
+#include <errno.h>
+
 #include <linux/compiler.h>
 
 #include "kvm_util.h"
@@ -107,6 +109,9 @@ int main(void)
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	struct ucall uc;
+
+	/* The library loads the guest from this file, which PATH may have found. */
+	program_invocation_name = "/proc/self/exe";
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	virt_map(vm, MMIO_GVA, FIRST_GPA, 1);

@@ -6,6 +6,8 @@
  * Seed functions at work: mark_mmio_spte, set_mmio_spte, is_mmio_spte,
  * handle_mmio_page_fault_common.
  */
+#include <errno.h>
+
 #include <linux/compiler.h>
 
 #include "kvm_util.h"
@@ -130,6 +132,9 @@ int main(void)
 	struct kvm_vm *vm;
 	int round, i;
 	u64 *hva;
+
+	/* The library loads the guest from this file, which PATH may have found. */
+	program_invocation_name = "/proc/self/exe";
 
 	vm = vm_create_with_vcpus(NR_VCPUS, guest_code, vcpus);
 	virt_map(vm, HOLE_GPA, HOLE_GPA, HOLE_PAGES);
