@@ -149,10 +149,7 @@ impl Bench {
         let empty = self.ticks(self.empty, turns)?;
         ensure!(full > empty, "{full} ticks with accesses, {empty} without");
         let accesses = turns * self.pages;
-        Ok((
-            (full - empty) as f64 / accesses as f64,
-            accesses + warm_up,
-        ))
+        Ok(((full - empty) as f64 / accesses as f64, accesses + warm_up))
     }
 }
 
