@@ -15,9 +15,12 @@ mod kvm;
 mod src {
     pub(crate) mod addr;
     pub(crate) mod arch_init;
+    pub(crate) mod decode;
     pub(crate) mod exit;
+    pub(crate) mod fast;
     pub(crate) mod fault;
     pub(crate) mod generation;
+    pub(crate) mod guest_walk;
     pub(crate) mod info_cache;
     pub(crate) mod mask;
     pub(crate) mod module;

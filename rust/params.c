@@ -19,12 +19,23 @@ static int mmio_ext_enabled_set(const char *val, const struct kernel_param *kp)
 	if (r)
 		return r;
 
-	/* Until it is registered, registration uses what is stored here. */
+	/* Registration, if it is yet to come, uses what is stored here. */
 	r = kvm_mmio_ext_enable(mmio_ext_enabled);
 	if (r == -ENODEV)
 		return 0;
 	if (r)
 		mmio_ext_enabled = old;
+	return r;
+}
+
+/* Register, switched on or off as the parameter says. */
+int mmio_ext_register(const struct kvm_mmio_ext_ops *ops)
+{
+	int r;
+
+	kernel_param_lock(THIS_MODULE);
+	r = kvm_mmio_ext_register(ops, mmio_ext_enabled);
+	kernel_param_unlock(THIS_MODULE);
 	return r;
 }
 
@@ -37,6 +48,10 @@ static const struct kernel_param_ops mmio_ext_enabled_ops = {
 module_param_cb(enabled, &mmio_ext_enabled_ops, &mmio_ext_enabled, 0644);
 __MODULE_PARM_TYPE(enabled, "bool");
 MODULE_PARM_DESC(enabled, "Handle emulated MMIO in the extension (default: Y)");
+
+bool mmio_ext_fast = true;
+module_param_named(fast, mmio_ext_fast, bool, 0644);
+MODULE_PARM_DESC(fast, "Complete plain moves without the emulator (default: Y)");
 
 /* Implemented in Rust, see src/fault.rs. */
 int handle_mmio_page_fault_common(struct kvm_vcpu *vcpu, u64 addr, bool direct);

@@ -50,7 +50,10 @@ mod tests {
 
     #[test]
     fn page_of_an_address() {
-        assert_eq!(Gva(0xffff_8000_0000_1fff).page(), Gva(0xffff_8000_0000_1000));
+        assert_eq!(
+            Gva(0xffff_8000_0000_1fff).page(),
+            Gva(0xffff_8000_0000_1000)
+        );
         assert_eq!(Gpa(0xfee0_0fff).gfn(), Gfn(0xfee00));
         assert_eq!(Gfn(0xfee00).gpa(), Gpa(0xfee0_0000));
     }

@@ -26,7 +26,7 @@ impl PageTables {
     /// A name for the log.
     const fn name(self) -> &'static str {
         match self {
-            Self::Paging => "x86 page tables",
+            Self::Paging => "x86 page tables (NPT or shadow paging)",
             Self::Ept => "EPT",
             Self::Sme(_) => "x86 page tables with memory encryption",
         }
@@ -46,7 +46,24 @@ impl PageTables {
 /// the adjustment that memory encryption needs.
 pub(crate) fn kvm_mmu_set_mmio_spte_mask(init: &VendorInit, tables: PageTables) {
     set_mmio_spte_mask(init, tables.mask());
-    log_mask("installed", tables);
+
+    let MmioMask {
+        value,
+        mask,
+        access,
+    } = installed_mask();
+    pr_info!(
+        "installed MMIO SPTE value 0x{:x}, mask 0x{:x}, access 0x{:x} for {}{}\n",
+        value,
+        mask,
+        access,
+        tables.name(),
+        if mmio_caching() {
+            ""
+        } else {
+            "; MMIO caching is off"
+        },
+    );
 }
 
 /// Checks that the masks that are installed are those that the extension would have installed.
@@ -63,7 +80,6 @@ pub(crate) fn check_mmio_spte_mask(_: &VendorInit, tables: PageTables) -> Result
     };
 
     if installed == wanted {
-        log_mask("found", tables);
         return Ok(());
     }
 
@@ -79,22 +95,4 @@ pub(crate) fn check_mmio_spte_mask(_: &VendorInit, tables: PageTables) -> Result
         wanted.access,
     );
     Err(EINVAL)
-}
-
-fn log_mask(what: &str, tables: PageTables) {
-    let MmioMask {
-        value,
-        mask,
-        access,
-    } = installed_mask();
-
-    pr_info!(
-        "{} MMIO SPTE value 0x{:x}, mask 0x{:x}, access 0x{:x} for {}{}\n",
-        what,
-        value,
-        mask,
-        access,
-        tables.name(),
-        if mmio_caching() { "" } else { "; MMIO caching is off" },
-    );
 }

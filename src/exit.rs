@@ -4,6 +4,7 @@
 
 use crate::{
     addr::{Gpa, Gva},
+    fast,
     fault::{handle_mmio_page_fault_common, FaultAddress},
     kvm::{AssistBytes, Exit, PageFault, Vcpu},
     stats::Event, //
@@ -105,10 +106,13 @@ fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
 }
 
 /// Handles a fault that is MMIO unless an entry is stale or gone, as `kvm_mmu_page_fault()` does.
-#[inline]
+#[inline(always)]
 fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
     match handle_mmio_page_fault_common(vcpu, fault.addr) {
-        Ok(PageFault::Emulate) => vcpu.emulate_instruction(&fault),
+        Ok(PageFault::Emulate) => match fast::complete(vcpu, &fault) {
+            Some(exit) => exit,
+            None => vcpu.emulate_instruction(&fault),
+        },
         Ok(PageFault::Retry) => Exit::Resume,
         Ok(PageFault::Invalid) => vcpu.fault_in(&fault),
         Err(error) => Exit::Error(error),

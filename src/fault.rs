@@ -50,10 +50,7 @@ impl FaultAddress {
 
 /// Handles a page fault with a reserved bit that `kvm_mmu_page_fault()` asks about: one of L2, or
 /// one that was found stale and is being faulted in, which has been counted.
-pub(crate) fn handle_mmio_page_fault(
-    vcpu: &mut Vcpu<'_>,
-    addr: FaultAddress,
-) -> Result<PageFault> {
+pub(crate) fn handle_mmio_page_fault(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<PageFault> {
     if vcpu.take_faulting_in() {
         return Ok(PageFault::Invalid);
     }
@@ -168,11 +165,14 @@ fn check_spte_reserved(vcpu: &Vcpu<'_>, addr: FaultAddress, walk: &ShadowWalk) -
         return Ok(());
     }
 
-    pr_err!("reserved bits set on MMU-present spte, addr 0x{:x}:\n", addr.raw());
+    pr_err!(
+        "reserved bits set on MMU-present spte, addr 0x{:x}:\n",
+        addr.raw()
+    );
     for (level, Spte(spte)) in walk.entries() {
         pr_err!("------ spte = 0x{:x} level = {}\n", spte, level);
     }
-    kernel::warn_on!(true);
+    vcpu.warn_reserved();
     Err(EINVAL)
 }
 

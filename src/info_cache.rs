@@ -155,8 +155,14 @@ mod tests {
     fn finds_what_was_inserted_for_the_whole_page() {
         let mut cache = InfoCache::new();
         cache.insert(info(0x7000, 0xfe000));
-        assert_eq!(cache.find_gva(Gva(0x7fff), NOW), Some(info(0x7000, 0xfe000)));
-        assert_eq!(cache.find_gpa(Gpa(0xfe00_0abc), NOW), Some(info(0x7000, 0xfe000)));
+        assert_eq!(
+            cache.find_gva(Gva(0x7fff), NOW),
+            Some(info(0x7000, 0xfe000))
+        );
+        assert_eq!(
+            cache.find_gpa(Gpa(0xfe00_0abc), NOW),
+            Some(info(0x7000, 0xfe000))
+        );
         assert_eq!(cache.find_gva(Gva(0x8000), NOW), None);
         assert_eq!(cache.find_gpa(Gpa(0xfe00_1000), NOW), None);
     }
@@ -200,7 +206,10 @@ mod tests {
         let mut cache = InfoCache::new();
         cache.insert(info(0x7000, 0xfe000));
         cache.insert(info(0x7000, 0xfe001));
-        assert_eq!(cache.find_gva(Gva(0x7000), NOW), Some(info(0x7000, 0xfe001)));
+        assert_eq!(
+            cache.find_gva(Gva(0x7000), NOW),
+            Some(info(0x7000, 0xfe001))
+        );
     }
 
     #[test]
@@ -231,7 +240,9 @@ mod tests {
     fn never_finds_what_a_perfect_cache_would_not() {
         let mut seed = 1u64;
         let mut random = |n: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (seed >> 33) % n
         };
         let mut cache = InfoCache::new();
@@ -265,7 +276,10 @@ mod tests {
                 }
                 _ => {
                     let found = cache.find_gva(gva, now);
-                    let truth = model.iter().find(|info| info.matches_gva(gva, now)).copied();
+                    let truth = model
+                        .iter()
+                        .find(|info| info.matches_gva(gva, now))
+                        .copied();
                     assert!(found.is_none() || found == truth, "{found:?} {truth:?}");
                     let gpa = Gfn(random(12)).gpa();
                     if cache.find_gpa(gpa, now).is_some() {

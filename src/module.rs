@@ -3,7 +3,8 @@
 //! The module as a whole: registration with KVM, debugfs.
 
 use crate::{
-    kvm::{tdp_enabled, tdp_mmu_enabled, total_stats, Registration},
+    kvm::{installed_mask, tdp_enabled, tdp_mmu_enabled, total_stats, Registration},
+    mask::MmioMask,
     stats::zapped, //
 };
 use core::fmt;
@@ -29,33 +30,55 @@ impl Extension {
     ///
     /// Those of [`Registration::new`], or `ENOMEM`.
     pub(crate) fn new(module: &'static ThisModule) -> Result<Pin<KBox<Self>>> {
-        let registration = Registration::new(module)?;
         let dir = Dir::new(c"kvm_mmio_ext");
         let extension = KBox::try_pin_init(
             try_pin_init!(Self {
                 _stats <- dir.read_callback_file(c"stats", (), &show_stats),
-                _registration: registration,
                 _dir: dir.clone(),
+                // Last, as nothing may fail after it: VMs that exist are in from here on.
+                _registration: Registration::new(module)?,
             }),
             GFP_KERNEL,
         )?;
 
-        pr_info!(
-            "{}, MMU: {}; hooked: EPT misconfigurations, nested and shadow page faults, MMIO SPTEs \
-             (encode, check, sync, zap, generation wrap), info cache\n",
-            if Registration::enabled() { "on" } else { "off" },
-            mmu_mode(),
-        );
+        log_state();
         Ok(extension)
     }
 }
 
-/// A name for what the MMU does. Both are final only once a vendor module is loaded.
+/// Tells what the module is going to do.
+fn log_state() {
+    let MmioMask {
+        value,
+        mask,
+        access,
+    } = installed_mask();
+
+    pr_info!(
+        "switched {}; hooked: EPT misconfigurations, nested and shadow page faults, MMIO SPTEs \
+         (encode, check, sync, zap, generation wrap), info cache\n",
+        if Registration::enabled() { "on" } else { "off" },
+    );
+    // KVM sets a mask with each vendor module, and keeps it.
+    if mask == 0 && access == 0 {
+        pr_info!("no vendor module was loaded yet; MMIO SPTE masks follow when it is\n");
+    } else {
+        pr_info!(
+            "found MMIO SPTE value 0x{:x}, mask 0x{:x}, access 0x{:x}; MMU: {}\n",
+            value,
+            mask,
+            access,
+            mmu_mode(),
+        );
+    }
+}
+
+/// A name for what the MMU does, once a vendor module is loaded.
 fn mmu_mode() -> &'static str {
     match (tdp_enabled(), tdp_mmu_enabled()) {
         (true, true) => "TDP (EPT or NPT), TDP MMU",
         (true, false) => "TDP (EPT or NPT), legacy MMU",
-        (false, _) => "shadow paging, or no vendor module yet",
+        (false, _) => "shadow paging",
     }
 }
 

@@ -162,7 +162,11 @@ mod tests {
         let all = (1u64 << (bits - 12)) - 1;
         (0..bits - 12)
             .flat_map(|bit| [1 << bit, (1 << bit) - 1])
-            .chain([all, 0xaaaa_aaaa_aaaa_aaaa & all, 0x5555_5555_5555_5555 & all])
+            .chain([
+                all,
+                0xaaaa_aaaa_aaaa_aaaa & all,
+                0x5555_5555_5555_5555 & all,
+            ])
             .map(Gfn)
     }
 

@@ -43,7 +43,19 @@ events! {
     Retry = "retry",
     /// An access signalled a zero-length ioeventfd.
     Wildcard = "wildcard",
-    /// A fault was left to KVM's C code.
+    /// An access was completed by the fast path, without the emulator.
+    Fast = "fast",
+    /// The fast path refused: the vCPU is not running plain 64-bit code of L1.
+    RefusedContext = "refused_context",
+    /// The fast path refused: the instruction could not be read, or it is close to a page's end.
+    RefusedFetch = "refused_fetch",
+    /// The fast path refused: the instruction is not one that it knows.
+    RefusedInsn = "refused_insn",
+    /// The fast path refused: the operand's address is not the fault's, or crosses a page.
+    RefusedAddress = "refused_address",
+    /// The fast path refused: the guest's page tables do not allow the access.
+    RefusedAccess = "refused_access",
+    /// An exit was left to KVM's C code, which asks again only whether the fault is MMIO.
     Passed = "passed",
     /// An MMIO SPTE was encoded.
     SpteMade = "spte_made",
@@ -95,15 +107,21 @@ impl Snapshot {
         self.0[event as usize]
     }
 
+    /// Accesses that were found to be MMIO.
+    const fn hits(&self) -> u64 {
+        self.get(Event::CacheHit)
+            .wrapping_add(self.get(Event::SpteHit))
+    }
+
     /// Accesses that went to the instruction emulator.
     const fn emulated(&self) -> u64 {
-        self.get(Event::CacheHit).wrapping_add(self.get(Event::SpteHit))
+        self.hits().wrapping_sub(self.get(Event::Fast))
     }
 
     /// MMIO faults (EPT misconfigurations, or with a reserved bit) that were handled here: each
     /// has one outcome.
     const fn faults(&self) -> u64 {
-        self.emulated()
+        self.hits()
             .wrapping_add(self.get(Event::SpteStale))
             .wrapping_add(self.get(Event::Retry))
             .wrapping_add(self.get(Event::Wildcard))

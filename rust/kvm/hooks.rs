@@ -12,6 +12,7 @@ use crate::{
     addr::{Gfn, Gpa, Gva},
     arch_init::{check_mmio_spte_mask, kvm_mmu_set_mmio_spte_mask, PageTables},
     exit::{handle_ept_misconfig, npf_interception, shadow_page_fault},
+    fast::finish_load,
     fault::{self, remember_mmio_info, FaultAddress},
     generation::{MemslotGeneration, MmioGeneration},
     info_cache::{Clear, MmioInfo},
@@ -68,7 +69,7 @@ impl Registration {
         )?;
         // SAFETY: The table is complete and stays where it is until it is unregistered; the
         // functions keep the contract of `struct kvm_mmio_ext_ops`.
-        to_result(unsafe { bindings::kvm_mmio_ext_register(&*ops, Self::enabled()) })?;
+        to_result(unsafe { bindings::mmio_ext_register(&*ops) })?;
         Ok(Self { ops })
     }
 
@@ -199,7 +200,7 @@ unsafe extern "C" fn shadow_fault(
 }
 
 /// What KVM calls as `handle_mmio_page_fault()`, for faults that did not come through one of the
-/// exit handlers above (those of L2), or that one of them hands on.
+/// exit handlers above (those of L2 with TDP), or that one of them hands on.
 ///
 /// # Safety
 ///
@@ -233,6 +234,27 @@ unsafe extern "C" fn handle_mmio_page_fault_common(
         Ok(PageFault::Emulate) => bindings::RET_PF_EMULATE as c_int,
         Ok(PageFault::Invalid) => bindings::RET_PF_INVALID as c_int,
         Err(error) => error.to_errno(),
+    }
+}
+
+/// Completes a load for which userspace has provided the value. It runs whether the extension is
+/// switched on or not: the access began when it was.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`], the vCPU having state.
+pub(super) unsafe extern "C" fn complete_load(vcpu: RawVcpu) -> c_int {
+    // SAFETY: By the contract of this function.
+    let exit = unsafe { Vcpu::enter(vcpu) }.and_then(|mut vcpu| {
+        let (load, value) = vcpu.take_pending_load()?;
+        Some(finish_load(&mut vcpu, load, value))
+    });
+
+    match exit {
+        Some(Exit::Resume) => 1,
+        Some(Exit::Userspace) => 0,
+        Some(Exit::Error(error)) => error.to_errno(),
+        Some(Exit::Pass) | None => EIO.to_errno(),
     }
 }
 

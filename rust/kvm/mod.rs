@@ -6,8 +6,9 @@
 //! context: whoever holds a [`Vcpu`] runs in that vCPU's thread with `kvm->srcu` held.
 
 mod counter;
-mod host;
+mod fetch;
 mod hooks;
+mod host;
 mod registry;
 mod vcpu;
 
@@ -24,4 +25,4 @@ pub(crate) use host::{
     VendorInit, //
 };
 pub(crate) use registry::{init as init_registry, total as total_stats};
-pub(crate) use vcpu::{AssistBytes, Exit, PageFault, ShadowWalk, Vcpu};
+pub(crate) use vcpu::{AssistBytes, Exit, PageFault, PendingLoad, ShadowWalk, Vcpu};

@@ -4,20 +4,27 @@
 //!
 //! C header: `arch/x86/include/asm/kvm_host.h`, `struct kvm_vcpu`.
 
-use super::{host::mmio_format, registry};
+use super::{
+    fetch::{self, Context, FetchCache},
+    hooks::complete_load,
+    host::mmio_format,
+    registry, //
+};
 use crate::{
     addr::{Gfn, Gpa, Gva},
+    decode::{Access, Extend, Register},
     exit::MmioFault,
     generation::{MemslotGeneration, MmioGeneration},
     info_cache::{Clear, InfoCache, MmioInfo},
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
-    stats::Stats, //
+    stats::{Event, Stats}, //
 };
 use core::{
     ffi::c_void,
     marker::PhantomData,
-    ptr::{self, NonNull}, //
+    ptr::{self, NonNull},
+    slice, //
 };
 use kernel::{
     ffi::c_int,
@@ -34,6 +41,22 @@ struct State {
     info_cache: InfoCache,
     /// A stale MMIO SPTE was found and KVM is about to ask about it once more.
     faulting_in: bool,
+    fetch_cache: FetchCache,
+    /// What a load waits for userspace to provide.
+    pending_load: Option<PendingLoad>,
+}
+
+/// A load that is complete but for the value.
+#[derive(Clone, Copy)]
+pub(crate) struct PendingLoad {
+    /// The register to load.
+    pub(crate) register: Register,
+    /// How.
+    pub(crate) extend: Extend,
+    /// Bytes of the operand.
+    pub(crate) size: u8,
+    /// Where to go on.
+    pub(crate) next_rip: u64,
 }
 
 impl State {
@@ -43,6 +66,8 @@ impl State {
                 stats: Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?,
                 info_cache: InfoCache::new(),
                 faulting_in: false,
+                fetch_cache: FetchCache::new(),
+                pending_load: None,
             },
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -118,6 +143,15 @@ impl AssistBytes {
     /// `bytes` must be null, or valid for reads of `len` bytes as long as the value is used.
     pub(super) unsafe fn new(bytes: *mut c_void, len: c_int) -> Self {
         Self { bytes, len }
+    }
+
+    /// The bytes, if there are any.
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
+        if self.bytes.is_null() || self.len <= 0 {
+            return None;
+        }
+        // SAFETY: By the contract of `new()`.
+        Some(unsafe { slice::from_raw_parts(self.bytes.cast(), self.len as usize) })
     }
 }
 
@@ -224,24 +258,33 @@ impl<'a> Vcpu<'a> {
         // SAFETY: By the contract of this function; the pointer came from `KBox::into_raw()`.
         let state = unsafe { &mut *(*ptr).arch.mmio_ext.cast::<State>() };
         state.info_cache.clear(what);
-        state.stats.count(crate::stats::Event::CacheCleared);
+        state.stats.count(Event::CacheCleared);
     }
 
     #[inline(always)]
-    fn raw(&self) -> *mut bindings::kvm_vcpu {
+    pub(super) fn raw(&self) -> *mut bindings::kvm_vcpu {
         self.ptr.as_ptr()
     }
 
+    /// The architecture's part of the vCPU. Other threads use parts of it, so there must be no
+    /// reference to the whole.
     #[inline(always)]
-    fn arch(&self) -> &bindings::kvm_vcpu_arch {
-        // SAFETY: The vCPU is alive, and the fields that are used change in this thread only.
-        unsafe { &(*self.raw()).arch }
+    fn arch(&self) -> *mut bindings::kvm_vcpu_arch {
+        // SAFETY: The vCPU is alive.
+        unsafe { &raw mut (*self.raw()).arch }
+    }
+
+    /// The MMU in use.
+    #[inline(always)]
+    fn mmu(&self) -> *mut bindings::kvm_mmu {
+        // SAFETY: The vCPU is alive and in its own thread; the pointer is that of one of its MMUs.
+        unsafe { (*self.arch()).mmu }
     }
 
     #[inline(always)]
     fn state(&self) -> &State {
         // SAFETY: By the type's invariants.
-        unsafe { &*self.arch().mmio_ext.cast() }
+        unsafe { &*(*self.arch()).mmio_ext.cast() }
     }
 
     /// The vCPU's counters.
@@ -253,7 +296,7 @@ impl<'a> Vcpu<'a> {
     #[inline(always)]
     fn state_mut(&mut self) -> &mut State {
         // SAFETY: By the type's invariants, and `self` is borrowed mutably.
-        unsafe { &mut *self.arch().mmio_ext.cast() }
+        unsafe { &mut *(*self.arch()).mmio_ext.cast() }
     }
 
     /// The extension's info cache.
@@ -271,23 +314,28 @@ impl<'a> Vcpu<'a> {
     #[inline(always)]
     pub(crate) fn last_mmio_info(&self) -> MmioInfo {
         let arch = self.arch();
-        MmioInfo {
-            gva: Gva(arch.mmio_gva),
-            gfn: Gfn(arch.mmio_gfn),
-            access: arch.mmio_access,
-            generation: MemslotGeneration(arch.mmio_gen),
+        // SAFETY: The vCPU is alive, and only its thread uses these fields.
+        unsafe {
+            MmioInfo {
+                gva: Gva((*arch).mmio_gva),
+                gfn: Gfn((*arch).mmio_gfn),
+                access: (*arch).mmio_access,
+                generation: MemslotGeneration((*arch).mmio_gen),
+            }
         }
     }
 
     /// Puts a page into KVM's own info cache, where the emulator looks.
     #[inline(always)]
     pub(crate) fn set_last_mmio_info(&mut self, info: MmioInfo) {
-        // SAFETY: The vCPU is alive, and the fields are used in this thread only.
-        let arch = unsafe { &mut (*self.raw()).arch };
-        arch.mmio_gva = info.gva.0;
-        arch.mmio_gfn = info.gfn.0;
-        arch.mmio_access = info.access;
-        arch.mmio_gen = info.generation.0;
+        let arch = self.arch();
+        // SAFETY: The vCPU is alive, and only its thread uses these fields.
+        unsafe {
+            (*arch).mmio_gva = info.gva.0;
+            (*arch).mmio_gfn = info.gfn.0;
+            (*arch).mmio_access = info.access;
+            (*arch).mmio_gen = info.generation.0;
+        }
     }
 
     /// The generation of the memslots that the vCPU uses: those of SMM while it is in SMM.
@@ -301,8 +349,8 @@ impl<'a> Vcpu<'a> {
     /// of L2, not of the VM.
     #[inline(always)]
     pub(crate) fn mmu_is_nested(&self) -> bool {
-        let arch = self.arch();
-        ptr::eq(arch.mmu, &raw const arch.guest_mmu)
+        // SAFETY: The vCPU is alive; nothing is read.
+        ptr::eq(self.mmu(), unsafe { &raw const (*self.arch()).guest_mmu })
     }
 
     /// Whether faults report guest physical addresses.
@@ -321,7 +369,7 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn page_format(&self) -> PageFormat<'_> {
         // SAFETY: `arch.mmu` always points to one of the vCPU's MMUs, which only this thread
         // changes.
-        let format = unsafe { &(*self.arch().mmu).fmt };
+        let format = unsafe { &(*self.mmu()).fmt };
         PageFormat {
             reserved: &format.rsvd_bits_mask,
             bad_mt_xwr: format.bad_mt_xwr,
@@ -332,7 +380,7 @@ impl<'a> Vcpu<'a> {
     fn root_is_valid(&self) -> bool {
         // SAFETY: `arch.mmu` always points to one of the vCPU's MMUs, which only this thread
         // changes.
-        unsafe { (*self.arch().mmu).root.hpa != !0 }
+        unsafe { (*self.mmu()).root.hpa != !0 }
     }
 
     /// Walks the shadow page tables of `addr` without a lock.
@@ -385,12 +433,135 @@ impl<'a> Vcpu<'a> {
         })
     }
 
+    /// Whether the fast path is switched on, the parameter `fast`.
+    #[inline(always)]
+    pub(crate) fn fast_path_enabled() -> bool {
+        // SAFETY: A bool that the C side only ever writes 0 or 1 to; a read that races with a
+        // write sees one or the other.
+        unsafe { ptr::read_volatile(&raw const bindings::mmio_ext_fast) }
+    }
+
+    /// Whether the current instruction was refused by the fast path a short time ago.
+    #[inline(always)]
+    pub(crate) fn is_known_unfit(&mut self) -> bool {
+        let vcpu = self.raw();
+        // SAFETY: The vCPU is in its own thread.
+        let rip = || unsafe { bindings::mmio_ext_rip(vcpu) } as u64;
+        self.fetch_cache().is_known_unfit(rip)
+    }
+
+    #[inline(always)]
+    pub(super) fn fetch_cache(&mut self) -> &mut FetchCache {
+        &mut self.state_mut().fetch_cache
+    }
+
+    /// What the current instruction depends on. `None` unless the vCPU runs plain 64-bit code of
+    /// L1: no nested guest, SMM, single-stepping, debugging, or event that is being delivered.
+    #[inline(always)]
+    pub(crate) fn enter_context(&mut self) -> Option<Context> {
+        fetch::enter_context(self)
+    }
+
+    /// Reads and decodes the current instruction.
+    ///
+    /// # Errors
+    ///
+    /// Why the fast path refuses it.
+    #[inline(always)]
+    pub(crate) fn fetch(
+        &mut self,
+        context: &Context,
+        assist: AssistBytes,
+    ) -> Result<Access, Event> {
+        // The page was found in a cache or put there for this access, so the generation is that
+        // of memslots which `kvm->srcu` still protects.
+        let generation = self.last_mmio_info().generation;
+        fetch::fetch(self, context, assist, generation)
+    }
+
+    /// The value of a general purpose register.
+    #[inline(always)]
+    pub(crate) fn register(&self, number: u8) -> u64 {
+        if number == bindings::MMIO_EXT_RSP as u8 {
+            // SAFETY: The vCPU is in its own thread.
+            return unsafe { bindings::mmio_ext_rsp(self.raw()) } as u64;
+        }
+        // SAFETY: The vCPU is in its own thread. All registers but RSP and RIP are always in the
+        // array, see `struct kvm_vcpu_arch`.
+        unsafe { (*self.arch()).regs[usize::from(number & 0xf)] as u64 }
+    }
+
+    /// Changes a general purpose register, which must not be RSP.
+    #[inline(always)]
+    pub(crate) fn set_register(&mut self, number: u8, value: u64) {
+        debug_assert_ne!(number, bindings::MMIO_EXT_RSP as u8);
+        // SAFETY: The vCPU is in its own thread. All registers but RSP and RIP are always in the
+        // array, see `struct kvm_vcpu_arch`.
+        unsafe { (*self.arch()).regs[usize::from(number & 0xf)] = value as _ };
+    }
+
+    /// Whether the guest's page tables allow an access to the page in KVM's info cache.
+    pub(crate) fn may_access_mmio(&self, write: bool) -> bool {
+        // SAFETY: The vCPU is in its own thread.
+        unsafe { bindings::kvm_mmio_ext_may_access(self.raw(), write) }
+    }
+
+    /// Writes up to 8 bytes and goes on at `next_rip`.
+    #[inline(always)]
+    pub(crate) fn write_mmio(&mut self, gpa: Gpa, size: u8, value: u64, next_rip: u64) -> Exit {
+        // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held.
+        Exit::from_handler(unsafe {
+            bindings::kvm_mmio_ext_write(self.raw(), gpa.0, size.into(), value, next_rip as _)
+        })
+    }
+
+    /// Reads up to 8 bytes. `None` if userspace has to provide them; [`complete_load`] then goes
+    /// on with the load.
+    #[inline(always)]
+    pub(crate) fn read_mmio(&mut self, gpa: Gpa, load: PendingLoad) -> Option<u64> {
+        let mut value = 0;
+        self.state_mut().pending_load = Some(load);
+        // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held. The
+        // callback keeps its contract: KVM calls it in the same context.
+        let done = unsafe {
+            bindings::kvm_mmio_ext_read(
+                self.raw(),
+                gpa.0,
+                load.size.into(),
+                &mut value,
+                Some(complete_load),
+            )
+        };
+        (done != 0).then_some(value)
+    }
+
+    /// Takes the value that userspace has provided for a load.
+    pub(super) fn take_pending_load(&mut self) -> Option<(PendingLoad, u64)> {
+        let load = self.state_mut().pending_load.take()?;
+        // SAFETY: The vCPU is in its own thread, and a load is pending.
+        Some((load, unsafe {
+            bindings::kvm_mmio_ext_take_value(self.raw())
+        }))
+    }
+
+    /// Ends an instruction and goes on at `next_rip`.
+    pub(crate) fn retire(&mut self, next_rip: u64) -> Exit {
+        // SAFETY: The vCPU is in its own thread.
+        Exit::from_handler(unsafe { bindings::kvm_mmio_ext_retire(self.raw(), next_rip as _) })
+    }
+
+    /// The same for an instruction that userspace has had part in.
+    pub(crate) fn retire_read(&mut self, next_rip: u64) -> Exit {
+        // SAFETY: The vCPU is in its own thread.
+        Exit::from_handler(unsafe { bindings::kvm_mmio_ext_retire_read(self.raw(), next_rip as _) })
+    }
+
     /// Lets KVM fault the page in, for an MMIO SPTE that is not of the current generation.
     #[cold]
     pub(crate) fn fault_in(&mut self, fault: &MmioFault) -> Exit {
         self.state_mut().faulting_in = true;
         // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
-        Exit::from_handler(unsafe {
+        let exit = Exit::from_handler(unsafe {
             bindings::kvm_mmu_page_fault(
                 self.raw(),
                 fault.addr.raw(),
@@ -398,7 +569,16 @@ impl<'a> Vcpu<'a> {
                 fault.insn.bytes,
                 fault.insn.len,
             )
-        })
+        });
+        // KVM does not ask if the extension has just been switched off.
+        self.state_mut().faulting_in = false;
+        exit
+    }
+
+    /// Warns, once, that page tables are corrupt.
+    pub(crate) fn warn_reserved(&self) {
+        // SAFETY: The function has no preconditions.
+        unsafe { bindings::mmio_ext_warn_reserved() };
     }
 
     /// The tracepoint `kvmmmu:check_mmio_spte`.

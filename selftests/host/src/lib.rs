@@ -6,8 +6,12 @@
 
 #[path = "../../../src/addr.rs"]
 pub mod addr;
+#[path = "../../../src/decode.rs"]
+pub mod decode;
 #[path = "../../../src/generation.rs"]
 pub mod generation;
+#[path = "../../../src/guest_walk.rs"]
+pub mod guest_walk;
 #[path = "../../../src/info_cache.rs"]
 pub mod info_cache;
 #[path = "../../../src/mask.rs"]

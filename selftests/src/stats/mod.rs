@@ -133,15 +133,22 @@ impl Delta {
     /// Fails unless the extension answered `want` MMIO faults from its cache or from an MMIO SPTE
     /// of the current generation, whichever.
     pub fn expect_hits(&self, want: u64) -> Result<&Self> {
-        let (Some(cache), Some(spte)) = (self.ext("cache_hit")?, self.ext("spte_hit")?) else {
+        self.expect_sum("cache_hit", "spte_hit", want)
+    }
+
+    /// Fails unless `want` accesses were completed, by the fast path or by the emulator.
+    pub fn expect_completed(&self, want: u64) -> Result<&Self> {
+        self.expect_sum("fast", "emulated", want)
+    }
+
+    fn expect_sum(&self, one: &str, other: &str, want: u64) -> Result<&Self> {
+        let (Some(a), Some(b)) = (self.ext(one)?, self.ext(other)?) else {
             return Ok(self);
         };
         let enabled = host::extension_enabled() == Some(true);
         let want = if enabled { want } else { 0 };
-        if cache + spte != want {
-            bail!(
-                "cache_hit {cache} + spte_hit {spte}, wanted {want}; enabled {enabled}; {self:?}"
-            );
+        if a + b != want {
+            bail!("{one} {a} + {other} {b}, wanted {want}; enabled {enabled}; {self:?}");
         }
         Ok(self)
     }

@@ -85,7 +85,7 @@ fn pages_in_turn(mode: Mode, pages: u64) -> Result<()> {
         .expect_kvm("mmio_exits", ROUNDS * pages)?
         .expect_kvm("pf_mmio_spte_created", 0)?
         .expect_ext("faults", faults)?
-        .expect_ext("emulated", faults)?
+        .expect_completed(faults)?
         .expect_ext("spte_made", 0)?
         .expect_ext("spte_stale", 0)?
         .expect_ext("retry", 0)?
