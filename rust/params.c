@@ -54,5 +54,4 @@ module_param_named(fast, mmio_ext_fast, bool, 0644);
 MODULE_PARM_DESC(fast, "Complete plain moves without the emulator (default: Y)");
 
 /* Implemented in Rust, see src/fault.rs. */
-int handle_mmio_page_fault_common(struct kvm_vcpu *vcpu, u64 addr, bool direct);
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(handle_mmio_page_fault_common);
