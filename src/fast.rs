@@ -8,10 +8,11 @@
 //! the emulator.
 
 use crate::{
-    addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
+    addr::{Gfn, Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
     decode::{Access, Operation},
     exit::MmioFault,
     fault::FaultAddress,
+    info_cache::MmioInfo,
     kvm::{Exit, PendingLoad, Vcpu},
     stats::Event, //
 };
@@ -44,20 +45,40 @@ fn prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<(Access, Gpa, u64),
         return Err(Event::RefusedInsn);
     }
 
+    let page = faulting_page(vcpu, fault.addr).ok_or(Event::RefusedContext)?;
     let context = vcpu.enter_context().ok_or(Event::RefusedContext)?;
-    let access = vcpu.fetch(&context, fault.insn)?;
+    let access = vcpu.fetch(&context, fault.insn, page.generation)?;
     let next_rip = context.rip().wrapping_add(access.length.into());
     let gva = access
         .address
         .effective(next_rip, |number| vcpu.register(number));
-    let gpa = locate(vcpu, fault.addr, &access, Gva(gva))?;
+    let gpa = locate(vcpu, fault.addr, page.gfn, &access, Gva(gva))?;
 
     Ok((access, gpa, next_rip))
 }
 
+/// What KVM's info cache says of the page that has faulted. It was found there, or has been put
+/// there since, unless the memslots are just being changed.
+#[inline(always)]
+fn faulting_page(vcpu: &Vcpu<'_>, addr: FaultAddress) -> Option<MmioInfo> {
+    let now = vcpu.memslots_generation();
+    let info = vcpu.last_mmio_info();
+    let matches = match addr {
+        FaultAddress::Physical(gpa) => info.matches_gpa(gpa, now),
+        FaultAddress::Virtual(gva) => info.matches_gva(gva, now),
+    };
+    matches.then_some(info)
+}
+
 /// The physical address of the access, if the operand that was computed is what has faulted.
 #[inline(always)]
-fn locate(vcpu: &Vcpu<'_>, addr: FaultAddress, access: &Access, gva: Gva) -> Result<Gpa, Event> {
+fn locate(
+    vcpu: &Vcpu<'_>,
+    addr: FaultAddress,
+    gfn: Gfn,
+    access: &Access,
+    gva: Gva,
+) -> Result<Gpa, Event> {
     let offset = gva.0 & !PAGE_MASK;
     // The processor checks that an address is canonical before it translates it. Those of 5-level
     // paging, and tagged ones, are rare enough for the emulator.
@@ -70,13 +91,13 @@ fn locate(vcpu: &Vcpu<'_>, addr: FaultAddress, access: &Access, gva: Gva) -> Res
         // With TDP the processor has checked the guest's page tables.
         FaultAddress::Physical(gpa) if gpa.0 & !PAGE_MASK == offset => Ok(gpa),
         // With shadow paging it has checked the MMIO SPTE, which denies everything: what the
-        // guest's page tables allow is in the info cache, which knows the page by now.
+        // guest's page tables allow is in the info cache.
         FaultAddress::Virtual(fault) if fault == gva => {
             let write = !matches!(access.operation, Operation::Load { .. });
             if !vcpu.may_access_mmio(write) {
                 return Err(Event::RefusedAccess);
             }
-            Ok(Gpa(vcpu.last_mmio_info().gfn.gpa().0 | offset))
+            Ok(Gpa(gfn.gpa().0 | offset))
         }
         _ => Err(Event::RefusedAddress),
     }

@@ -21,8 +21,9 @@ use kvm_bindings as bindings;
 /// Instructions that are remembered.
 const ENTRIES: usize = 16;
 
-/// Spreads neighbouring instructions over the entries: 2^32 divided by the golden ratio.
-const HASH: u64 = 0x9e37_79b9;
+/// Spreads neighbouring instructions over the entries: 2^64 divided by the golden ratio (Knuth, The
+/// Art of Computer Programming, volume 3, section 6.4).
+const HASH: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// How often an instruction is refused without looking at it again.
 const REFUSALS: u8 = 200;
@@ -51,13 +52,14 @@ impl Context {
     }
 }
 
-/// An instruction that was read and decoded.
+/// An instruction that was read.
 #[derive(Clone, Copy)]
 struct Entry {
     context: bindings::kvm_mmio_ext_context,
     generation: MemslotGeneration,
     fetch: bindings::mmio_ext_fetch,
-    access: Access,
+    /// `None` if it is not for the fast path.
+    access: Option<Access>,
 }
 
 impl Entry {
@@ -110,8 +112,8 @@ impl FetchCache {
 
     #[inline(always)]
     fn slot(&mut self, rip: u64) -> &mut Option<Entry> {
-        let hash = (rip.wrapping_mul(HASH) >> 32) as usize;
-        &mut self.entries[hash % ENTRIES]
+        let top = rip.wrapping_mul(HASH) >> (u64::BITS - ENTRIES.ilog2());
+        &mut self.entries[top as usize % ENTRIES]
     }
 }
 
@@ -137,47 +139,45 @@ pub(super) fn fetch(
 ) -> Result<Access, Event> {
     // What the processor has read is what it has executed.
     if let Some(bytes) = assist.bytes() {
-        return decode_or_refuse(vcpu, context, bytes);
+        return decode(bytes).ok_or_else(|| refuse(vcpu, context));
     }
 
-    if let Some(entry) = vcpu.fetch_cache().slot(context.rip()) {
-        if entry.holds(context, generation) {
-            return Ok(entry.access);
-        }
-    }
-    read(vcpu, context, generation)
+    let access = match vcpu.fetch_cache().slot(context.rip()) {
+        Some(entry) if entry.holds(context, generation) => entry.access,
+        _ => read(vcpu, context, generation)?,
+    };
+    access.ok_or_else(|| refuse(vcpu, context))
 }
 
-/// Reads the instruction with a walk of the page tables, and remembers all that was read.
+/// Reads the instruction with a walk of the page tables, and remembers all that was read: also
+/// that the instruction is not one for the fast path.
 #[inline(never)]
 fn read(
     vcpu: &mut Vcpu<'_>,
     context: &Context,
     generation: MemslotGeneration,
-) -> Result<Access, Event> {
+) -> Result<Option<Access>, Event> {
     let fetch = walk_and_read(vcpu, context).ok_or(Event::RefusedFetch)?;
     let mut bytes = [0; WINDOW];
     for (bytes, word) in bytes.chunks_mut(size_of::<u64>()).zip(fetch.bytes) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
-    let access = decode_or_refuse(vcpu, context, &bytes)?;
+    let access = decode(&bytes);
 
-    if !generation.update_in_progress() {
-        *vcpu.fetch_cache().slot(context.rip()) = Some(Entry {
-            context: context.0,
-            generation,
-            fetch,
-            access,
-        });
-    }
+    *vcpu.fetch_cache().slot(context.rip()) = Some(Entry {
+        context: context.0,
+        generation,
+        fetch,
+        access,
+    });
     Ok(access)
 }
 
-fn decode_or_refuse(vcpu: &mut Vcpu<'_>, context: &Context, bytes: &[u8]) -> Result<Access, Event> {
-    decode(bytes).ok_or_else(|| {
-        vcpu.fetch_cache().remember_unfit(context.rip());
-        Event::RefusedInsn
-    })
+/// Refuses an instruction, and the next times without looking.
+#[cold]
+fn refuse(vcpu: &mut Vcpu<'_>, context: &Context) -> Event {
+    vcpu.fetch_cache().remember_unfit(context.rip());
+    Event::RefusedInsn
 }
 
 /// `None` if the instruction is not in the VM's memory, may not be executed, or is so close to the

@@ -462,7 +462,7 @@ impl<'a> Vcpu<'a> {
         fetch::enter_context(self)
     }
 
-    /// Reads and decodes the current instruction.
+    /// Reads and decodes the current instruction. `generation` is that of the memslots now.
     ///
     /// # Errors
     ///
@@ -472,10 +472,8 @@ impl<'a> Vcpu<'a> {
         &mut self,
         context: &Context,
         assist: AssistBytes,
+        generation: MemslotGeneration,
     ) -> Result<Access, Event> {
-        // The page was found in a cache or put there for this access, so the generation is that
-        // of memslots which `kvm->srcu` still protects.
-        let generation = self.last_mmio_info().generation;
         fetch::fetch(self, context, assist, generation)
     }
 
