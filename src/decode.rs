@@ -88,7 +88,7 @@ pub enum Base {
 impl Address {
     /// Computes the address, which is the linear one: segments have no base in 64-bit mode, other
     /// than FS and GS, which are not decoded.
-    #[inline]
+    #[inline(always)]
     pub fn effective(&self, next_rip: u64, register: impl Fn(u8) -> u64) -> u64 {
         let base = match self.base {
             Base::None => 0,
@@ -112,14 +112,14 @@ impl Address {
 
 impl Register {
     /// The part of the register's `value` that a store of `size` bytes writes.
-    #[inline]
+    #[inline(always)]
     pub fn stored(self, value: u64, size: u8) -> u64 {
         let value = if self.high { value >> 8 } else { value };
         value & mask(size)
     }
 
     /// What becomes of the register's value `old` when `size` bytes are loaded.
-    #[inline]
+    #[inline(always)]
     pub fn loaded(self, old: u64, value: u64, size: u8, extend: Extend) -> u64 {
         let (value, size) = match extend {
             Extend::Plain => (value, size),
