@@ -7,7 +7,7 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules demo check shell lint clean
+.PHONY: help setup kernel modules demo check bench shell lint clean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -27,6 +27,9 @@ demo: python	## measure a guest's MMIO with the extension off and on
 
 check: python	## run all tests on the host and on three machines
 	@lab/check
+
+bench: python	## measure everything on all machines, with mainline too
+	@lab/bench
 
 shell: python	## a shell on machine svm with the modules loaded
 	@lab/run --shell

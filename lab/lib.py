@@ -146,9 +146,15 @@ class Progress:
         else:
             say(f"{self.what}:{far} {self.elapsed()}")
 
+    def clear(self):
+        """Take the status line away, for one with the result."""
+        if self.terminal:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
     def end(self, verdict="done"):
-        start = "\r\033[K" if self.terminal else ""
-        say(f"{start}{self.what}: {verdict} in {self.elapsed()}")
+        self.clear()
+        say(f"{self.what}: {verdict} in {self.elapsed()}")
 
 
 # Kbuild prints one such line for each thing that it makes.
@@ -184,12 +190,17 @@ def count_steps(reader):
     return sum(1 for line in reader if KBUILD_STEP.match(line))
 
 
-def call(argv, **kwargs):
+def call(argv, tick=None, **kwargs):
     """Like subprocess.run(), which would kill a script of the lab before it has
-    cleaned up, if this one is interrupted."""
+    cleaned up, if this one is interrupted. Calls `tick` now and then."""
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, text=True, errors="replace", **kwargs)
+    output = errors = None
     try:
-        output, errors = process.communicate()
+        while process.returncode is None:
+            try:
+                output, errors = process.communicate(timeout=0.2 if tick else None)
+            except subprocess.TimeoutExpired:
+                tick()
     except BaseException:
         process.terminate()
         process.wait()
