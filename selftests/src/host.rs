@@ -35,6 +35,19 @@ pub fn set_extension(enabled: bool) -> io::Result<()> {
     )
 }
 
+/// The switch of the extension's fast path; None when the extension is not loaded or has none.
+pub fn fast_path() -> Option<bool> {
+    parameter("kvm_mmio_ext", "fast").map(|value| matches!(value.as_str(), "Y" | "1"))
+}
+
+/// Turns the fast path on or off.
+pub fn set_fast_path(on: bool) -> io::Result<()> {
+    fs::write(
+        parameter_path("kvm_mmio_ext", "fast"),
+        if on { "Y" } else { "N" },
+    )
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     Intel,

@@ -3,6 +3,7 @@
 //! KVM and the extension count.
 
 pub mod bench;
+pub mod diff;
 pub mod guest;
 pub mod host;
 pub mod stats;

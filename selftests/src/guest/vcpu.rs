@@ -84,6 +84,11 @@ impl Vcpu {
         &self.fd
     }
 
+    /// For callers that run the vCPU by themselves.
+    pub fn fd_mut(&mut self) -> &mut VcpuFd {
+        &mut self.fd
+    }
+
     pub fn mode(&self) -> Mode {
         self.mode
     }
