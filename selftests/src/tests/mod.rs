@@ -3,6 +3,7 @@
 
 mod access;
 mod doorbell;
+mod fast;
 mod first_access;
 mod live_switch;
 mod page_tables;
@@ -33,6 +34,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     ]
     .into_iter()
     .flatten()
+    .chain(fast::tests())
 }
 
 /// `count` where KVM makes MMIO SPTEs, and nothing where kvm.mmio_caching is off: then every

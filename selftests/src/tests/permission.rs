@@ -58,7 +58,7 @@ const USER_CODE: i32 = 0x18 | 3;
 const USER_DATA: i32 = 0x20 | 3;
 
 /// Goes on in user mode at RSI (ESI), on the same stack.
-fn enter_user_mode(a: &mut CodeAssembler, mode: Mode) -> Result<(), IcedError> {
+pub(super) fn enter_user_mode(a: &mut CodeAssembler, mode: Mode) -> Result<(), IcedError> {
     if mode.is_long() {
         a.mov(asm::rbp, asm::rsp)?;
         a.push(USER_DATA)?;

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The instruction at RIP is another than it was: nothing remembered of the old one is used.
+
+use anyhow::{Result, ensure};
+use iced_x86::code_asm as asm;
+use kvm_bindings::kvm_regs;
+
+use super::{CODE, Switch, code_page, delta, ending, mark, regs_for, run_at};
+use crate::expect_eq;
+use crate::guest::layout::RAM_SIZE;
+use crate::guest::paging::SUPERVISOR;
+use crate::guest::{Event, Fault, Machine, Mode, PAGE, Region, SlotKind, Vcpu};
+use crate::tap::Test;
+
+const STALE: &str = "fetch cache: an instruction that was read before is not taken for another at \
+    the same RIP";
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "fast_code_modified",
+        proves: STALE,
+        run: modified,
+    },
+    Test {
+        name: "fast_code_remapped",
+        proves: STALE,
+        run: remapped,
+    },
+    Test {
+        name: "fast_code_cr3",
+        proves: STALE,
+        run: cr3,
+    },
+    Test {
+        name: "fast_code_slot",
+        proves: STALE,
+        run: slot,
+    },
+    Test {
+        name: "fast_code_nx",
+        proves: "fetch cache: code that may no longer be executed is not",
+        run: no_execute,
+    },
+    Test {
+        name: "fast_code_page_end",
+        proves: "fetch: an instruction at a page's end or over it is that of the pages mapped",
+        run: page_end,
+    },
+];
+
+/// mov [rdi], eax; mov [rdi], rcx; mov [rdi], ah; mov word [rdi], 0x1234
+const STORES: &[(&[u8], usize, u64)] = &[
+    (&[0x89, 0x07], 4, 0x5566_7788),
+    (&[0x48, 0x89, 0x0f], 8, 0x99aa_bbcc_ddee_ff01),
+    (&[0x88, 0x27], 1, 0x77),
+    (&[0x66, 0xc7, 0x07, 0x34, 0x12], 2, 0x1234),
+];
+
+const ROUNDS: u64 = 3;
+
+/// A vCPU that has accessed the page, so that every further access is an MMIO fault.
+fn warm() -> Result<(Machine, Vcpu)> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+    Ok((machine, vcpu))
+}
+
+/// The host and the guest itself write other code.
+fn modified() -> Result<()> {
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    let (at, gpa) = (code_page(0), machine.gpa(1));
+    let mut accesses = 0;
+    let start = mark(&vcpu)?;
+    for round in 0..ROUNDS {
+        for (code, len, value) in STORES {
+            let want = [Event::write(gpa, *len, *value)];
+            machine.ram().write(at, &ending(code));
+            for _ in 0..3 {
+                let events = run_at(&mut vcpu, regs_for(&machine), at)?;
+                expect_eq!(events, want, "{code:x?}, round {round}, by the host");
+                accesses += 1;
+            }
+        }
+        for (code, len, value) in STORES {
+            let mut bytes = ending(code);
+            bytes.resize(8, 0x90);
+            let regs = kvm_regs {
+                rsi: at,
+                rdx: u64::from_le_bytes(bytes.try_into().expect("8 bytes")),
+                ..regs_for(&machine)
+            };
+            let run = vcpu.exec(regs, |a| {
+                a.mov(asm::qword_ptr(asm::rsi), asm::rdx)?;
+                a.jmp(asm::rsi)
+            })?;
+            let want = [Event::write(gpa, *len, *value)];
+            expect_eq!(run.done()?, want, "{code:x?}, round {round}, by the guest");
+            accesses += 1;
+        }
+    }
+    delta(&start, &vcpu)?.expect_ext("fast", accesses)?;
+    Ok(())
+}
+
+/// Puts each of two stores at the start of a page of its own.
+fn two_pages(machine: &Machine) {
+    for n in 0..2 {
+        let (code, _, _) = STORES[n as usize];
+        machine.ram().write(code_page(n), &ending(code));
+    }
+}
+
+fn stored(machine: &Machine, n: u64) -> [Event; 1] {
+    let (_, len, value) = STORES[n as usize];
+    [Event::write(machine.gpa(1), len, value)]
+}
+
+/// The guest maps its code page elsewhere.
+fn remapped() -> Result<()> {
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    two_pages(&machine);
+    let pte = machine.tables().pte(CODE);
+    let start = mark(&vcpu)?;
+    for round in 0..2 * ROUNDS {
+        let regs = kvm_regs {
+            rdx: pte,
+            rsi: code_page(round % 2) | SUPERVISOR,
+            ..regs_for(&machine)
+        };
+        let run = vcpu.exec(regs, |a| {
+            a.mov(asm::qword_ptr(asm::rdx), asm::rsi)?;
+            a.invlpg(asm::byte_ptr(asm::rbx))?;
+            a.jmp(asm::rbx)
+        })?;
+        expect_eq!(run.done()?, stored(&machine, round % 2), "round {round}");
+    }
+    delta(&start, &vcpu)?.expect_ext("fast", 2 * ROUNDS)?;
+    Ok(())
+}
+
+/// Another root maps other code at the same RIP.
+fn cr3() -> Result<()> {
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    two_pages(&machine);
+    let second = machine.new_tables();
+    machine.tables().map(CODE, code_page(0), SUPERVISOR);
+    second.map(CODE, code_page(1), SUPERVISOR);
+    let roots = [machine.tables().root(), second.root()];
+    let start = mark(&vcpu)?;
+    for round in 0..4 * ROUNDS {
+        let regs = kvm_regs {
+            rsi: roots[(round % 2) as usize],
+            ..regs_for(&machine)
+        };
+        let run = vcpu.exec(regs, |a| {
+            a.mov(asm::cr3, asm::rsi)?;
+            a.jmp(asm::rbx)
+        })?;
+        expect_eq!(run.done()?, stored(&machine, round % 2), "round {round}");
+    }
+    // Under shadow paging, the second root has no MMIO SPTE at first.
+    let fast = delta(&start, &vcpu)?.ext("fast")?.unwrap_or(0);
+    ensure!(fast + 1 >= 4 * ROUNDS, "fast {fast}");
+    Ok(())
+}
+
+/// The memslot of the code goes, and comes back with other memory.
+fn slot() -> Result<()> {
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    let gpa = RAM_SIZE;
+    machine.tables().map(CODE, gpa, SUPERVISOR);
+    let memory = [Region::new(PAGE)?, Region::new(PAGE)?];
+    for (memory, (code, _, _)) in memory.iter().zip(STORES) {
+        memory.write(0, &ending(code));
+    }
+    let start = mark(&vcpu)?;
+    for round in 0..2 * ROUNDS {
+        let n = round % 2;
+        machine.set_slot(1, gpa, &memory[n as usize], SlotKind::Ram)?;
+        for _ in 0..2 {
+            let events = run_at(&mut vcpu, regs_for(&machine), CODE)?;
+            expect_eq!(events, stored(&machine, n), "round {round}");
+        }
+        machine.delete_slot(1)?;
+    }
+    // The first access after a change finds no MMIO SPTE of the generation.
+    let fast = delta(&start, &vcpu)?.ext("fast")?.unwrap_or(0);
+    ensure!(fast >= 2 * ROUNDS, "fast {fast}");
+    Ok(())
+}
+
+/// The guest forbids the execution of code that was fast.
+fn no_execute() -> Result<()> {
+    const NX: u64 = 1 << 63;
+    const EFER_NXE: u64 = 1 << 11;
+    const FETCH: u64 = 1 << 4;
+    const PRESENT: u64 = 1 << 0;
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    let mut sregs = vcpu.sregs()?;
+    sregs.efer |= EFER_NXE;
+    vcpu.set_sregs(&sregs)?;
+    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+    two_pages(&machine);
+    let pte = machine.tables().pte(CODE);
+    for round in 0..ROUNDS {
+        for flags in [SUPERVISOR, SUPERVISOR | NX] {
+            let regs = kvm_regs {
+                rdx: pte,
+                rsi: code_page(0) | flags,
+                ..regs_for(&machine)
+            };
+            let start = mark(&vcpu)?;
+            let run = vcpu.exec(regs, |a| {
+                a.mov(asm::qword_ptr(asm::rdx), asm::rsi)?;
+                a.invlpg(asm::byte_ptr(asm::rbx))?;
+                a.jmp(asm::rbx)
+            })?;
+            if flags & NX == 0 {
+                expect_eq!(run.done()?, stored(&machine, 0), "round {round}");
+                delta(&start, &vcpu)?.expect_ext("fast", 1)?;
+            } else {
+                let fault = Event::Fault(Fault {
+                    vector: 14,
+                    error_code: PRESENT | FETCH,
+                    cr2: CODE,
+                });
+                expect_eq!(run.events, [fault], "round {round}");
+                delta(&start, &vcpu)?.expect_ext("fast", 0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Neighbours for the guest are apart in its memory; behind the first page is other code.
+fn page_end() -> Result<()> {
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    let (first, decoy, second) = (code_page(0), code_page(1), code_page(4));
+    machine.tables().map(CODE, first, SUPERVISOR);
+    machine.tables().map(CODE + PAGE, second, SUPERVISOR);
+    let (gpa, value) = (machine.gpa(1), regs_for(&machine).rax);
+    // mov [rdi + 0x11], rax: 4 bytes; 0x22 in the decoy.
+    let code = ending(&[0x48, 0x89, 0x47, 0x11]);
+    let false_code = ending(&[0x48, 0x89, 0x47, 0x22]);
+
+    let start = mark(&vcpu)?;
+    let mut accesses = 0;
+    for before in 1..=20u64 {
+        for (n, byte) in code.iter().enumerate() {
+            let offset = PAGE - before + n as u64;
+            if offset < PAGE {
+                machine.ram().write(first + offset, &[*byte]);
+            } else {
+                machine.ram().write(second + offset - PAGE, &[*byte]);
+                machine
+                    .ram()
+                    .write(decoy + offset - PAGE, &false_code[n..=n]);
+            }
+        }
+        for _ in 0..2 {
+            let events = run_at(&mut vcpu, regs_for(&machine), CODE + PAGE - before)?;
+            let want = [Event::write(gpa + 0x11, 8, value)];
+            expect_eq!(events, want, "{before} bytes before the end of the page");
+            accesses += 1;
+        }
+    }
+    let delta = delta(&start, &vcpu)?;
+    let refused = delta.ext("refused_fetch")?.unwrap_or(0);
+    delta.expect_ext("fast", accesses - refused)?;
+    // At least those that are whole bytes of a window before the end, and their repetitions.
+    ensure!(accesses > refused, "all {refused} were refused");
+    Ok(())
+}

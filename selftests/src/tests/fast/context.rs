@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What an instruction does besides its access: traps, the interrupt shadow, privilege.
+
+use anyhow::{Context, Result, bail};
+use iced_x86::code_asm as asm;
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs, kvm_vcpu_events,
+};
+use kvm_ioctls::VcpuExit;
+
+use super::{RFLAGS, Switch, both_ways, code_page, delta, ending, mark, regs_for, run_at};
+use crate::expect_eq;
+use crate::guest::layout::port;
+use crate::guest::paging::{SUPERVISOR, USER};
+use crate::guest::{Event, Machine, Mode, Vcpu, operand};
+use crate::host::Modes;
+use crate::tap::Test;
+
+use super::super::permission::enter_user_mode;
+
+const SAME: &str = "gate and retirement: an access ends as with the emulator";
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "fast_trap_flag",
+        proves: SAME,
+        run: trap_flag,
+    },
+    Test {
+        name: "fast_resume_flag",
+        proves: SAME,
+        run: resume_flag,
+    },
+    Test {
+        name: "fast_guest_debug",
+        proves: SAME,
+        run: guest_debug,
+    },
+    Test {
+        name: "fast_shadow_sti",
+        proves: SAME,
+        run: || shadow(&[0xfb]),
+    },
+    Test {
+        name: "fast_shadow_mov_ss",
+        proves: SAME,
+        // mov ss, ecx
+        run: || shadow(&[0x8e, 0xd1]),
+    },
+    Test {
+        name: "fast_user_mode",
+        proves: "gate: what the guest's page tables deny to user mode is denied",
+        run: user_mode,
+    },
+    Test {
+        name: "fast_refuses_32_bit",
+        proves: "gate: code that is not 64-bit is left to the emulator",
+        run: other_modes,
+    },
+];
+
+/// mov [rdi], eax, and mov eax, [rdi].
+const STORE: [u8; 2] = [0x89, 0x07];
+const LOAD: [u8; 2] = [0x8b, 0x07];
+
+const TF: u64 = 1 << 8;
+const RF: u64 = 1 << 16;
+
+/// A vCPU with `code` in its memory; the pages that it uses were accessed.
+fn prepared(code: &[u8]) -> Result<(Machine, Vcpu, u64)> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let at = code_page(0);
+    // KVM does not trap after a store that goes to userspace; then the first NOP does.
+    let code = [code, &[0x90, 0x90]].concat();
+    machine.ram().write(at, &ending(&code));
+    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+    Ok((machine, vcpu, at))
+}
+
+fn start_with(vcpu: &mut Vcpu, regs: kvm_regs, rip: u64, rflags: u64) -> Result<()> {
+    vcpu.start(regs, rip)?;
+    let mut regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+    regs.rflags = RFLAGS | rflags;
+    vcpu.fd().set_regs(&regs).context("KVM_SET_REGS")
+}
+
+/// A single-step trap follows the access, or what is next.
+fn trap_flag() -> Result<()> {
+    for code in [STORE, LOAD] {
+        let (events, pushed, at) = both_ways(|fast| {
+            let (machine, mut vcpu, at) = prepared(&code)?;
+            run_at(&mut vcpu, regs_for(&machine), at)?;
+            let start = mark(&vcpu)?;
+            start_with(&mut vcpu, regs_for(&machine), at, TF)?;
+            let events = super::finish(&mut vcpu)?;
+            delta(&start, &vcpu)?
+                .expect_ext("fast", 0)?
+                .expect_ext("refused_context", fast.into())?;
+            let regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+            Ok((events, machine.ram().read_u64(regs.rsp), at))
+        })?;
+        let [_, Event::Fault(fault)] = events[..] else {
+            bail!("{events:?}: wanted an access and a trap");
+        };
+        // Behind the access; on SVM, behind the NOP that follows a store to userspace.
+        let delay = pushed.wrapping_sub(at + 2);
+        if fault.vector != 1 || delay > u64::from(code == STORE) {
+            bail!("{code:x?} at {at:#x}: {fault:?}, RIP {pushed:#x}");
+        }
+    }
+    Ok(())
+}
+
+/// RFLAGS at the exit for the access, and at the end.
+fn resume_flag() -> Result<()> {
+    for code in [STORE, LOAD] {
+        both_ways(|_| {
+            let (machine, mut vcpu, at) = prepared(&code)?;
+            start_with(&mut vcpu, regs_for(&machine), at, RF)?;
+            let exit = vcpu.step()?;
+            let first = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+            expect_eq!(vcpu.step()?, None);
+            let last = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+            expect_eq!(last.rflags & RF, 0);
+            Ok((exit, first, last))
+        })?;
+    }
+    Ok(())
+}
+
+/// Userspace single-steps, from the start or from the exit for the access on.
+fn guest_debug() -> Result<()> {
+    for code in [STORE, LOAD] {
+        for late in [false, true] {
+            let seen = both_ways(|_| {
+                let mut seen = debugged(&code, late)?;
+                // After a read that userspace has answered the emulator restores RFLAGS, without
+                // the TF of this request, and steps no more.
+                seen.truncate(if late { 2 } else { usize::MAX });
+                Ok(seen)
+            })?;
+            // Where there is no other trap, KVM forgets the step when a store goes to userspace.
+            let must_stop = code == LOAD || late;
+            if must_stop && !seen.iter().any(|exit| exit.starts_with("debug")) {
+                bail!("never stopped: {seen:?}, late {late}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All exits with RIP at each.
+fn debugged(code: &[u8], late: bool) -> Result<Vec<String>> {
+    let (machine, mut vcpu, at) = prepared(code)?;
+    run_at(&mut vcpu, regs_for(&machine), at)?;
+    vcpu.start(regs_for(&machine), at)?;
+    let step = |vcpu: &Vcpu| {
+        vcpu.fd()
+            .set_guest_debug(&kvm_guest_debug {
+                control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+                ..Default::default()
+            })
+            .context("KVM_SET_GUEST_DEBUG")
+    };
+    if !late {
+        step(&vcpu)?;
+    }
+    let mut seen = Vec::new();
+    for _ in 0..10 {
+        let exit = match vcpu.fd_mut().run().context("KVM_RUN")? {
+            VcpuExit::MmioWrite(gpa, data) => format!("write {gpa:#x} {data:x?}"),
+            VcpuExit::MmioRead(gpa, data) => {
+                data.fill(0xa5);
+                format!("read {gpa:#x} {}", data.len())
+            }
+            VcpuExit::Debug(debug) => format!("debug {:#x} dr6 {:#x}", debug.pc, debug.dr6),
+            VcpuExit::IoOut(to, _) if to == u16::from(port::DONE) => "done".to_owned(),
+            other => format!("{other:?}"),
+        };
+        let regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+        let end = exit == "done";
+        seen.push(format!("{exit}, rip {:#x} rax {:#x}", regs.rip, regs.rax));
+        if end {
+            break;
+        }
+        if late && seen.len() == 1 {
+            step(&vcpu)?;
+        }
+    }
+    Ok(seen)
+}
+
+fn events_of(vcpu: &Vcpu) -> Result<kvm_vcpu_events> {
+    vcpu.fd().get_vcpu_events().context("KVM_GET_VCPU_EVENTS")
+}
+
+/// The access is in the interrupt shadow of the instruction before it, which ends with it.
+fn shadow(before: &[u8]) -> Result<()> {
+    for access in [STORE, LOAD] {
+        let code = [before, &access].concat();
+        let last = both_ways(|fast| {
+            let (machine, mut vcpu, at) = prepared(&code)?;
+            let regs = kvm_regs {
+                // The data segment, for SS.
+                rcx: 0x10,
+                ..regs_for(&machine)
+            };
+            let start = mark(&vcpu)?;
+            vcpu.start(regs, at)?;
+            let exit = vcpu.step()?;
+            let first = events_of(&vcpu)?.interrupt.shadow;
+            // Completes the access, and does not run the guest.
+            super::pending::complete(&mut vcpu)?;
+            let last = events_of(&vcpu)?.interrupt.shadow;
+            let regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+            delta(&start, &vcpu)?.expect_ext("fast", fast.into())?;
+            Ok((exit, first, last, regs))
+        })?
+        .2;
+        expect_eq!(last, 0, "interrupt shadow after the access");
+    }
+    Ok(())
+}
+
+/// The kernel's page is fast for the kernel and denied to user mode; the user's is fast there.
+fn user_mode() -> Result<()> {
+    let _switch = Switch::on()?;
+    let tdp = Modes::detect()?.tdp;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    machine
+        .tables()
+        .map(machine.gva(2), machine.gpa(2), SUPERVISOR | USER);
+    let store = vcpu.load(|a| a.mov(asm::dword_ptr(operand(Mode::Long, 0)), asm::eax))?;
+    for round in 0..3 {
+        for (page, allowed) in [(1, false), (2, true)] {
+            let (gva, gpa) = (machine.gva(page), machine.gpa(page));
+            vcpu.touch(gva, gpa, 4)?;
+            let start = mark(&vcpu)?;
+            let regs = kvm_regs {
+                rdi: gva,
+                rsi: store,
+                rax: 7,
+                ..Default::default()
+            };
+            let run = vcpu.exec(regs, |a| enter_user_mode(a, Mode::Long))?;
+            let delta = delta(&start, &vcpu)?;
+            if allowed {
+                expect_eq!(run.done()?, [Event::write(gpa, 4, 7)], "round {round}");
+                delta
+                    .expect_ext("fast", 1)?
+                    .expect_ext("refused_access", 0)?;
+                vcpu.leave_user_mode()?;
+            } else {
+                let [Event::Fault(fault)] = run.events[..] else {
+                    bail!("round {round}: {:?}", run.events);
+                };
+                expect_eq!((fault.vector, fault.error_code, fault.cr2), (14, 7, gva));
+                // With TDP the processor sees to it.
+                delta
+                    .expect_ext("fast", 0)?
+                    .expect_ext("refused_access", (!tdp).into())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn other_modes() -> Result<()> {
+    let _switch = Switch::on()?;
+    for mode in [Mode::Pae, Mode::Legacy, Mode::Flat] {
+        let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+        let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+        vcpu.touch(gva, gpa, 4)?;
+        let start = mark(&vcpu)?;
+        for value in 0..4 {
+            expect_eq!(vcpu.write(gva, 4, value)?, [Event::write(gpa, 4, value)]);
+        }
+        delta(&start, &vcpu)?
+            .expect_ext("fast", 0)?
+            .expect_ext("refused_context", 4)?;
+    }
+    Ok(())
+}
