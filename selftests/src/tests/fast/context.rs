@@ -86,6 +86,7 @@ fn start_with(vcpu: &mut Vcpu, regs: kvm_regs, rip: u64, rflags: u64) -> Result<
 
 /// A single-step trap follows the access, or what is next.
 fn trap_flag() -> Result<()> {
+    super::needs_trap_flag()?;
     for code in [STORE, LOAD] {
         let (events, pushed, at) = both_ways(|fast| {
             let (machine, mut vcpu, at) = prepared(&code)?;
@@ -130,6 +131,7 @@ fn resume_flag() -> Result<()> {
 
 /// Userspace single-steps, from the start or from the exit for the access on.
 fn guest_debug() -> Result<()> {
+    super::needs_trap_flag()?;
     for code in [STORE, LOAD] {
         for late in [false, true] {
             let seen = both_ways(|_| {

@@ -12,7 +12,7 @@ use kvm_bindings::kvm_regs;
 
 use crate::guest::layout::{SCRATCH, port};
 use crate::guest::{Event, Machine, PAGE, Vcpu};
-use crate::host::{self, Modes};
+use crate::host::{self, Modes, Vendor};
 use crate::stats::{Delta, Mark};
 use crate::tap::Test;
 use crate::{expect_eq, skip};
@@ -80,6 +80,16 @@ impl Drop for Switch {
         let _ = host::set_fast_path(self.before);
         let _ = host::set_extension(true);
     }
+}
+
+/// Skips where a guest that runs with RFLAGS.TF stops the whole machine, as seen on Bochs as an AMD
+/// (`svm-nrips`). Whose fault that is has not been found out.
+fn needs_trap_flag() -> Result<()> {
+    let modes = Modes::detect()?;
+    if modes.vendor == Vendor::Amd && modes.nrips {
+        skip!("a guest with RFLAGS.TF may stop this machine");
+    }
+    Ok(())
 }
 
 /// Runs the same without and with the fast path; what is returned must not differ. `run` is told

@@ -43,7 +43,10 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "fast_pending_trap_flag",
         proves: SAME,
-        run: || changed(|regs| regs.rflags |= 0x100),
+        run: || {
+            super::needs_trap_flag()?;
+            changed(|regs| regs.rflags |= 0x100)
+        },
     },
     Test {
         name: "fast_pending_switch",
