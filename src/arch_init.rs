@@ -47,16 +47,9 @@ impl PageTables {
 pub(crate) fn kvm_mmu_set_mmio_spte_mask(init: &VendorInit, tables: PageTables) {
     set_mmio_spte_mask(init, tables.mask());
 
-    let MmioMask {
-        value,
-        mask,
-        access,
-    } = installed_mask();
     pr_info!(
-        "installed MMIO SPTE value 0x{:x}, mask 0x{:x}, access 0x{:x} for {}{}\n",
-        value,
-        mask,
-        access,
+        "installed MMIO SPTE {} for {}{}\n",
+        format_args!("{}", installed_mask()),
         tables.name(),
         if mmio_caching() {
             ""
@@ -84,15 +77,11 @@ pub(crate) fn check_mmio_spte_mask(_: &VendorInit, tables: PageTables) -> Result
     }
 
     pr_err!(
-        "MMIO SPTE masks differ: KVM has value 0x{:x}, mask 0x{:x}, access 0x{:x}, needed for {} \
-         are 0x{:x}, 0x{:x}, 0x{:x}; load this module before the vendor module\n",
-        installed.value,
-        installed.mask,
-        installed.access,
+        "MMIO SPTE masks differ: KVM has {}, needed for {} is {}; load this module before the \
+         vendor module\n",
+        format_args!("{installed}"),
         tables.name(),
-        wanted.value,
-        wanted.mask,
-        wanted.access,
+        format_args!("{wanted}"),
     );
     Err(EINVAL)
 }

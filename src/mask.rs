@@ -5,6 +5,8 @@
 //! An MMIO SPTE must fault in a way that nothing else does: with an EPT misconfiguration, or with
 //! a page fault that reports a reserved bit (`PFERR_RSVD_MASK`).
 
+use core::fmt;
+
 /// `PT_PRESENT_MASK`.
 const PRESENT: u64 = 1 << 0;
 
@@ -37,6 +39,13 @@ pub struct MmioMask {
 }
 
 impl MmioMask {
+    /// What KVM has until the first vendor module is loaded.
+    pub const NONE: Self = Self {
+        value: 0,
+        mask: 0,
+        access: 0,
+    };
+
     /// For x86 page tables, i.e. shadow paging and NPT: a reserved bit of the physical address,
     /// and the present bit, without which the processor does not look at reserved bits.
     ///
@@ -90,6 +99,17 @@ impl MmioMask {
     /// The same without MMIO SPTEs, as `kvm.mmio_caching=0` wants it.
     pub const fn without_caching(self) -> Self {
         Self { value: 0, ..self }
+    }
+}
+
+impl fmt::Display for MmioMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            value,
+            mask,
+            access,
+        } = self;
+        write!(f, "value {value:#x}, mask {mask:#x}, access {access:#x}")
     }
 }
 

@@ -48,11 +48,7 @@ impl Extension {
 
 /// Tells what the module is going to do.
 fn log_state() {
-    let MmioMask {
-        value,
-        mask,
-        access,
-    } = installed_mask();
+    let mask = installed_mask();
 
     pr_info!(
         "switched {}; hooked: EPT misconfigurations, nested and shadow page faults, MMIO SPTEs \
@@ -60,14 +56,12 @@ fn log_state() {
         if Registration::enabled() { "on" } else { "off" },
     );
     // KVM sets a mask with each vendor module, and keeps it.
-    if mask == 0 && access == 0 {
+    if mask == MmioMask::NONE {
         pr_info!("no vendor module was loaded yet; MMIO SPTE masks follow when it is\n");
     } else {
         pr_info!(
-            "found MMIO SPTE value 0x{:x}, mask 0x{:x}, access 0x{:x}; MMU: {}\n",
-            value,
-            mask,
-            access,
+            "found MMIO SPTE {}; MMU: {}\n",
+            format_args!("{mask}"),
             mmu_mode(),
         );
     }
