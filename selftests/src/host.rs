@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
@@ -46,6 +47,17 @@ pub fn set_fast_path(on: bool) -> io::Result<()> {
         parameter_path("kvm_mmio_ext", "fast"),
         if on { "Y" } else { "N" },
     )
+}
+
+/// Whether a guest has a CR2 of its own under shadow paging. The AMD that Bochs is (`svm-nrips`)
+/// neither loads nor saves it on VMRUN and VM exits; what KVM then reads is the host's, with or
+/// without the extension. The test is by the name of that processor.
+pub fn keeps_cr2() -> bool {
+    static KEEPS: OnceLock<bool> = OnceLock::new();
+    *KEEPS.get_or_init(|| {
+        let bochs = fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("A8-5600K"));
+        !bochs || is_on("kvm_amd", "npt")
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{RFLAGS, Switch, both_ways, code_page, delta, ending, mark, regs_for,
 use crate::expect_eq;
 use crate::guest::layout::port;
 use crate::guest::paging::{SUPERVISOR, USER};
-use crate::guest::{Event, Machine, Mode, Vcpu, operand};
+use crate::guest::{Event, Fault, Machine, Mode, Vcpu, operand};
 use crate::host::Modes;
 use crate::tap::Test;
 
@@ -256,7 +256,12 @@ fn user_mode() -> Result<()> {
                 let [Event::Fault(fault)] = run.events[..] else {
                     bail!("round {round}: {:?}", run.events);
                 };
-                expect_eq!((fault.vector, fault.error_code, fault.cr2), (14, 7, gva));
+                let want = Fault {
+                    vector: 14,
+                    error_code: 7,
+                    cr2: gva,
+                };
+                expect_eq!(fault, want, "round {round}");
                 // With TDP the processor sees to it.
                 delta
                     .expect_ext("fast", 0)?
