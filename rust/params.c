@@ -53,5 +53,5 @@ bool mmio_ext_fast = true;
 module_param_named(fast, mmio_ext_fast, bool, 0644);
 MODULE_PARM_DESC(fast, "Complete plain moves without the emulator (default: Y)");
 
-/* Implemented in Rust, see src/fault.rs. */
+/* Implemented in Rust, see rust/kvm/hooks.rs. */
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(handle_mmio_page_fault_common);

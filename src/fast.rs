@@ -63,11 +63,7 @@ fn prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<(Access, Gpa, u64),
 fn faulting_page(vcpu: &Vcpu<'_>, addr: FaultAddress) -> Option<MmioInfo> {
     let now = vcpu.memslots_generation();
     let info = vcpu.last_mmio_info();
-    let matches = match addr {
-        FaultAddress::Physical(gpa) => info.matches_gpa(gpa, now),
-        FaultAddress::Virtual(gva) => info.matches_gva(gva, now),
-    };
-    matches.then_some(info)
+    addr.matches(&info, now).then_some(info)
 }
 
 /// The physical address of the access, if the operand that was computed is what has faulted.

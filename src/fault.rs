@@ -39,6 +39,15 @@ impl FaultAddress {
         }
     }
 
+    /// Whether `info` is of the page that has faulted, as of the memslots' generation `now`.
+    #[inline(always)]
+    pub(crate) fn matches(self, info: &MmioInfo, now: MemslotGeneration) -> bool {
+        match self {
+            Self::Physical(gpa) => info.matches_gpa(gpa, now),
+            Self::Virtual(gva) => info.matches_gva(gva, now),
+        }
+    }
+
     /// The address as far as it is a virtual one, otherwise 0, as the info cache wants it.
     const fn gva(self) -> Gva {
         match self {
@@ -108,12 +117,7 @@ fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> bool {
     }
 
     let now = vcpu.memslots_generation();
-    let last = vcpu.last_mmio_info();
-    let hit = match addr {
-        FaultAddress::Physical(gpa) => last.matches_gpa(gpa, now),
-        FaultAddress::Virtual(gva) => last.matches_gva(gva, now),
-    };
-    hit || recall_mmio_info(vcpu, addr, now)
+    addr.matches(&vcpu.last_mmio_info(), now) || recall_mmio_info(vcpu, addr, now)
 }
 
 /// Looks for an older page than the last, and makes it the last.

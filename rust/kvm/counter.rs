@@ -22,21 +22,15 @@ impl Counter {
     /// Adds one. An increment gets lost if two threads do so at once; that is not done.
     #[inline(always)]
     pub(crate) fn inc(&self) {
-        self.add(1);
-    }
-
-    /// Adds `n`, as [`Counter::inc`].
-    #[inline(always)]
-    pub(crate) fn add(&self, n: u64) {
         // SAFETY: The pointer is valid and aligned as it comes from a reference, see also the
         // implementation of `Sync`.
-        unsafe { ptr::write_volatile(self.0.get(), self.get().wrapping_add(n)) };
+        unsafe { ptr::write_volatile(self.0.get(), self.get().wrapping_add(1)) };
     }
 
     /// The current value.
     #[inline(always)]
     pub(crate) fn get(&self) -> u64 {
-        // SAFETY: As in `add()`.
+        // SAFETY: As in `inc()`.
         unsafe { ptr::read_volatile(self.0.get()) }
     }
 }
