@@ -3,6 +3,7 @@
 #include <linux/kvm_host.h>
 #include <kvm/iodev.h>
 
+#include "lapic.h"
 #include "mmu.h"
 #include "x86.h"
 #include "mmu/mmu_internal.h"
@@ -12,11 +13,6 @@
 #include "mmio_ext.h"
 
 #include "helpers.h"
-
-u64 mmio_ext_memslots_generation(struct kvm_vcpu *vcpu)
-{
-	return kvm_vcpu_memslots(vcpu)->generation;
-}
 
 u32 mmio_ext_nr_address_spaces(struct kvm *kvm)
 {
@@ -31,17 +27,75 @@ bool mmio_ext_mmu_is_direct(struct kvm_vcpu *vcpu)
 /* Signal a zero-length ioeventfd of the page's address, if there is one. */
 bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa)
 {
-	struct kvm_io_bus *bus;
-
-	/* Most VMs have none anywhere. */
-	bus = srcu_dereference(vcpu->kvm->buses[KVM_FAST_MMIO_BUS],
-			       &vcpu->kvm->srcu);
-	if (!bus || !bus->dev_count ||
-	    kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL))
+	if (kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL))
 		return false;
 
 	trace_kvm_fast_mmio(gpa);
 	return true;
+}
+
+static struct kvm_io_bus *mmio_bus(struct kvm *kvm)
+{
+	/* As in kvm_get_bus_srcu(). */
+	smp_mb__after_srcu_read_lock();
+
+	return srcu_dereference(kvm->buses[KVM_MMIO_BUS], &kvm->srcu);
+}
+
+/* Signal an ioeventfd that has taken the same write before. */
+bool mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
+			    const struct mmio_ext_doorbell *doorbell)
+{
+	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
+	gpa_t gpa = doorbell->gpa;
+
+	if (!bus || bus->generation != doorbell->generation)
+		return false;
+
+	/* The local APIC comes first; its page can be anywhere. */
+	if (lapic_in_kernel(vcpu) &&
+	    gpa - vcpu->arch.apic->base_address < PAGE_SIZE)
+		return false;
+
+	if (kvm_iodevice_write(vcpu, bus->range[doorbell->dev_idx].dev, gpa,
+			       doorbell->len, &doorbell->val))
+		return false;
+
+	trace_kvm_mmio(KVM_TRACE_MMIO_WRITE, doorbell->len, gpa,
+		       (void *)&doorbell->val);
+	return true;
+}
+
+/*
+ * The generation of the bus if its device @doorbell->dev_idx is an ioeventfd
+ * of just this address and of this length or zero, and no device of another
+ * kind comes before it that could take the write.  0, which no bus with a
+ * device has, otherwise.
+ */
+u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
+				 const struct mmio_ext_doorbell *doorbell)
+{
+	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
+	const struct kvm_io_range *range;
+	int i;
+
+	if (!bus || doorbell->dev_idx < 0 || doorbell->dev_idx >= bus->dev_count)
+		return 0;
+
+	range = &bus->range[doorbell->dev_idx];
+	if (range->addr != doorbell->gpa ||
+	    (range->len && range->len != doorbell->len))
+		return 0;
+
+	for (i = 0; i <= doorbell->dev_idx; i++) {
+		range = &bus->range[i];
+		if (range->addr < doorbell->gpa + doorbell->len &&
+		    doorbell->gpa < range->addr + max(range->len, 1) &&
+		    !kvm_is_ioeventfd(range->dev))
+			return 0;
+	}
+
+	return bus->generation;
 }
 
 /* The width of a physical address, without what memory encryption takes. */
@@ -56,9 +110,10 @@ void mmio_ext_warn_reserved(void)
 	WARN_ON_ONCE(1);
 }
 
-unsigned long mmio_ext_rip(struct kvm_vcpu *vcpu)
+void mmio_ext_read_rip_and_cr3(struct kvm_vcpu *vcpu)
 {
-	return kvm_rip_read(vcpu);
+	kvm_rip_read(vcpu);
+	kvm_read_cr3(vcpu);
 }
 
 unsigned long mmio_ext_rsp(struct kvm_vcpu *vcpu)
@@ -78,7 +133,6 @@ int mmio_ext_levels(u64 cpu_role)
 bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch)
 {
 	u64 changed, now;
-	unsigned int i;
 
 	kvm_request_l1tf_flush_l1d();
 
@@ -89,10 +143,18 @@ bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch)
 	changed = now ^ fetch->bytes[0];
 	unsafe_get_user(now, fetch->code + 1, fault);
 	changed |= now ^ fetch->bytes[1];
-	for (i = 0; i < fetch->nr_ptes; i++) {
-		unsafe_get_user(now, fetch->ptes[i].ptep, fault);
-		changed |= now ^ fetch->ptes[i].pte;
-	}
+
+#define CHECK_PTE(i)							\
+	unsafe_get_user(now, fetch->ptes[i].ptep, fault);		\
+	changed |= now ^ fetch->ptes[i].pte
+	CHECK_PTE(0);
+	CHECK_PTE(1);
+	CHECK_PTE(2);
+	CHECK_PTE(3);
+	CHECK_PTE(4);
+#undef CHECK_PTE
+	BUILD_BUG_ON(ARRAY_SIZE(fetch->ptes) != 5);
+
 	user_read_access_end();
 	return !changed;
 
@@ -125,13 +187,13 @@ const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa)
 }
 
 /* Where an instruction is fetched from, INVALID_GPA if it may not be. */
-gpa_t mmio_ext_translate_fetch(struct kvm_vcpu *vcpu, gva_t gva, int cpl)
+gpa_t mmio_ext_translate_fetch(struct kvm_vcpu *vcpu, gva_t gva, bool user)
 {
 	struct kvm_pagewalk *walk = &vcpu->arch.gva_walk;
 	struct x86_exception exception;
 
 	return walk->gva_to_gpa(vcpu, walk, gva, PFERR_FETCH_MASK |
-				(cpl == 3 ? PFERR_USER_MASK : 0), &exception);
+				(user ? PFERR_USER_MASK : 0), &exception);
 }
 
 void mmio_ext_trace_check_mmio_spte(u64 spte, u32 kvm_gen, u32 spte_gen)

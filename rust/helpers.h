@@ -4,12 +4,12 @@
 #define KVM_MMIO_EXT_HELPERS_H
 
 #include <linux/kvm_host.h>
+#include <linux/tracepoint-defs.h>
 
 #include <asm/kvm_mmio_ext.h>
 
 #include "mmu.h"
 
-u64 mmio_ext_memslots_generation(struct kvm_vcpu *vcpu);
 u32 mmio_ext_nr_address_spaces(struct kvm *kvm);
 bool mmio_ext_mmu_is_direct(struct kvm_vcpu *vcpu);
 bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa);
@@ -25,22 +25,36 @@ struct mmio_ext_pte {
 struct mmio_ext_fetch {
 	u64 bytes[2];
 	const u64 __user *code;
-	unsigned int nr_ptes;
 	struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL];
 };
 
+/* A write of @val to @gpa that signals the ioeventfd range[dev_idx]. */
+struct mmio_ext_doorbell {
+	u64 generation;		/* of the MMIO bus */
+	gpa_t gpa;
+	u64 val;
+	u32 len;
+	int dev_idx;
+};
+
+bool mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
+			    const struct mmio_ext_doorbell *doorbell);
+u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
+				 const struct mmio_ext_doorbell *doorbell);
+
 void mmio_ext_warn_reserved(void);
 
-unsigned long mmio_ext_rip(struct kvm_vcpu *vcpu);
+void mmio_ext_read_rip_and_cr3(struct kvm_vcpu *vcpu);
 unsigned long mmio_ext_rsp(struct kvm_vcpu *vcpu);
 int mmio_ext_levels(u64 cpu_role);
 bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch);
 bool mmio_ext_read_user(const u64 __user *from, u64 *to, unsigned int nr);
 const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa);
-gpa_t mmio_ext_translate_fetch(struct kvm_vcpu *vcpu, gva_t gva, int cpl);
+gpa_t mmio_ext_translate_fetch(struct kvm_vcpu *vcpu, gva_t gva, bool user);
 
 void mmio_ext_trace_check_mmio_spte(u64 spte, u32 kvm_gen, u32 spte_gen);
 void mmio_ext_trace_handle_mmio_page_fault(u64 addr, gfn_t gfn, u32 access);
+DECLARE_TRACEPOINT(kvm_page_fault);
 void mmio_ext_trace_page_fault(struct kvm_vcpu *vcpu, u64 addr, u64 error_code);
 
 /* Defined in Rust, see rust/kvm/hooks.rs. */

@@ -24,6 +24,7 @@ mod src {
     pub(crate) mod info_cache;
     pub(crate) mod mask;
     pub(crate) mod module;
+    pub(crate) mod plan;
     pub(crate) mod rsvd;
     pub(crate) mod spte;
     pub(crate) mod stats;

@@ -85,39 +85,7 @@ pub enum Base {
     NextRip,
 }
 
-impl Address {
-    /// Computes the address, which is the linear one: segments have no base in 64-bit mode, other
-    /// than FS and GS, which are not decoded.
-    #[inline(always)]
-    pub fn effective(&self, next_rip: u64, register: impl Fn(u8) -> u64) -> u64 {
-        let base = match self.base {
-            Base::None => 0,
-            Base::Register(number) => register(number),
-            Base::NextRip => next_rip,
-        };
-        let index = match self.index {
-            None => 0,
-            Some((number, shift)) => register(number) << shift,
-        };
-        let address = base
-            .wrapping_add(index)
-            .wrapping_add(self.displacement as u64);
-        if self.short {
-            address & 0xffff_ffff
-        } else {
-            address
-        }
-    }
-}
-
 impl Register {
-    /// The part of the register's `value` that a store of `size` bytes writes.
-    #[inline(always)]
-    pub fn stored(self, value: u64, size: u8) -> u64 {
-        let value = if self.high { value >> 8 } else { value };
-        value & mask(size)
-    }
-
     /// What becomes of the register's value `old` when `size` bytes are loaded.
     #[inline(always)]
     pub fn loaded(self, old: u64, value: u64, size: u8, extend: Extend) -> u64 {
@@ -381,7 +349,11 @@ mod tests {
         // mov %ax, (%rdi)
         let access = store(&[0x66, 0x89, 0x07, 0xcc]);
         assert_eq!((access.length, access.size), (3, 2));
-        assert_eq!(access.address.effective(0, |n| u64::from(n) << 12), 7 << 12);
+        assert_eq!(access.address.base, Base::Register(7));
+        assert_eq!(
+            (access.address.index, access.address.displacement),
+            (None, 0)
+        );
     }
 
     #[test]
@@ -390,10 +362,9 @@ mod tests {
         let access = store(&[0x48, 0xc7, 0x44, 0x88, 0x08, 0xfe, 0xff, 0xff, 0xff]);
         assert_eq!(access.operation, Operation::StoreImmediate(-2i64 as u64));
         assert_eq!(access.length, 9);
-        let address = access
-            .address
-            .effective(0, |n| if n == 0 { 0x1000 } else { 3 });
-        assert_eq!(address, 0x1000 + 12 + 8);
+        assert_eq!(access.address.base, Base::Register(0));
+        assert_eq!(access.address.index, Some((1, 2)));
+        assert_eq!(access.address.displacement, 8);
     }
 
     #[test]
@@ -401,7 +372,8 @@ mod tests {
         // movl $1, 0x10(%rip): the displacement is followed by the immediate.
         let access = store(&[0xc7, 0x05, 0x10, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(access.length, 10);
-        assert_eq!(access.address.effective(0x40_000a, |_| 0), 0x40_001a);
+        assert_eq!(access.address.base, Base::NextRip);
+        assert_eq!(access.address.displacement, 0x10);
     }
 
     #[test]

@@ -4,9 +4,9 @@
 
 use crate::{
     addr::{Gpa, Gva},
-    fast,
+    fast::{self, Refusal},
     fault::{handle_mmio_page_fault_common, FaultAddress},
-    kvm::{AssistBytes, Exit, PageFault, Vcpu},
+    kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
     stats::Event, //
 };
 
@@ -19,37 +19,43 @@ pub(crate) struct MmioFault {
     pub(crate) error_code: u64,
     /// The instruction, if the processor knows it.
     pub(crate) insn: AssistBytes,
+    /// What the processor was doing.
+    pub(crate) mode: Mode,
 }
 
 /// Handles an EPT misconfiguration of L1, `handle_ept_misconfig()`.
 ///
-/// A misconfiguration says nothing but the address. The instruction's length is good enough to
-/// skip a write that signals a zero-length ioeventfd, for which KVM relies on it, too.
-pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Exit {
-    if let Some(exit) = signal_wildcard(vcpu, gpa) {
-        return exit;
-    }
+/// It says nothing but the address, neither whether the access is a write nor, in a way to rely
+/// on, how long the instruction is. KVM signals a zero-length ioeventfd nevertheless, and skips
+/// the instruction. That is left for when the instruction is not going to be looked at.
+pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) -> Exit {
+    let fault = MmioFault {
+        addr: FaultAddress::Physical(gpa),
+        error_code: Vcpu::PFERR_RSVD,
+        insn: AssistBytes::NONE,
+        mode,
+    };
 
-    handle_mmio_fault(
-        vcpu,
-        MmioFault {
-            addr: FaultAddress::Physical(gpa),
-            error_code: Vcpu::PFERR_RSVD,
-            insn: AssistBytes::NONE,
+    match complete(vcpu, &fault) {
+        Ok(exit) => exit,
+        Err(Refusal::Off | Refusal::Context) => match signal_wildcard(vcpu, gpa) {
+            Some(exit) => exit,
+            None => find_and_handle_mmio_fault(vcpu, fault),
         },
-    )
+        Err(_) => find_and_handle_mmio_fault(vcpu, fault),
+    }
 }
 
-/// Handles a nested page fault of L1 with a reserved bit, `npf_interception()`. `can_skip` tells
-/// that the processor has said where the next instruction is.
+/// Handles a nested page fault of L1 with a reserved bit, `npf_interception()`.
 pub(crate) fn npf_interception(
     vcpu: &mut Vcpu<'_>,
     gpa: Gpa,
     error_code: u64,
     insn: AssistBytes,
-    can_skip: bool,
+    mode: Mode,
 ) -> Exit {
-    if can_skip {
+    // KVM signals reads, too.
+    if mode.can_skip() && error_code & Vcpu::PFERR_WRITE != 0 {
         if let Some(exit) = signal_wildcard(vcpu, gpa) {
             return exit;
         }
@@ -67,6 +73,7 @@ pub(crate) fn npf_interception(
             addr: FaultAddress::Physical(gpa),
             error_code,
             insn,
+            mode,
         },
     )
 }
@@ -78,6 +85,7 @@ pub(crate) fn shadow_page_fault(
     gva: Gva,
     error_code: u64,
     insn: AssistBytes,
+    mode: Mode,
 ) -> Exit {
     if !Vcpu::takes_error_code(error_code) {
         return pass(vcpu);
@@ -90,14 +98,15 @@ pub(crate) fn shadow_page_fault(
             addr,
             error_code,
             insn,
+            mode,
         },
     )
 }
 
 /// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one.
-#[inline]
+#[inline(always)]
 fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
-    if !vcpu.signal_wildcard(gpa) {
+    if !vcpu.has_wildcards() || !vcpu.signal_wildcard(gpa) {
         return None;
     }
 
@@ -105,11 +114,29 @@ fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
     Some(vcpu.skip_emulated_instruction())
 }
 
-/// Handles a fault that is MMIO unless an entry is stale or gone, as `kvm_mmu_page_fault()` does.
+/// Handles a fault that is MMIO unless an entry is stale or gone.
 #[inline(always)]
 fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
+    match complete(vcpu, &fault) {
+        Ok(exit) => exit,
+        Err(_) => find_and_handle_mmio_fault(vcpu, fault),
+    }
+}
+
+/// Completes an access of which all is known. If it does not, nothing has happened: it is cheap
+/// to begin anew.
+#[inline(always)]
+fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
+    let exit = fast::complete(vcpu, fault)?;
+    vcpu.stats().count(Event::CacheHit);
+    Ok(exit)
+}
+
+/// Handles a fault as `kvm_mmu_page_fault()` does.
+#[inline(never)]
+fn find_and_handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
     match handle_mmio_page_fault_common(vcpu, fault.addr) {
-        Ok(PageFault::Emulate) => match fast::complete(vcpu, &fault) {
+        Ok(PageFault::Emulate) => match fast::fetch_and_complete(vcpu, &fault) {
             Some(exit) => exit,
             None => vcpu.emulate_instruction(&fault),
         },

@@ -8,92 +8,141 @@
 //! the emulator.
 
 use crate::{
-    addr::{Gfn, Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
-    decode::{Access, Operation},
+    addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
+    decode::{Extend, Register},
     exit::MmioFault,
-    fault::FaultAddress,
+    fault::{known_page, FaultAddress},
+    generation::MemslotGeneration,
     info_cache::MmioInfo,
-    kvm::{Exit, PendingLoad, Vcpu},
+    kvm::{Exit, PendingLoad, Vcpu, Write},
+    plan::Plan,
     stats::Event, //
 };
 
-/// Completes the access of a fault that is MMIO. `None` leaves it to the emulator.
+/// An access that only remains to be carried out.
+struct Operation {
+    gpa: Gpa,
+    /// Bytes: 1, 2, 4 or 8.
+    size: u8,
+    next_rip: u64,
+    action: Action,
+}
+
+enum Action {
+    Store(u64),
+    Load(Register, Extend),
+}
+
+/// Completes the access of a fault, if its page is known to be MMIO and its instruction is known.
+///
+/// # Errors
+///
+/// Why it is not for the fast path; nothing has happened then.
 #[inline(always)]
-pub(crate) fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Option<Exit> {
+pub(crate) fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
     if !Vcpu::fast_path_enabled() {
-        return None;
+        return Err(Refusal::Off);
     }
+    let operation = prepare(vcpu, fault)?;
 
-    match prepare(vcpu, fault) {
-        Ok((access, gpa, next_rip)) => {
-            vcpu.stats().count(Event::Fast);
-            Some(carry_out(vcpu, access, gpa, next_rip))
-        }
-        Err(refused) => {
-            vcpu.stats().count(refused);
-            None
-        }
-    }
+    vcpu.stats().count(Event::Fast);
+    Ok(carry_out(vcpu, operation))
 }
 
-/// Finds out what the access is, where it goes and which instruction comes next; or why this is
-/// not for the fast path.
-#[inline(always)]
-fn prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<(Access, Gpa, u64), Event> {
-    // Cheapest first: an instruction that was refused before.
-    if vcpu.is_known_unfit() {
-        return Err(Event::RefusedInsn);
+/// Completes the access of a fault whose page is known to be MMIO. `None` leaves it to the
+/// emulator.
+pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Option<Exit> {
+    let mut result = complete(vcpu, fault);
+    if let Err(Refusal::UnknownInsn(generation)) = result {
+        result = vcpu
+            .fetch(fault.mode, fault.insn, generation)
+            .map_err(Refusal::For)
+            .and_then(|()| complete(vcpu, fault));
     }
 
-    let page = faulting_page(vcpu, fault.addr).ok_or(Event::RefusedContext)?;
-    let context = vcpu.enter_context().ok_or(Event::RefusedContext)?;
-    let access = vcpu.fetch(&context, fault.insn, page.generation)?;
-    let next_rip = context.rip().wrapping_add(access.length.into());
-    let gva = access
-        .address
-        .effective(next_rip, |number| vcpu.register(number));
-    let gpa = locate(vcpu, fault.addr, page.gfn, &access, Gva(gva))?;
-
-    Ok((access, gpa, next_rip))
+    match result {
+        Ok(exit) => return Some(exit),
+        Err(Refusal::Off) => (),
+        Err(Refusal::For(reason)) => vcpu.stats().count(reason),
+        // Or the memslots are just being changed.
+        Err(Refusal::Context | Refusal::UnknownPage) => vcpu.stats().count(Event::RefusedContext),
+        // The instruction is just being changed.
+        Err(Refusal::UnknownInsn(_)) => vcpu.stats().count(Event::RefusedFetch),
+    }
+    None
 }
 
-/// What KVM's info cache says of the page that has faulted. It was found there, or has been put
-/// there since, unless the memslots are just being changed.
+/// Why an access is not completed.
+pub(crate) enum Refusal {
+    /// The fast path is switched off.
+    Off,
+    /// The vCPU does not run plain 64-bit code of L1.
+    Context,
+    /// The page is not known to be MMIO.
+    UnknownPage,
+    /// The instruction has not been read yet, or it has changed; with the memslots' generation.
+    UnknownInsn(MemslotGeneration),
+    /// It is nothing for the fast path.
+    For(Event),
+}
+
+/// Finds out what the access is, where it goes and which instruction comes next.
 #[inline(always)]
-fn faulting_page(vcpu: &Vcpu<'_>, addr: FaultAddress) -> Option<MmioInfo> {
+fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Refusal> {
+    if !vcpu.runs_plain_code(fault.mode) {
+        return Err(Refusal::Context);
+    }
     let now = vcpu.memslots_generation();
-    let info = vcpu.last_mmio_info();
-    addr.matches(&info, now).then_some(info)
+    let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
+    let plan = vcpu
+        .known_plan(fault.mode, fault.insn, now)
+        .ok_or(Refusal::UnknownInsn(now))?;
+
+    if plan.uses_rsp {
+        vcpu.read_rsp();
+    }
+    let register = |number| vcpu.register(number);
+    let gpa = locate(vcpu, fault, page, plan, plan.address(register)).map_err(Refusal::For)?;
+    let action = match plan.load {
+        None => Action::Store(plan.stored(register)),
+        Some((register, extend)) => Action::Load(register, extend),
+    };
+
+    Ok(Operation {
+        gpa,
+        size: plan.size,
+        next_rip: plan.next_rip,
+        action,
+    })
 }
 
 /// The physical address of the access, if the operand that was computed is what has faulted.
 #[inline(always)]
 fn locate(
     vcpu: &Vcpu<'_>,
-    addr: FaultAddress,
-    gfn: Gfn,
-    access: &Access,
+    fault: &MmioFault,
+    page: &MmioInfo,
+    plan: &Plan,
     gva: Gva,
 ) -> Result<Gpa, Event> {
     let offset = gva.0 & !PAGE_MASK;
     // The processor checks that an address is canonical before it translates it. Those of 5-level
     // paging, and tagged ones, are rare enough for the emulator.
     let canonical = (gva.0 << 16) as i64 >> 16 == gva.0 as i64;
-    if !canonical || offset + u64::from(access.size) > 1 << PAGE_SHIFT {
+    if !canonical || offset + u64::from(plan.size) > 1 << PAGE_SHIFT {
         return Err(Event::RefusedAddress);
     }
 
-    match addr {
+    match fault.addr {
         // With TDP the processor has checked the guest's page tables.
         FaultAddress::Physical(gpa) if gpa.0 & !PAGE_MASK == offset => Ok(gpa),
         // With shadow paging it has checked the MMIO SPTE, which denies everything: what the
         // guest's page tables allow is in the info cache.
-        FaultAddress::Virtual(fault) if fault == gva => {
-            let write = !matches!(access.operation, Operation::Load { .. });
-            if !vcpu.may_access_mmio(write) {
+        FaultAddress::Virtual(addr) if addr == gva => {
+            if !vcpu.may_access_mmio(page, fault.mode, plan.load.is_none()) {
                 return Err(Event::RefusedAccess);
             }
-            Ok(Gpa(gfn.gpa().0 | offset))
+            Ok(Gpa(page.gfn.gpa().0 | offset))
         }
         _ => Err(Event::RefusedAddress),
     }
@@ -101,28 +150,38 @@ fn locate(
 
 /// Carries out the access: the point of no return.
 #[inline(always)]
-fn carry_out(vcpu: &mut Vcpu<'_>, access: Access, gpa: Gpa, next_rip: u64) -> Exit {
-    match access.operation {
-        Operation::Store(register) => {
-            let value = register.stored(vcpu.register(register.number), access.size);
-            vcpu.write_mmio(gpa, access.size, value, next_rip)
-        }
-        Operation::StoreImmediate(value) => vcpu.write_mmio(gpa, access.size, value, next_rip),
-        Operation::Load { register, extend } => {
-            let load = PendingLoad {
+fn carry_out(vcpu: &mut Vcpu<'_>, operation: Operation) -> Exit {
+    let Operation {
+        gpa,
+        size,
+        next_rip,
+        action,
+    } = operation;
+
+    match action {
+        Action::Store(value) => vcpu.write_mmio(Write { gpa, value, size }, next_rip),
+        Action::Load(register, extend) => load(
+            vcpu,
+            PendingLoad {
+                gpa,
                 register,
                 extend,
-                size: access.size,
+                size,
                 next_rip,
-            };
-            match vcpu.read_mmio(gpa, load) {
-                Some(value) => {
-                    load_register(vcpu, load, value);
-                    vcpu.retire(load.next_rip)
-                }
-                None => Exit::Userspace,
-            }
+            },
+        ),
+    }
+}
+
+/// Carries out a load, unless userspace has to provide the value.
+#[inline(never)]
+fn load(vcpu: &mut Vcpu<'_>, load: PendingLoad) -> Exit {
+    match vcpu.read_mmio(load) {
+        Some(value) => {
+            load_register(vcpu, load, value);
+            vcpu.retire(load.next_rip)
         }
+        None => Exit::Userspace,
     }
 }
 

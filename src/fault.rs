@@ -40,8 +40,7 @@ impl FaultAddress {
     }
 
     /// Whether `info` is of the page that has faulted, as of the memslots' generation `now`.
-    #[inline(always)]
-    pub(crate) fn matches(self, info: &MmioInfo, now: MemslotGeneration) -> bool {
+    fn matches(self, info: &MmioInfo, now: MemslotGeneration) -> bool {
         match self {
             Self::Physical(gpa) => info.matches_gpa(gpa, now),
             Self::Virtual(gva) => info.matches_gva(gva, now),
@@ -74,7 +73,6 @@ pub(crate) fn handle_mmio_page_fault(vcpu: &mut Vcpu<'_>, addr: FaultAddress) ->
 ///   faulted in as if nothing were known of it;
 /// - [`PageFault::Retry`]: the entry was zapped by another CPU, the guest may simply fault again;
 /// - an error: a reserved bit is set in an entry that maps memory, which is a bug of KVM.
-#[inline]
 pub(crate) fn handle_mmio_page_fault_common(
     vcpu: &mut Vcpu<'_>,
     addr: FaultAddress,
@@ -87,7 +85,6 @@ pub(crate) fn handle_mmio_page_fault_common(
 }
 
 /// Finds out from the shadow page tables what the info caches do not know.
-#[inline(never)]
 fn check_shadow_page_tables(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<PageFault> {
     let format = vcpu.mmio_format();
     let spte = walk_shadow_page_get_mmio_spte(vcpu, addr)?;
@@ -107,9 +104,21 @@ fn check_shadow_page_tables(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<P
     Ok(PageFault::Emulate)
 }
 
-/// Whether the info caches know the page as MMIO. What this vCPU's own cache knows is copied to
-/// KVM's, where the emulator looks.
+/// What the extension's info cache knows of a page of L1, as of the memslots' generation `now`.
 #[inline(always)]
+pub(crate) fn known_page<'a>(
+    vcpu: &'a Vcpu<'_>,
+    addr: FaultAddress,
+    now: MemslotGeneration,
+) -> Option<&'a MmioInfo> {
+    match addr {
+        FaultAddress::Physical(gpa) => vcpu.info_cache().find_gpa(gpa, now),
+        FaultAddress::Virtual(gva) => vcpu.info_cache().find_gva(gva, now),
+    }
+}
+
+/// Whether an info cache knows a page: the extension's, or KVM's, which alone was filled while
+/// the extension was switched off. Afterwards both know it, as the emulator looks into KVM's.
 fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> bool {
     // The address is one of L2's, the caches hold those of L1.
     if vcpu.mmu_is_nested() {
@@ -117,24 +126,17 @@ fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> bool {
     }
 
     let now = vcpu.memslots_generation();
-    addr.matches(&vcpu.last_mmio_info(), now) || recall_mmio_info(vcpu, addr, now)
-}
-
-/// Looks for an older page than the last, and makes it the last.
-#[inline(never)]
-fn recall_mmio_info(vcpu: &mut Vcpu<'_>, addr: FaultAddress, now: MemslotGeneration) -> bool {
-    let found = match addr {
-        FaultAddress::Physical(gpa) => vcpu.info_cache().find_gpa(gpa, now),
-        FaultAddress::Virtual(gva) => vcpu.info_cache().find_gva(gva, now),
-    };
-
-    match found {
-        Some(info) => {
-            vcpu.set_last_mmio_info(info);
-            true
-        }
-        None => false,
+    if let Some(&info) = known_page(vcpu, addr, now) {
+        vcpu.set_last_mmio_info(info);
+        return true;
     }
+
+    let info = vcpu.last_mmio_info();
+    let found = addr.matches(&info, now);
+    if found {
+        vcpu.info_cache_mut().insert(info);
+    }
+    found
 }
 
 /// Walks the shadow page tables without a lock down to the entry of `addr`, whether that is an
@@ -223,7 +225,7 @@ fn vcpu_cache_mmio_info(vcpu: &mut Vcpu<'_>, info: MmioInfo) {
 /// Puts a page that KVM has put into its own cache into the extension's as well.
 pub(crate) fn remember_mmio_info(vcpu: &mut Vcpu<'_>, info: MmioInfo) {
     let info = mmio_info_of(vcpu, info);
-    vcpu.info_cache().insert(info);
+    vcpu.info_cache_mut().insert(info);
     vcpu.stats().count(Event::CacheFilled);
 }
 

@@ -3,19 +3,25 @@
 //! A vCPU's cache of its last MMIO pages.
 //!
 //! KVM's own cache (`vcpu->arch.mmio_*`) holds one page, and the emulator looks there. This one
-//! holds several: a vCPU that goes round a few device pages finds each without a walk of page
-//! tables, and copies what it finds to KVM's cache. An entry holds as long as KVM's would:
+//! holds several, each in the place that its address selects: a vCPU that goes round a few device
+//! pages finds each at the same cost. An entry holds as long as KVM's would:
 //!
 //! - until a memslot changes, which the generation tells;
 //! - its GVA until the vCPU's translations may have changed, see [`InfoCache::clear`].
 
 use super::{
-    addr::{Gfn, Gpa, Gva},
+    addr::{Gfn, Gpa, Gva, PAGE_SHIFT},
     generation::MemslotGeneration, //
 };
 
-/// Entries of the cache.
-const ENTRIES: usize = 8;
+/// Entries of the cache, a power of two.
+const ENTRIES: usize = 16;
+
+/// The entry of a page: neighbours do not share one, nor do a few pages at the same distance.
+#[inline(always)]
+const fn entry_of(page: u64) -> usize {
+    (page ^ page >> 4) as usize % ENTRIES
+}
 
 /// What is known of an MMIO page, as KVM's own cache holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +56,12 @@ impl MmioInfo {
         self.generation == now && self.gfn != Gfn(0) && self.gfn == gpa.gfn()
     }
 
-    /// Whether both describe the same page at the same virtual address, if one is known.
-    fn same_page(&self, other: &Self) -> bool {
-        self.gva == other.gva && (self.gva != Gva(0) || self.gfn == other.gfn)
+    /// The entry that it belongs in, by the address with which it is looked for.
+    const fn entry(&self) -> usize {
+        match self.gva {
+            Gva(0) => entry_of(self.gfn.0),
+            Gva(gva) => entry_of(gva >> PAGE_SHIFT),
+        }
     }
 }
 
@@ -67,33 +76,27 @@ pub enum Clear {
 
 /// The cache.
 #[derive(Debug)]
-pub struct InfoCache {
-    entries: [MmioInfo; ENTRIES],
-    /// The entry to replace next, round robin.
-    next: usize,
-}
+pub struct InfoCache([MmioInfo; ENTRIES]);
 
 impl InfoCache {
     /// A cache that knows nothing.
     pub const fn new() -> Self {
-        Self {
-            entries: [MmioInfo::EMPTY; ENTRIES],
-            next: 0,
-        }
+        Self([MmioInfo::EMPTY; ENTRIES])
     }
 
     /// Finds the entry of a virtual address.
-    pub fn find_gva(&self, gva: Gva, now: MemslotGeneration) -> Option<MmioInfo> {
-        self.find(|info| info.matches_gva(gva, now))
+    #[inline(always)]
+    pub fn find_gva(&self, gva: Gva, now: MemslotGeneration) -> Option<&MmioInfo> {
+        let info = &self.0[entry_of(gva.0 >> PAGE_SHIFT)];
+        info.matches_gva(gva, now).then_some(info)
     }
 
-    /// Finds an entry of a physical address.
-    pub fn find_gpa(&self, gpa: Gpa, now: MemslotGeneration) -> Option<MmioInfo> {
-        self.find(|info| info.matches_gpa(gpa, now))
-    }
-
-    fn find(&self, matches: impl Fn(&MmioInfo) -> bool) -> Option<MmioInfo> {
-        self.entries.iter().find(|info| matches(info)).copied()
+    /// Finds the entry of a physical address. One that came with a virtual address is found only
+    /// if both are the same, as they are without paging.
+    #[inline(always)]
+    pub fn find_gpa(&self, gpa: Gpa, now: MemslotGeneration) -> Option<&MmioInfo> {
+        let info = &self.0[entry_of(gpa.gfn().0)];
+        info.matches_gpa(gpa, now).then_some(info)
     }
 
     /// Remembers a page. Nothing is remembered while the memslots change, as nobody can tell
@@ -101,29 +104,20 @@ impl InfoCache {
     ///
     /// An entry of the same virtual address is replaced: there is at most one for each.
     pub fn insert(&mut self, info: MmioInfo) {
-        if info.generation.update_in_progress() {
-            return;
+        if !info.generation.update_in_progress() {
+            self.0[info.entry()] = info;
         }
-
-        let slot = match self.entries.iter().position(|old| old.same_page(&info)) {
-            Some(slot) => slot,
-            None => {
-                let slot = self.next % ENTRIES;
-                self.next = slot + 1;
-                slot
-            }
-        };
-        self.entries[slot] = info;
     }
 
     /// Forgets virtual addresses: `vcpu_clear_mmio_info()`. That the frames are MMIO remains true.
     pub fn clear(&mut self, what: Clear) {
-        for info in &mut self.entries {
-            if match what {
-                Clear::All => true,
-                Clear::Page(gva) => info.gva == gva.page(),
-            } {
-                info.gva = Gva(0);
+        match what {
+            Clear::All => self.0.iter_mut().for_each(|info| info.gva = Gva(0)),
+            Clear::Page(gva) => {
+                let info = &mut self.0[entry_of(gva.0 >> PAGE_SHIFT)];
+                if info.gva == gva.page() {
+                    info.gva = Gva(0);
+                }
             }
         }
     }
@@ -157,11 +151,12 @@ mod tests {
         cache.insert(info(0x7000, 0xfe000));
         assert_eq!(
             cache.find_gva(Gva(0x7fff), NOW),
-            Some(info(0x7000, 0xfe000))
+            Some(&info(0x7000, 0xfe000))
         );
+        cache.insert(info(0, 0xfe000));
         assert_eq!(
             cache.find_gpa(Gpa(0xfe00_0abc), NOW),
-            Some(info(0x7000, 0xfe000))
+            Some(&info(0, 0xfe000))
         );
         assert_eq!(cache.find_gva(Gva(0x8000), NOW), None);
         assert_eq!(cache.find_gpa(Gpa(0xfe00_1000), NOW), None);
@@ -170,7 +165,8 @@ mod tests {
     #[test]
     fn a_new_generation_hides_everything() {
         let mut cache = InfoCache::new();
-        cache.insert(info(0x7000, 0xfe000));
+        cache.insert(info(0x7000, 0xfe001));
+        cache.insert(info(0, 0xfe000));
         assert_eq!(cache.find_gva(Gva(0x7000), LATER), None);
         assert_eq!(cache.find_gpa(Gpa(0xfe00_0000), LATER), None);
     }
@@ -181,10 +177,10 @@ mod tests {
         let mut cache = InfoCache::new();
         cache.insert(MmioInfo {
             generation: updating,
-            ..info(0x7000, 0xfe000)
+            ..info(0, 0xfe000)
         });
         assert_eq!(cache.find_gpa(Gpa(0xfe00_0000), updating), None);
-        cache.insert(info(0x7000, 0xfe000));
+        cache.insert(info(0, 0xfe000));
         assert_eq!(cache.find_gpa(Gpa(0xfe00_0000), updating), None);
     }
 
@@ -193,12 +189,15 @@ mod tests {
         let mut cache = InfoCache::new();
         cache.insert(info(0x7000, 0xfe000));
         cache.insert(info(0x9000, 0xfe001));
+        // Without paging, both addresses are the same.
+        cache.insert(info(0xfe00_2000, 0xfe002));
         cache.clear(Clear::Page(Gva(0x7123)));
         assert_eq!(cache.find_gva(Gva(0x7000), NOW), None);
         assert!(cache.find_gva(Gva(0x9000), NOW).is_some());
         cache.clear(Clear::All);
         assert_eq!(cache.find_gva(Gva(0x9000), NOW), None);
-        assert!(cache.find_gpa(Gpa(0xfe00_1000), NOW).is_some());
+        assert_eq!(cache.find_gva(Gva(0xfe00_2000), NOW), None);
+        assert!(cache.find_gpa(Gpa(0xfe00_2000), NOW).is_some());
     }
 
     #[test]
@@ -208,7 +207,7 @@ mod tests {
         cache.insert(info(0x7000, 0xfe001));
         assert_eq!(
             cache.find_gva(Gva(0x7000), NOW),
-            Some(info(0x7000, 0xfe001))
+            Some(&info(0x7000, 0xfe001))
         );
     }
 
@@ -275,7 +274,7 @@ mod tests {
                     model.truncate(64);
                 }
                 _ => {
-                    let found = cache.find_gva(gva, now);
+                    let found = cache.find_gva(gva, now).copied();
                     let truth = model
                         .iter()
                         .find(|info| info.matches_gva(gva, now))

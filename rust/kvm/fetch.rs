@@ -5,18 +5,22 @@
 //! A walk costs as much as all the rest of an access. What it depends on is little: CR3 and the
 //! paging mode, one entry of each level, and the memslots. An instruction that was read is read
 //! again each time, together with those entries; only if nothing at all has changed the
-//! instruction that was decoded is the one at RIP.
+//! instruction that was decoded is the one at RIP. Where the processor reports the bytes that it
+//! has executed, they need only be compared.
 
-use super::vcpu::{AssistBytes, Vcpu};
+use super::vcpu::{AssistBytes, Mode, Vcpu};
 use crate::{
     addr::{Gpa, Gva},
-    decode::{decode, Access, MAX_LENGTH},
+    decode::{decode, MAX_LENGTH},
     generation::MemslotGeneration,
     guest_walk::{walk, MAX_LEVELS},
+    plan::Plan,
     stats::Event, //
 };
-use core::mem::{size_of, MaybeUninit};
+use core::mem::size_of;
+use kernel::prelude::*;
 use kvm_bindings as bindings;
+use pin_init::init_array_from_fn;
 
 /// Instructions that are remembered.
 const ENTRIES: usize = 16;
@@ -34,156 +38,256 @@ const WINDOW: usize = size_of::<[u64; 2]>();
 const _: () = assert!(WINDOW > MAX_LENGTH);
 const _: () = assert!(MAX_LEVELS == bindings::MMIO_EXT_ROOT_MAX_LEVEL as usize);
 
-/// What the translation of the current instruction depends on, for a vCPU that runs plain 64-bit
-/// code of L1.
-pub(crate) struct Context(bindings::kvm_mmio_ext_context);
+/// No instruction is here: the address is not canonical.
+const NOWHERE: u64 = 1 << 63;
+
+/// What the translation of an instruction's address depends on, but for page tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Context {
+    cr3: u64,
+    /// `union kvm_cpu_role`: paging and its features.
+    cpu_role: u64,
+    generation: MemslotGeneration,
+    user: bool,
+}
 
 impl Context {
-    /// Where the instruction is. In 64-bit mode that is a linear address.
-    #[inline(always)]
-    pub(crate) fn rip(&self) -> u64 {
-        self.0.rip as u64
-    }
-
-    /// The privilege level, 0 to 3.
-    #[inline(always)]
-    pub(super) fn cpl(&self) -> i32 {
-        self.0.cpl
-    }
+    /// Of no vCPU: nothing is translated while the memslots change.
+    const NONE: Self = Self {
+        cr3: 0,
+        cpu_role: 0,
+        generation: MemslotGeneration(!0),
+        user: false,
+    };
 }
 
 /// An instruction that was read.
-#[derive(Clone, Copy)]
 struct Entry {
-    context: bindings::kvm_mmio_ext_context,
-    generation: MemslotGeneration,
+    rip: u64,
+    context: Context,
+    /// What was read, if `context` is that of a vCPU.
     fetch: bindings::mmio_ext_fetch,
-    /// `None` if it is not for the fast path.
-    access: Option<Access>,
+    /// What the instruction does, unless it is refused.
+    plan: Plan,
+    /// The bytes that belong to it, of the first eight and of those from the eighth on.
+    masks: [u64; 2],
+    /// How often it is refused yet, and why.
+    refusals: u8,
+    reason: Event,
 }
 
 impl Entry {
-    /// Whether it is what a walk and a read would find now.
+    const EMPTY: Self = Self {
+        rip: NOWHERE,
+        context: Context::NONE,
+        fetch: NO_FETCH,
+        plan: Plan::EMPTY,
+        masks: [0; 2],
+        refusals: 0,
+        reason: Event::RefusedInsn,
+    };
+
+    /// Whether the instruction is what a walk and a read would find now.
     #[inline(always)]
-    fn holds(&self, context: &Context, generation: MemslotGeneration) -> bool {
-        let (then, now) = (&self.context, &context.0);
-        then.rip == now.rip
-            && then.cr3 == now.cr3
-            && then.cpu_role == now.cpu_role
-            && then.cpl == now.cpl
-            && self.generation == generation
+    fn is_at_rip(&self, context: &Context) -> bool {
+        self.context == *context
             // SAFETY: The pointers are to the address space of this process, whatever is there.
             && unsafe { bindings::mmio_ext_fetch_is_current(&self.fetch) }
+    }
+
+    /// Whether the instruction is the one that the processor has executed.
+    #[inline(always)]
+    fn is_executed(&self, bytes: [u64; 2]) -> bool {
+        let [first, last] = overlapping(self.fetch.bytes);
+        ((bytes[0] ^ first) & self.masks[0]) | ((bytes[1] ^ last) & self.masks[1]) == 0
+    }
+
+    /// Refuses the instruction, and the next times without looking. It may change meanwhile; then
+    /// some accesses more than necessary go to the emulator, which is no harm.
+    fn refuse(&mut self, rip: u64, reason: Event) -> Event {
+        *self = Self {
+            rip,
+            refusals: REFUSALS,
+            reason,
+            ..Self::EMPTY
+        };
+        reason
+    }
+
+    /// Refuses the instruction once more; the last time forgets it.
+    fn refuse_again(&mut self) -> Event {
+        self.refusals -= 1;
+        if self.refusals == 0 {
+            self.rip = NOWHERE;
+        }
+        self.reason
+    }
+}
+
+const NO_FETCH: bindings::mmio_ext_fetch = bindings::mmio_ext_fetch {
+    bytes: [0; 2],
+    code: core::ptr::null(),
+    ptes: [bindings::mmio_ext_pte {
+        ptep: core::ptr::null(),
+        pte: 0,
+    }; MAX_LEVELS],
+};
+
+/// The bytes 0 to 7 and 7 to 14, as the processor reports 15.
+#[inline(always)]
+const fn overlapping(bytes: [u64; 2]) -> [u64; 2] {
+    [bytes[0], bytes[0] >> 56 | bytes[1] << 8]
+}
+
+/// The low `count` bytes of a word, at most all.
+const fn low_bytes(count: usize) -> u64 {
+    match count {
+        0 => 0,
+        1..=7 => (1 << (8 * count)) - 1,
+        _ => u64::MAX,
     }
 }
 
 /// The cache of a vCPU.
 pub(super) struct FetchCache {
-    entries: [Option<Entry>; ENTRIES],
-    /// The last instruction that was not for the fast path, and how often it is refused yet.
-    unfit_rip: u64,
-    unfit: u8,
+    entries: [Entry; ENTRIES],
 }
 
 impl FetchCache {
-    pub(super) const fn new() -> Self {
-        Self {
-            entries: [None; ENTRIES],
-            unfit_rip: 0,
-            unfit: 0,
-        }
-    }
-
-    /// Whether the instruction at `rip` was refused a short time ago. It may have changed since;
-    /// then some accesses more than necessary go to the emulator, which is no harm.
-    #[inline(always)]
-    pub(super) fn is_known_unfit(&mut self, rip: impl FnOnce() -> u64) -> bool {
-        if self.unfit == 0 || self.unfit_rip != rip() {
-            return false;
-        }
-        self.unfit -= 1;
-        true
-    }
-
-    fn remember_unfit(&mut self, rip: u64) {
-        self.unfit_rip = rip;
-        self.unfit = REFUSALS;
+    pub(super) fn init() -> impl Init<Self> {
+        init!(Self {
+            entries <- init_array_from_fn(|_| Entry::EMPTY),
+        })
     }
 
     #[inline(always)]
-    fn slot(&mut self, rip: u64) -> &mut Option<Entry> {
-        let top = rip.wrapping_mul(HASH) >> (u64::BITS - ENTRIES.ilog2());
-        &mut self.entries[top as usize % ENTRIES]
+    fn index(rip: u64) -> usize {
+        (rip.wrapping_mul(HASH) >> (u64::BITS - ENTRIES.ilog2())) as usize % ENTRIES
+    }
+
+    #[inline(always)]
+    fn entry(&self, rip: u64) -> &Entry {
+        &self.entries[Self::index(rip)]
+    }
+
+    fn entry_mut(&mut self, rip: u64) -> &mut Entry {
+        &mut self.entries[Self::index(rip)]
     }
 }
 
-/// Enters the context, `None` if the vCPU runs anything but plain 64-bit code of L1.
 #[inline(always)]
-pub(super) fn enter_context(vcpu: &mut Vcpu<'_>) -> Option<Context> {
-    let mut context = MaybeUninit::uninit();
-    // SAFETY: The vCPU is in its own thread, handling an exit.
-    if !unsafe { bindings::kvm_mmio_ext_can_complete(vcpu.raw(), context.as_mut_ptr()) } {
-        return None;
+fn context(vcpu: &Vcpu<'_>, cr3: u64, mode: Mode, generation: MemslotGeneration) -> Context {
+    Context {
+        cr3,
+        cpu_role: vcpu.cpu_role(),
+        generation,
+        user: mode.is_user(),
     }
-    // SAFETY: The function has filled it in.
-    Some(Context(unsafe { context.assume_init() }))
 }
 
-/// Reads and decodes the instruction at RIP, or tells why that is not to be.
+/// What the instruction at RIP does, if that is known. The vCPU runs 64-bit code of L1;
+/// `generation` is that of the memslots now.
 #[inline(always)]
-pub(super) fn fetch(
-    vcpu: &mut Vcpu<'_>,
-    context: &Context,
+pub(super) fn known_plan<'a>(
+    vcpu: &'a Vcpu<'_>,
+    mode: Mode,
     assist: AssistBytes,
     generation: MemslotGeneration,
-) -> Result<Access, Event> {
-    // What the processor has read is what it has executed.
-    if let Some(bytes) = assist.bytes() {
-        return decode(bytes).ok_or_else(|| refuse(vcpu, context));
+) -> Option<&'a Plan> {
+    let (rip, cr3) = vcpu.rip_and_cr3();
+    let entry = vcpu.fetch_cache().entry(rip);
+    if entry.rip != rip || entry.refusals != 0 {
+        return None;
     }
 
-    let access = match vcpu.fetch_cache().slot(context.rip()) {
-        Some(entry) if entry.holds(context, generation) => entry.access,
-        _ => read(vcpu, context, generation)?,
+    let holds = match assist.words() {
+        Some(words) => entry.is_executed(words),
+        None => entry.is_at_rip(&context(vcpu, cr3, mode, generation)),
     };
-    access.ok_or_else(|| refuse(vcpu, context))
+    holds.then_some(&entry.plan)
 }
 
-/// Reads the instruction with a walk of the page tables, and remembers all that was read: also
-/// that the instruction is not one for the fast path.
-#[inline(never)]
-fn read(
+/// Reads and decodes the instruction at RIP, or tells why that is not to be. Under the same
+/// conditions.
+pub(super) fn fetch(
     vcpu: &mut Vcpu<'_>,
-    context: &Context,
+    mode: Mode,
+    assist: AssistBytes,
     generation: MemslotGeneration,
-) -> Result<Option<Access>, Event> {
-    let fetch = walk_and_read(vcpu, context).ok_or(Event::RefusedFetch)?;
+) -> Result<(), Event> {
+    let (rip, cr3) = vcpu.rip_and_cr3();
+    let entry = vcpu.fetch_cache_mut().entry_mut(rip);
+    if entry.rip == rip && entry.refusals != 0 {
+        return Err(entry.refuse_again());
+    }
+
+    match assist.words() {
+        Some(_) => decode_assist(vcpu, rip, assist),
+        None => read(vcpu, rip, context(vcpu, cr3, mode, generation)),
+    }
+}
+
+/// Decodes what the processor has executed, and remembers it.
+fn decode_assist(vcpu: &mut Vcpu<'_>, rip: u64, assist: AssistBytes) -> Result<(), Event> {
+    let mut bytes = [0; WINDOW];
+    let valid = assist.bytes();
+    bytes[..valid.len()].copy_from_slice(valid);
+
+    let fetch = bindings::mmio_ext_fetch {
+        bytes: [0, 8].map(|at| u64::from_le_bytes(core::array::from_fn(|i| bytes[at + i]))),
+        ..NO_FETCH
+    };
+    remember(vcpu, rip, Context::NONE, fetch, valid.len())
+}
+
+/// Reads the instruction with a walk of the page tables, and remembers all that was read.
+fn read(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Result<(), Event> {
+    match walk_and_read(vcpu, rip, &context) {
+        Some(fetch) => remember(vcpu, rip, context, fetch, WINDOW),
+        None => Err(vcpu
+            .fetch_cache_mut()
+            .entry_mut(rip)
+            .refuse(rip, Event::RefusedFetch)),
+    }
+}
+
+/// Decodes the first `valid` bytes of what was read, and remembers the result.
+fn remember(
+    vcpu: &mut Vcpu<'_>,
+    rip: u64,
+    context: Context,
+    fetch: bindings::mmio_ext_fetch,
+    valid: usize,
+) -> Result<(), Event> {
     let mut bytes = [0; WINDOW];
     for (bytes, word) in bytes.chunks_mut(size_of::<u64>()).zip(fetch.bytes) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
-    let access = decode(&bytes);
+    let entry = vcpu.fetch_cache_mut().entry_mut(rip);
+    let Some(access) = decode(&bytes[..valid]) else {
+        return Err(entry.refuse(rip, Event::RefusedInsn));
+    };
+    let length = usize::from(access.length);
 
-    *vcpu.fetch_cache().slot(context.rip()) = Some(Entry {
-        context: context.0,
-        generation,
+    *entry = Entry {
+        rip,
+        context,
         fetch,
-        access,
-    });
-    Ok(access)
-}
-
-/// Refuses an instruction, and the next times without looking.
-#[cold]
-fn refuse(vcpu: &mut Vcpu<'_>, context: &Context) -> Event {
-    vcpu.fetch_cache().remember_unfit(context.rip());
-    Event::RefusedInsn
+        plan: Plan::new(&access, rip),
+        masks: [low_bytes(length), low_bytes(length.saturating_sub(7))],
+        ..Entry::EMPTY
+    };
+    Ok(())
 }
 
 /// `None` if the instruction is not in the VM's memory, may not be executed, or is so close to the
 /// end of its page that another page would have to be looked at.
-fn walk_and_read(vcpu: &mut Vcpu<'_>, context: &Context) -> Option<bindings::mmio_ext_fetch> {
-    let rip = Gva(context.rip());
+fn walk_and_read(
+    vcpu: &mut Vcpu<'_>,
+    rip: u64,
+    context: &Context,
+) -> Option<bindings::mmio_ext_fetch> {
+    let rip = Gva(rip);
     let offset = (rip.0 - rip.page().0) as usize;
     if offset + WINDOW > bindings::MMIO_EXT_PAGE_SIZE as usize {
         return None;
@@ -192,28 +296,21 @@ fn walk_and_read(vcpu: &mut Vcpu<'_>, context: &Context) -> Option<bindings::mmi
     // KVM's walk knows the rules, and sets the accessed bits.
     // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held.
     let gpa =
-        Gpa(unsafe { bindings::mmio_ext_translate_fetch(vcpu.raw(), rip.0 as _, context.cpl()) });
+        Gpa(unsafe { bindings::mmio_ext_translate_fetch(vcpu.raw(), rip.0 as _, context.user) });
     if gpa.0 == bindings::MMIO_EXT_INVALID_GPA {
         return None;
     }
 
-    let mut fetch = bindings::mmio_ext_fetch {
-        bytes: [0; 2],
-        code: user_pointer(vcpu, gpa)?,
-        nr_ptes: 0,
-        ptes: [bindings::mmio_ext_pte {
-            ptep: core::ptr::null(),
-            pte: 0,
-        }; MAX_LEVELS],
-    };
+    let code = user_pointer(vcpu, gpa)?;
+    let mut ptes = [None; MAX_LEVELS];
+    let mut read = ptes.iter_mut();
     // SAFETY: The function has no preconditions.
-    let levels = unsafe { bindings::mmio_ext_levels(context.0.cpu_role) };
+    let levels = unsafe { bindings::mmio_ext_levels(context.cpu_role) };
     let levels = usize::try_from(levels).ok()?.min(MAX_LEVELS);
-    let walked = walk(context.0.cr3 as u64, levels, rip, |gpa| {
+    let walked = walk(context.cr3, levels, rip, |gpa| {
         let ptep = user_pointer(vcpu, gpa)?;
         let [pte] = read_user(ptep)?;
-        fetch.ptes[fetch.nr_ptes as usize] = bindings::mmio_ext_pte { ptep, pte };
-        fetch.nr_ptes += 1;
+        *read.next()? = Some(bindings::mmio_ext_pte { ptep, pte });
         Some(pte)
     })?;
     // Both walks must agree; they cannot if the tables change meanwhile.
@@ -221,8 +318,17 @@ fn walk_and_read(vcpu: &mut Vcpu<'_>, context: &Context) -> Option<bindings::mmi
         return None;
     }
 
-    fetch.bytes = read_user(fetch.code)?;
-    Some(fetch)
+    let bytes = read_user(code)?;
+    // Levels that there are not: the code once more.
+    let none = bindings::mmio_ext_pte {
+        ptep: code,
+        pte: bytes[0],
+    };
+    Some(bindings::mmio_ext_fetch {
+        bytes,
+        code,
+        ptes: ptes.map(|pte| pte.unwrap_or(none)),
+    })
 }
 
 fn user_pointer(vcpu: &Vcpu<'_>, gpa: Gpa) -> Option<*const u64> {

@@ -6,7 +6,7 @@
 
 use super::{
     host::VendorInit,
-    vcpu::{AssistBytes, Exit, PageFault, Vcpu}, //
+    vcpu::{AssistBytes, Exit, Mode, PageFault, Vcpu}, //
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
@@ -153,9 +153,13 @@ unsafe fn handle_exit(vcpu: RawVcpu, handler: impl FnOnce(&mut Vcpu<'_>) -> Exit
 /// # Safety
 ///
 /// As for [`handle_exit`].
-unsafe extern "C" fn ept_misconfig(vcpu: RawVcpu, gpa: bindings::gpa_t) -> c_int {
+unsafe extern "C" fn ept_misconfig(vcpu: RawVcpu, gpa: bindings::gpa_t, flags: u32) -> c_int {
     // SAFETY: By the contract of this function.
-    unsafe { handle_exit(vcpu, |vcpu| handle_ept_misconfig(vcpu, Gpa(gpa))) }
+    unsafe {
+        handle_exit(vcpu, |vcpu| {
+            handle_ept_misconfig(vcpu, Gpa(gpa), Mode::new(flags))
+        })
+    }
 }
 
 /// # Safety
@@ -167,14 +171,14 @@ unsafe extern "C" fn npf(
     error_code: u64,
     insn: *mut c_void,
     insn_len: c_int,
-    can_skip: bool,
+    flags: u32,
 ) -> c_int {
     // SAFETY: By the contract of this function.
     let insn = unsafe { AssistBytes::new(insn, insn_len) };
     // SAFETY: By the contract of this function.
     unsafe {
         handle_exit(vcpu, |vcpu| {
-            npf_interception(vcpu, Gpa(gpa), error_code, insn, can_skip)
+            npf_interception(vcpu, Gpa(gpa), error_code, insn, Mode::new(flags))
         })
     }
 }
@@ -188,13 +192,14 @@ unsafe extern "C" fn shadow_fault(
     error_code: u64,
     insn: *mut c_void,
     insn_len: c_int,
+    flags: u32,
 ) -> c_int {
     // SAFETY: By the contract of this function.
     let insn = unsafe { AssistBytes::new(insn, insn_len) };
     // SAFETY: By the contract of this function.
     unsafe {
         handle_exit(vcpu, |vcpu| {
-            shadow_page_fault(vcpu, Gva(gva as u64), error_code, insn)
+            shadow_page_fault(vcpu, Gva(gva as u64), error_code, insn, Mode::new(flags))
         })
     }
 }

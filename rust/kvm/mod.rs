@@ -6,6 +6,7 @@
 //! context: whoever holds a [`Vcpu`] runs in that vCPU's thread with `kvm->srcu` held.
 
 mod counter;
+mod doorbell;
 mod fetch;
 mod hooks;
 mod host;
@@ -13,6 +14,7 @@ mod registry;
 mod vcpu;
 
 pub(crate) use counter::Counter;
+pub(crate) use doorbell::Write;
 pub(crate) use hooks::Registration;
 pub(crate) use host::{
     cpu_phys_bits,
@@ -25,4 +27,4 @@ pub(crate) use host::{
     VendorInit, //
 };
 pub(crate) use registry::{init as init_registry, total as total_stats};
-pub(crate) use vcpu::{AssistBytes, Exit, PageFault, PendingLoad, ShadowWalk, Vcpu};
+pub(crate) use vcpu::{AssistBytes, Exit, Mode, PageFault, PendingLoad, ShadowWalk, Vcpu};

@@ -5,17 +5,19 @@
 //! C header: `arch/x86/include/asm/kvm_host.h`, `struct kvm_vcpu`.
 
 use super::{
-    fetch::{self, Context, FetchCache},
+    doorbell::{self, Doorbells, Write},
+    fetch::{self, FetchCache},
     hooks::complete_load,
     host::mmio_format,
     registry, //
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
-    decode::{Access, Extend, Register},
+    decode::{Extend, Register, MAX_LENGTH},
     exit::MmioFault,
     generation::{MemslotGeneration, MmioGeneration},
     info_cache::{Clear, InfoCache, MmioInfo},
+    plan::Plan,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
     stats::{Event, Stats}, //
@@ -42,6 +44,7 @@ struct State {
     /// A stale MMIO SPTE was found and KVM is about to ask about it once more.
     faulting_in: bool,
     fetch_cache: FetchCache,
+    doorbells: Doorbells,
     /// What a load waits for userspace to provide.
     pending_load: Option<PendingLoad>,
 }
@@ -49,6 +52,8 @@ struct State {
 /// A load that is complete but for the value.
 #[derive(Clone, Copy)]
 pub(crate) struct PendingLoad {
+    /// Where the operand is.
+    pub(crate) gpa: Gpa,
     /// The register to load.
     pub(crate) register: Register,
     /// How.
@@ -60,15 +65,18 @@ pub(crate) struct PendingLoad {
 }
 
 impl State {
-    fn new() -> Result<KBox<Self>> {
-        let state = KBox::new(
-            Self {
-                stats: Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?,
+    fn new() -> Result<KVBox<Self>> {
+        let stats = Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?;
+        // In place: it is too large for a stack.
+        let state = KVBox::try_init(
+            try_init!(Self {
+                stats,
                 info_cache: InfoCache::new(),
                 faulting_in: false,
-                fetch_cache: FetchCache::new(),
+                fetch_cache <- FetchCache::init(),
+                doorbells <- Doorbells::init(),
                 pending_load: None,
-            },
+            }? Error),
             GFP_KERNEL_ACCOUNT,
         )?;
         registry::add(state.stats.clone())?;
@@ -140,18 +148,74 @@ impl AssistBytes {
 
     /// # Safety
     ///
-    /// `bytes` must be null, or valid for reads of `len` bytes as long as the value is used.
+    /// `bytes` must be null, or valid for reads of [`MAX_LENGTH`] bytes as long as the value is
+    /// used; the first `len` of them, that many at most, are those of the instruction.
     pub(super) unsafe fn new(bytes: *mut c_void, len: c_int) -> Self {
         Self { bytes, len }
     }
 
-    /// The bytes, if there are any.
-    pub(super) fn bytes(&self) -> Option<&[u8]> {
-        if self.bytes.is_null() || self.len <= 0 {
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.bytes.is_null() || self.len <= 0
+    }
+
+    /// The bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        if self.is_empty() {
+            return &[];
+        }
+        let len = (self.len as usize).min(MAX_LENGTH);
+        // SAFETY: By the contract of `new()`.
+        unsafe { slice::from_raw_parts(self.bytes.cast(), len) }
+    }
+
+    /// The bytes 0 to 7 and 7 to 14, if there are any. What is beyond the instruction means
+    /// nothing.
+    #[inline(always)]
+    pub(super) fn words(&self) -> Option<[u64; 2]> {
+        if self.is_empty() {
             return None;
         }
-        // SAFETY: By the contract of `new()`.
-        Some(unsafe { slice::from_raw_parts(self.bytes.cast(), self.len as usize) })
+        let bytes = self.bytes.cast::<u8>();
+        // SAFETY: By the contract of `new()`, as 7 + 8 is `MAX_LENGTH`.
+        Some(unsafe {
+            [
+                bytes.cast::<u64>().read_unaligned(),
+                bytes.add(7).cast::<u64>().read_unaligned(),
+            ]
+        })
+    }
+}
+
+const _: () = assert!(MAX_LENGTH == 15);
+
+/// What the processor was doing when it took an exit, `enum kvm_mmio_ext_flags`.
+#[derive(Clone, Copy)]
+pub(crate) struct Mode(u32);
+
+impl Mode {
+    pub(super) const fn new(flags: u32) -> Self {
+        Self(flags)
+    }
+
+    /// Whether the processor has said where the next instruction is.
+    #[inline(always)]
+    pub(crate) const fn can_skip(self) -> bool {
+        self.0 & bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CAN_SKIP != 0
+    }
+
+    /// Whether CS is that of 64-bit code, and neither RFLAGS.TF nor RFLAGS.RF is set.
+    #[inline(always)]
+    const fn is_plain_64_bit(self) -> bool {
+        const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
+        const DEBUG: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_DEBUG;
+        self.0 & (CS_L | DEBUG) == CS_L
+    }
+
+    /// Whether the CPL is 3.
+    #[inline(always)]
+    pub(super) const fn is_user(self) -> bool {
+        self.0 & bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_USER != 0
     }
 }
 
@@ -185,6 +249,9 @@ impl ShadowWalk {
 impl<'a> Vcpu<'a> {
     /// The error code of a page fault that is due to a reserved bit.
     pub(crate) const PFERR_RSVD: u64 = bindings::MMIO_EXT_PFERR_RSVD;
+
+    /// The bit of an error code that tells a write.
+    pub(crate) const PFERR_WRITE: u64 = bindings::MMIO_EXT_PFERR_WRITE;
 
     /// Whether the extension handles page faults with this error code.
     pub(crate) const fn takes_error_code(error_code: u64) -> bool {
@@ -232,7 +299,7 @@ impl<'a> Vcpu<'a> {
     unsafe fn make_state(ptr: *mut bindings::kvm_vcpu) -> Option<()> {
         let state = State::new().ok()?;
         // SAFETY: By the contract of this function.
-        unsafe { (*ptr).arch.mmio_ext = KBox::into_raw(state).cast() };
+        unsafe { (*ptr).arch.mmio_ext = KVBox::into_raw(state).cast() };
         Some(())
     }
 
@@ -242,8 +309,8 @@ impl<'a> Vcpu<'a> {
     ///
     /// `ptr` must point to a vCPU that has state and that only the caller uses.
     pub(super) unsafe fn free_state(ptr: *mut bindings::kvm_vcpu) {
-        // SAFETY: The vCPU is alive, and the pointer came from `KBox::into_raw()`.
-        let state = unsafe { KBox::from_raw((*ptr).arch.mmio_ext.cast::<State>()) };
+        // SAFETY: The vCPU is alive, and the pointer came from `KVBox::into_raw()`.
+        let state = unsafe { KVBox::from_raw((*ptr).arch.mmio_ext.cast::<State>()) };
         // SAFETY: The vCPU is alive.
         unsafe { (*ptr).arch.mmio_ext = ptr::null_mut() };
         registry::remove(&state.stats);
@@ -255,7 +322,7 @@ impl<'a> Vcpu<'a> {
     ///
     /// As for [`Vcpu::free_state`]. `kvm->srcu` need not be held.
     pub(super) unsafe fn clear_info(ptr: *mut bindings::kvm_vcpu, what: Clear) {
-        // SAFETY: By the contract of this function; the pointer came from `KBox::into_raw()`.
+        // SAFETY: By the contract of this function; the pointer came from `KVBox::into_raw()`.
         let state = unsafe { &mut *(*ptr).arch.mmio_ext.cast::<State>() };
         state.info_cache.clear(what);
         state.stats.count(Event::CacheCleared);
@@ -301,7 +368,12 @@ impl<'a> Vcpu<'a> {
 
     /// The extension's info cache.
     #[inline(always)]
-    pub(crate) fn info_cache(&mut self) -> &mut InfoCache {
+    pub(crate) fn info_cache(&self) -> &InfoCache {
+        &self.state().info_cache
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn info_cache_mut(&mut self) -> &mut InfoCache {
         &mut self.state_mut().info_cache
     }
 
@@ -341,8 +413,15 @@ impl<'a> Vcpu<'a> {
     /// The generation of the memslots that the vCPU uses: those of SMM while it is in SMM.
     #[inline(always)]
     pub(crate) fn memslots_generation(&self) -> MemslotGeneration {
-        // SAFETY: The vCPU is alive and `kvm->srcu` is held.
-        MemslotGeneration(unsafe { bindings::mmio_ext_memslots_generation(self.raw()) })
+        // SAFETY: The vCPU is alive and `kvm->srcu` is held, so that the memslots are as well.
+        // `READ_ONCE()` makes `kvm_memslots()` out of this on x86, and a generation may get its
+        // flag set at any time.
+        unsafe {
+            let smm = (*self.arch()).hflags & bindings::MMIO_EXT_HF_SMM != 0;
+            let kvm = (*self.raw()).kvm;
+            let slots = ptr::read_volatile(&raw const (*kvm).memslots[usize::from(smm)]);
+            MemslotGeneration(ptr::read_volatile(&raw const (*slots).generation))
+        }
     }
 
     /// Whether L2 runs and L1 has given it page tables of its own: faults then report addresses
@@ -406,8 +485,19 @@ impl<'a> Vcpu<'a> {
         walk
     }
 
-    /// Signals the zero-length ioeventfd at `gpa`. Returns whether there is one.
+    /// Whether there is any zero-length ioeventfd. Most VMs have none.
     #[inline(always)]
+    pub(crate) fn has_wildcards(&self) -> bool {
+        // SAFETY: The vCPU is alive and `kvm->srcu` is held, so that the bus is alive as well, if
+        // there is one. `READ_ONCE()` makes `srcu_dereference()` out of this on x86.
+        unsafe {
+            let kvm = (*self.raw()).kvm;
+            let bus = ptr::read_volatile(&raw const (*kvm).buses[bindings::MMIO_EXT_FAST_MMIO_BUS]);
+            !bus.is_null() && (*bus).dev_count != 0
+        }
+    }
+
+    /// Signals the zero-length ioeventfd at `gpa`. Returns whether there is one.
     pub(crate) fn signal_wildcard(&mut self, gpa: Gpa) -> bool {
         // SAFETY: The vCPU is alive and `kvm->srcu` is held.
         unsafe { bindings::mmio_ext_signal_wildcard(self.raw(), gpa.0) }
@@ -441,51 +531,99 @@ impl<'a> Vcpu<'a> {
         unsafe { ptr::read_volatile(&raw const bindings::mmio_ext_fast) }
     }
 
-    /// Whether the current instruction was refused by the fast path a short time ago.
     #[inline(always)]
-    pub(crate) fn is_known_unfit(&mut self) -> bool {
-        let vcpu = self.raw();
-        // SAFETY: The vCPU is in its own thread.
-        let rip = || unsafe { bindings::mmio_ext_rip(vcpu) } as u64;
-        self.fetch_cache().is_known_unfit(rip)
+    pub(super) fn fetch_cache(&self) -> &FetchCache {
+        &self.state().fetch_cache
     }
 
     #[inline(always)]
-    pub(super) fn fetch_cache(&mut self) -> &mut FetchCache {
+    pub(super) fn fetch_cache_mut(&mut self) -> &mut FetchCache {
         &mut self.state_mut().fetch_cache
     }
 
-    /// What the current instruction depends on. `None` unless the vCPU runs plain 64-bit code of
-    /// L1: no nested guest, SMM, single-stepping, debugging, or event that is being delivered.
     #[inline(always)]
-    pub(crate) fn enter_context(&mut self) -> Option<Context> {
-        fetch::enter_context(self)
+    pub(super) fn doorbells(&mut self) -> &mut Doorbells {
+        &mut self.state_mut().doorbells
     }
 
-    /// Reads and decodes the current instruction. `generation` is that of the memslots now.
+    /// Whether the vCPU runs plain 64-bit code of L1: no nested guest, SMM, encrypted state,
+    /// single-stepping, debugging, or event that is being delivered.
+    #[inline(always)]
+    pub(crate) fn runs_plain_code(&self, mode: Mode) -> bool {
+        const MODES: u32 = bindings::MMIO_EXT_HF_GUEST | bindings::MMIO_EXT_HF_SMM;
+        let arch = self.arch();
+
+        // SAFETY: The vCPU is alive, and only its thread changes these fields.
+        unsafe {
+            mode.is_plain_64_bit()
+                && (*arch).hflags & MODES == 0
+                && (*arch).efer & bindings::MMIO_EXT_EFER_LMA != 0
+                && (*self.raw()).guest_debug == 0
+                && !((*arch).guest_state_protected
+                    | (*arch).exception.pending
+                    | (*arch).exception.injected
+                    | (*arch).interrupt.injected
+                    | (*arch).nmi_injected)
+        }
+    }
+
+    /// RIP and CR3. A vendor module may not have read them yet.
+    #[inline(always)]
+    pub(super) fn rip_and_cr3(&self) -> (u64, u64) {
+        let arch = self.arch();
+        // SAFETY: The vCPU is in its own thread.
+        unsafe {
+            if !(*arch).regs_avail[0] as u64 & bindings::MMIO_EXT_RIP_AND_CR3 != 0 {
+                bindings::mmio_ext_read_rip_and_cr3(self.raw());
+            }
+            ((*arch).rip as u64, (*arch).cr3 as u64)
+        }
+    }
+
+    /// How the guest's page tables are to be read, `union kvm_cpu_role`.
+    #[inline(always)]
+    pub(super) fn cpu_role(&self) -> u64 {
+        // SAFETY: The vCPU is in its own thread. The union has a view as a number.
+        unsafe { (*self.arch()).gva_walk.cpu_role.as_u64 }
+    }
+
+    /// What the current instruction does, if that is known, for a vCPU that runs plain code.
+    /// `generation` is that of the memslots now.
+    #[inline(always)]
+    pub(crate) fn known_plan(
+        &self,
+        mode: Mode,
+        assist: AssistBytes,
+        generation: MemslotGeneration,
+    ) -> Option<&Plan> {
+        fetch::known_plan(self, mode, assist, generation)
+    }
+
+    /// Reads and decodes the current instruction, under the same conditions; it is then known.
     ///
     /// # Errors
     ///
     /// Why the fast path refuses it.
-    #[inline(always)]
     pub(crate) fn fetch(
         &mut self,
-        context: &Context,
+        mode: Mode,
         assist: AssistBytes,
         generation: MemslotGeneration,
-    ) -> Result<Access, Event> {
-        fetch::fetch(self, context, assist, generation)
+    ) -> Result<(), Event> {
+        fetch::fetch(self, mode, assist, generation)
     }
 
-    /// The value of a general purpose register.
+    /// Makes RSP one of the registers that [`Vcpu::register`] can return.
+    pub(crate) fn read_rsp(&self) {
+        // SAFETY: The vCPU is in its own thread.
+        unsafe { bindings::mmio_ext_rsp(self.raw()) };
+    }
+
+    /// The value of a general purpose register. That of RSP is an old one before
+    /// [`Vcpu::read_rsp`].
     #[inline(always)]
     pub(crate) fn register(&self, number: u8) -> u64 {
-        if number == bindings::MMIO_EXT_RSP as u8 {
-            // SAFETY: The vCPU is in its own thread.
-            return unsafe { bindings::mmio_ext_rsp(self.raw()) } as u64;
-        }
-        // SAFETY: The vCPU is in its own thread. All registers but RSP and RIP are always in the
-        // array, see `struct kvm_vcpu_arch`.
+        // SAFETY: The vCPU is in its own thread.
         unsafe { (*self.arch()).regs[usize::from(number & 0xf)] as u64 }
     }
 
@@ -498,25 +636,45 @@ impl<'a> Vcpu<'a> {
         unsafe { (*self.arch()).regs[usize::from(number & 0xf)] = value as _ };
     }
 
-    /// Whether the guest's page tables allow an access to the page in KVM's info cache.
-    pub(crate) fn may_access_mmio(&self, write: bool) -> bool {
+    /// Whether the guest's page tables allow an access to a page of the info cache.
+    pub(crate) fn may_access_mmio(&self, page: &MmioInfo, mode: Mode, write: bool) -> bool {
         // SAFETY: The vCPU is in its own thread.
-        unsafe { bindings::kvm_mmio_ext_may_access(self.raw(), write) }
+        unsafe { bindings::kvm_mmio_ext_may_access(self.raw(), page.access, mode.is_user(), write) }
     }
 
     /// Writes up to 8 bytes and goes on at `next_rip`.
     #[inline(always)]
-    pub(crate) fn write_mmio(&mut self, gpa: Gpa, size: u8, value: u64, next_rip: u64) -> Exit {
+    pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
+        if doorbell::ring(self, &write) {
+            return self.retire(next_rip);
+        }
+        self.search_and_write_mmio(write, next_rip)
+    }
+
+    #[inline(never)]
+    fn search_and_write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
+        let mut dev_idx = 0;
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held.
-        Exit::from_handler(unsafe {
-            bindings::kvm_mmio_ext_write(self.raw(), gpa.0, size.into(), value, next_rip as _)
-        })
+        let exit = Exit::from_handler(unsafe {
+            bindings::kvm_mmio_ext_write(
+                self.raw(),
+                write.gpa.0,
+                write.size.into(),
+                write.value,
+                next_rip as _,
+                &mut dev_idx,
+            )
+        });
+        if dev_idx >= 0 {
+            doorbell::remember(self, &write, dev_idx);
+        }
+        exit
     }
 
     /// Reads up to 8 bytes. `None` if userspace has to provide them; [`complete_load`] then goes
     /// on with the load.
     #[inline(always)]
-    pub(crate) fn read_mmio(&mut self, gpa: Gpa, load: PendingLoad) -> Option<u64> {
+    pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
         let mut value = 0;
         self.state_mut().pending_load = Some(load);
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held. The
@@ -524,7 +682,7 @@ impl<'a> Vcpu<'a> {
         let done = unsafe {
             bindings::kvm_mmio_ext_read(
                 self.raw(),
-                gpa.0,
+                load.gpa.0,
                 load.size.into(),
                 &mut value,
                 Some(complete_load),
@@ -538,14 +696,16 @@ impl<'a> Vcpu<'a> {
         let load = self.state_mut().pending_load.take()?;
         // SAFETY: The vCPU is in its own thread, and a load is pending.
         Some((load, unsafe {
-            bindings::kvm_mmio_ext_take_value(self.raw())
+            bindings::kvm_mmio_ext_read_value(self.raw(), load.gpa.0, load.size.into())
         }))
     }
 
     /// Ends an instruction and goes on at `next_rip`.
+    #[inline(always)]
     pub(crate) fn retire(&mut self, next_rip: u64) -> Exit {
         // SAFETY: The vCPU is in its own thread.
-        Exit::from_handler(unsafe { bindings::kvm_mmio_ext_retire(self.raw(), next_rip as _) })
+        unsafe { bindings::kvm_mmio_ext_retire(self.raw(), next_rip as _) };
+        Exit::Resume
     }
 
     /// The same for an instruction that userspace has had part in.
@@ -599,7 +759,29 @@ impl<'a> Vcpu<'a> {
     /// The tracepoint `kvm:kvm_page_fault`.
     #[inline(always)]
     pub(crate) fn trace_page_fault(&self, gpa: Gpa, error_code: u64) {
-        // SAFETY: The vCPU is alive and in its own thread.
-        unsafe { bindings::mmio_ext_trace_page_fault(self.raw(), gpa.0, error_code) };
+        if page_fault_is_traced() {
+            // SAFETY: The vCPU is alive and in its own thread.
+            unsafe { bindings::mmio_ext_trace_page_fault(self.raw(), gpa.0, error_code) };
+        }
     }
+}
+
+#[cfg(CONFIG_JUMP_LABEL)]
+#[inline(always)]
+fn page_fault_is_traced() -> bool {
+    // SAFETY: The key is that of a tracepoint of kvm.ko.
+    unsafe {
+        kernel::jump_label::arch_static_branch!(
+            bindings::__tracepoint_kvm_page_fault,
+            bindings::tracepoint,
+            key,
+            false
+        )
+    }
+}
+
+/// The call itself asks then.
+#[cfg(not(CONFIG_JUMP_LABEL))]
+const fn page_fault_is_traced() -> bool {
+    true
 }

@@ -16,6 +16,8 @@ pub mod guest_walk;
 pub mod info_cache;
 #[path = "../../../src/mask.rs"]
 pub mod mask;
+#[path = "../../../src/plan.rs"]
+pub mod plan;
 #[path = "../../../src/rsvd.rs"]
 pub mod rsvd;
 #[path = "../../../src/spte.rs"]

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register as Reg};
-use kvm_mmio_ext_host_tests::decode::{decode, Access, Base, Extend, Operation, MAX_LENGTH};
+use kvm_mmio_ext_host_tests::decode::{Access, Base, Extend, MAX_LENGTH, Operation, decode};
+use kvm_mmio_ext_host_tests::plan::Plan;
 
 /// Where the instruction is: an address whose sum with a displacement carries out of 32 bits.
 const RIP: u64 = 0x0000_7ffe_ffff_fff9;
@@ -163,9 +164,14 @@ fn compare(access: &Access, insn: &Instruction, bytes: &[u8], registers: &[u64; 
             ))
         })
         .unwrap();
-    let got = access
-        .address
-        .effective(next_rip, |n| registers[usize::from(n)]);
+    let plan = Plan::new(&access, RIP);
+    assert_eq!(
+        (plan.next_rip, plan.size),
+        (next_rip, access.size),
+        "{}",
+        what()
+    );
+    let got = plan.address(|n| registers[usize::from(n)]).0;
     assert_eq!(got, want, "address: {}", what());
     if let Base::Register(base) = access.address.base {
         assert!(base < 16, "{}", what());
@@ -176,6 +182,12 @@ fn compare(access: &Access, insn: &Instruction, bytes: &[u8], registers: &[u64; 
             assert_eq!(memory, 0, "{}", what());
             let size = access.size.into();
             assert_eq!(value, low(insn.immediate(1), size), "{}", what());
+            assert_eq!(
+                plan.stored(|n| registers[usize::from(n)]),
+                value,
+                "{}",
+                what()
+            );
         }
         Operation::Store(register) => {
             assert_eq!(memory, 0, "{}", what());
@@ -183,7 +195,8 @@ fn compare(access: &Access, insn: &Instruction, bytes: &[u8], registers: &[u64; 
             assert_eq!(register.number, n, "{}", what());
             let value = registers[usize::from(n)];
             let want = low(value >> shift, insn.op1_register().size());
-            assert_eq!(register.stored(value, access.size), want, "{}", what());
+            let got = plan.stored(|n| registers[usize::from(n)]);
+            assert_eq!(got, want, "{}", what());
         }
         Operation::Load { register, extend } => {
             assert_eq!(memory, 1, "{}", what());

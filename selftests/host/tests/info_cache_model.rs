@@ -91,7 +91,7 @@ proptest! {
                     model.fill(info);
                     // What was found out last is there.
                     if gva != 0 {
-                        prop_assert_eq!(cache.find_gva(Gva(gva), now), Some(info));
+                        prop_assert_eq!(cache.find_gva(Gva(gva), now), Some(&info));
                     } else if gfn != 0 {
                         let found = cache.find_gpa(Gfn(gfn).gpa(), now);
                         prop_assert_eq!(found.map(|found| found.gfn), Some(Gfn(gfn)));
@@ -116,7 +116,7 @@ proptest! {
                 Step::Look { address } => {
                     if let Some(found) = cache.find_gva(Gva(address), now) {
                         prop_assert!(address >= PAGE, "address 0 was found: {found:?}");
-                        let held = model.infos.contains(&found);
+                        let held = model.infos.contains(found);
                         prop_assert!(held && found.generation == now, "{found:?} at {now:?}");
                         prop_assert_eq!(found.gva, Gva(address).page());
                     }
