@@ -19,6 +19,11 @@ pub fn parameter(module: &str, name: &str) -> Option<String> {
         .map(|value| value.trim().to_owned())
 }
 
+/// Changes a module's parameter.
+pub fn set_parameter(module: &str, name: &str, value: &str) -> io::Result<()> {
+    fs::write(parameter_path(module, name), value)
+}
+
 fn is_on(module: &str, name: &str) -> bool {
     matches!(parameter(module, name).as_deref(), Some("Y" | "1"))
 }
@@ -30,10 +35,7 @@ pub fn extension_enabled() -> Option<bool> {
 
 /// Turns the extension on or off.
 pub fn set_extension(enabled: bool) -> io::Result<()> {
-    fs::write(
-        parameter_path("kvm_mmio_ext", "enabled"),
-        if enabled { "Y" } else { "N" },
-    )
+    set_parameter("kvm_mmio_ext", "enabled", if enabled { "Y" } else { "N" })
 }
 
 /// The switch of the extension's fast path; None when the extension is not loaded or has none.
@@ -43,10 +45,7 @@ pub fn fast_path() -> Option<bool> {
 
 /// Turns the fast path on or off.
 pub fn set_fast_path(on: bool) -> io::Result<()> {
-    fs::write(
-        parameter_path("kvm_mmio_ext", "fast"),
-        if on { "Y" } else { "N" },
-    )
+    set_parameter("kvm_mmio_ext", "fast", if on { "Y" } else { "N" })
 }
 
 /// Whether a guest has a CR2 of its own under shadow paging. The AMD that Bochs is (`svm-nrips`)

@@ -9,3 +9,4 @@ pub mod host;
 pub mod stats;
 pub mod tap;
 pub mod tests;
+pub mod torture;

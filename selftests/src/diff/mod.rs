@@ -4,6 +4,6 @@
 mod compare;
 mod machine;
 mod program;
-mod random;
+pub mod random;
 
 pub use compare::{Limits, Totals, run};

@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 use kvm_bindings::{
-    KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_pio,
+    KVMIO, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
+    kvm_ioeventfd_flag_nr_pio,
 };
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -33,9 +34,10 @@ pub enum Match {
     Any,
 }
 
-/// An ioeventfd; stays registered as long as its VM lives.
+/// An ioeventfd; stays registered as long as its VM lives, unless it is removed.
 pub struct Doorbell {
     event: EventFd,
+    request: kvm_ioeventfd,
 }
 
 impl Doorbell {
@@ -61,12 +63,24 @@ impl Doorbell {
             Match::Len(len) => request.len = len,
             Match::Any => {}
         }
+        let bell = Self { event, request };
+        bell.ask(vm)
+            .with_context(|| format!("KVM_IOEVENTFD {bus:?} {kind:?}"))?;
+        Ok(bell)
+    }
+
+    /// Takes it away from its address. What it has rung until then can still be read.
+    pub fn remove(&mut self, vm: &VmFd) -> Result<()> {
+        self.request.flags |= 1 << kvm_ioeventfd_flag_nr_deassign;
+        self.ask(vm).context("KVM_IOEVENTFD, deassign")
+    }
+
+    fn ask(&self, vm: &VmFd) -> io::Result<()> {
         // SAFETY: `vm` is a VM's file descriptor, and the kernel only reads the structure.
-        if unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &request) } != 0 {
-            return Err(io::Error::last_os_error())
-                .with_context(|| format!("KVM_IOEVENTFD {bus:?} {kind:?}"));
+        match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &self.request) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        Ok(Self { event })
     }
 
     /// How often it rang since the last call.
