@@ -2,9 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Loads, unloads and reloads the extension around KVM's modules, in every order that a person may
-# choose, and reports TAP. Runs inside a test machine, as root, with no VM alive; LAB_MODULES names
-# the folder with irqbypass.ko, kvm.ko, kvm_mmio_ext.ko and the vendor modules; mmio-test is in
-# PATH. Modules that are loaded already are removed first, and none is left at the end.
+# choose, rightly and wrongly, and reports TAP. Runs inside a test machine, as root, with no VM
+# alive; LAB_MODULES names the folder with irqbypass.ko, kvm.ko, kvm_mmio_ext.ko and the vendor
+# modules; mmio-test is in PATH. Modules that are loaded already are removed first, and none is
+# left at the end.
+#
+#   load_order.sh [--rounds N] [TEST...]
+#
+# All tests run when none is named, but for `unpatched`. N is how often many_rounds loads the
+# extension, runs a guest and unloads it.
 #
 # Written for the smallest shell and tools (busybox).
 
@@ -13,8 +19,9 @@
 # Guest-visible results and, with the extension on, the exact counters.
 TESTS="first_access_long access_sizes_long slots_alternate_long doorbell_wildcard"
 ROUNDS=20
+KMEMLEAK=/sys/kernel/debug/kmemleak
 EXT=kvm_mmio_ext
-MARK="load_order.sh starts"
+MARK="load_order.sh"
 
 if grep -qw vmx /proc/cpuinfo; then
 	VENDOR=kvm_intel TDP=ept
@@ -27,6 +34,7 @@ fi
 
 number=0
 failed=0
+marks=0
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 
@@ -38,10 +46,15 @@ loaded() {
 load() {
 	module=$1
 	shift
+	insmod "$(file_of "$module")" "$@"
+}
+
+file_of() {
 	# The vendor modules' files have a hyphen where their names have an underscore.
-	file=$LAB_MODULES/$module.ko
-	[ -e "$file" ] || file=$LAB_MODULES/$(echo "$module" | tr _ -).ko
-	insmod "$file" "$@"
+	for file in "$LAB_MODULES/$1.ko" "$LAB_MODULES/$(echo "$1" | tr _ -).ko"; do
+		[ -e "$file" ] && break
+	done
+	echo "$file"
 }
 
 unload() {
@@ -77,6 +90,32 @@ expect_fail() {
 		return 1
 	fi
 	return 0
+}
+
+# expect_refusal WHY COMMAND...: the command must fail and give a reason that the pattern matches
+expect_refusal() {
+	why=$1
+	shift
+	expect_fail "wanted a refusal: $why" "$@" || return 1
+	grep -Eqi "$why" "$scratch/out" && return 0
+	echo "# the reason given is not '$why': $*"
+	sed 's/^/#   /' "$scratch/out"
+	return 1
+}
+
+# expect_log PATTERN COMMAND...: the command must succeed, and the kernel say one thing about it;
+# that may be more than once, as some tools try again
+expect_log() {
+	pattern=$1
+	shift
+	marks=$((marks + 1))
+	echo "$MARK: mark $marks." >/dev/kmsg
+	"$@" || return 1
+	dmesg | sed "1,/$MARK: mark $marks\./d" | grep -E "$pattern" >"$scratch/log"
+	[ "$(sed 's/^[^]]*] *//' "$scratch/log" | sort -u | wc -l)" = 1 ] && return 0
+	echo "# wanted in the log: one line of '$pattern'"
+	sed 's/^/#   /' "$scratch/log"
+	return 1
 }
 
 # expect_value FILE VALUE
@@ -183,7 +222,7 @@ busy() {
 		sleep 0.1
 	done
 	status=0
-	expect_fail "removal with a VM alive" unload $EXT || status=1
+	expect_refusal "in use|busy|temporarily unavailable" unload $EXT || status=1
 	loaded $EXT || { echo "# the extension is gone"; status=1; }
 	guests_by_rust || status=1
 	exec 3>&-
@@ -194,7 +233,71 @@ busy() {
 }
 
 twice() {
-	before_vendor && expect_fail "the same module again" load $EXT && guests_by_rust
+	before_vendor && expect_refusal "exists" load $EXT && guests_by_rust
+}
+
+# What KVM does without the extension, after that has been refused.
+c_path() {
+	if loaded $EXT; then
+		echo "# the extension is loaded"
+		return 1
+	fi
+	expect vendor load $VENDOR && guests
+}
+
+refused_parameter() {
+	expect_refusal "invalid (argument|parameter)" load $EXT "$1"
+}
+
+bad_parameters() {
+	kvm_base || return 1
+	for parameter in enabled=maybe enabled=2 enabled=-1 fast=maybe fast=; do
+		name=${parameter%%=*}
+		expect_log "$EXT: .*invalid for parameter .$name'" refused_parameter $parameter ||
+			return 1
+	done
+	c_path
+}
+
+# refused_value NAME VALUE: a parameter keeps its value if it is given a wrong one
+refused_value() {
+	file=/sys/module/$EXT/parameters/$1
+	before=$(cat "$file")
+	printf '%s\n' "$2" >"$scratch/value"
+	expect_refusal "invalid argument" dd if="$scratch/value" of="$file" &&
+		expect_value "$file" "$before"
+}
+
+bad_values() {
+	before_vendor || return 1
+	for name in enabled fast; do
+		for value in maybe 2 -1 ""; do
+			refused_value $name "$value" || return 1
+		done
+	done
+	guests_by_rust
+}
+
+# A module that was built for another kernel.
+another_kernel() {
+	kvm_base || return 1
+	sed 's/vermagic=7\.3\./vermagic=7.2./' "$(file_of $EXT)" >"$scratch/$EXT.ko"
+	if cmp -s "$(file_of $EXT)" "$scratch/$EXT.ko"; then
+		echo "# the module does not say which kernel it was built for"
+		return 1
+	fi
+	expect_log "$EXT: version magic .* should be" \
+		expect_refusal "invalid module format|exec format error" insmod "$scratch/$EXT.ko" &&
+		c_path
+}
+
+# A kernel without the hooks. Run by name, on a kernel like that.
+unpatched() {
+	kvm_base || return 1
+	module=$(command -v $EXT.ko)
+	expect_log "$EXT: .*symbol kvm_mmio_ext_register" \
+		expect_refusal "unknown symbol|invalid (module format|argument)|no such file" \
+		insmod "$module" && c_path
 }
 
 kvm_needs_it() {
@@ -215,7 +318,7 @@ off_at_load() {
 many_rounds() {
 	kvm_base && expect vendor load $VENDOR || return 1
 	round=0
-	while [ $round -lt $ROUNDS ]; do
+	while [ $round -lt "$ROUNDS" ]; do
 		round=$((round + 1))
 		expect "load $round" load $EXT &&
 			expect "run $round" mmio-test first_access_long_8_pages &&
@@ -223,9 +326,21 @@ many_rounds() {
 	done
 }
 
+# Where the kernel can look for memory that nothing points to any more.
+no_leak() {
+	[ -e $KMEMLEAK ] || return 0
+	# What is younger than 5 seconds is not reported.
+	sleep 6
+	echo scan >$KMEMLEAK
+	cat $KMEMLEAK >"$scratch/out"
+	[ -s "$scratch/out" ] || return 0
+	sed 's/^/#   /' "$scratch/out"
+	return 1
+}
+
 quiet_log() {
 	# Only what came after the start: firmware may make the kernel warn at boot.
-	dmesg | sed "1,/$MARK/d" >"$scratch/log"
+	dmesg | sed "1,/$MARK starts/d" >"$scratch/log"
 	[ -s "$scratch/log" ] || dmesg >"$scratch/log"
 	if grep -E 'WARNING:|BUG:|Oops|KASAN|lockdep|rcu:.*stall' "$scratch/log" >"$scratch/out"; then
 		sed 's/^/#   /' "$scratch/out"
@@ -246,11 +361,17 @@ run() {
 
 ALL="before_vendor before_vendor_shadow after_vendor after_vendor_shadow no_caching_before
 	no_caching_after vendor_reload removed_after_use busy twice kvm_needs_it off_at_load
-	many_rounds quiet_log"
+	bad_parameters bad_values another_kernel many_rounds no_leak quiet_log"
 
-echo "$MARK" >/dev/kmsg
+if [ "$1" = --rounds ]; then
+	ROUNDS=$2
+	shift 2
+fi
+echo "$MARK starts" >/dev/kmsg
+# What was lost before is not for the extension to answer for.
+[ ! -e $KMEMLEAK ] || echo clear >$KMEMLEAK
 # shellcheck disable=SC2086 # one word, one test
-set -- $ALL
+[ $# != 0 ] || set -- $ALL
 echo "1..$#"
 for name; do
 	run "$name"
