@@ -2,6 +2,7 @@
 //! The tests, one subject a file.
 
 mod access;
+mod allocation;
 mod doorbell;
 mod fast;
 mod first_access;
@@ -31,6 +32,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         sync::TESTS,
         sysregs::TESTS,
         live_switch::TESTS,
+        allocation::TESTS,
     ]
     .into_iter()
     .flatten()
