@@ -28,10 +28,10 @@ struct Options {
     #[arg(long, default_value_t = 10_000)]
     switches: u64,
     /// Changes of each memslot and of each ioeventfd, at least
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 500)]
     changes: u64,
     /// Seconds until a test counts as hanging
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 1800)]
     limit: u64,
 }
 
