@@ -4,6 +4,6 @@
 mod compare;
 mod machine;
 mod program;
-pub mod random;
+pub(crate) mod random;
 
 pub use compare::{Limits, Totals, run};

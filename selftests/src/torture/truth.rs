@@ -17,6 +17,10 @@ pub struct View<T> {
     pub value: T,
 }
 
+fn is_steady(sequence: u64) -> bool {
+    sequence % 2 == 0
+}
+
 impl<T: Copy> Truth<T> {
     pub fn new(value: T) -> Self {
         Self {
@@ -28,14 +32,14 @@ impl<T: Copy> Truth<T> {
     /// To be called before the ioctl that makes a change.
     pub fn begin(&self) {
         let before = self.sequence.fetch_add(1, Ordering::SeqCst);
-        assert!(before.is_multiple_of(2), "two changes at once");
+        assert!(is_steady(before), "two changes at once");
     }
 
     /// To be called after the ioctl has returned: `value` holds from here on.
     pub fn end(&self, value: T) {
         *self.value.lock().expect("no thread panics meanwhile") = value;
         let before = self.sequence.fetch_add(1, Ordering::SeqCst);
-        assert!(!before.is_multiple_of(2), "the end of no change");
+        assert!(!is_steady(before), "the end of no change");
     }
 
     /// The value, None while it changes.
@@ -43,7 +47,7 @@ impl<T: Copy> Truth<T> {
         let sequence = self.sequence.load(Ordering::SeqCst);
         let value = *self.value.lock().expect("no thread panics meanwhile");
         let view = View { sequence, value };
-        (sequence.is_multiple_of(2) && self.still(&view)).then_some(view)
+        (is_steady(sequence) && self.still(&view)).then_some(view)
     }
 
     /// Whether the value has been that of `view` all the time since.

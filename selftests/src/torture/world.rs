@@ -19,9 +19,9 @@ use crate::tap::note;
 
 /// Slots that change, each between two pages of its own.
 pub const SLOTS: usize = 2;
-/// Pages of the MMIO window: those of the slots, one of each doorbell,
+/// The first page of the doorbells, one page for each. Before it are those of the slots.
 pub const BELL_PAGE: u64 = 2 * SLOTS as u64;
-/// One that is never anything else.
+/// A page that always is a hole.
 pub const HOLE_PAGE: u64 = BELL_PAGE + bells::KINDS.len() as u64;
 
 /// What all threads share.
