@@ -4,14 +4,14 @@
 //! Under EPT/NPT this is the processor's business, but for the emulator's own translation; under
 //! shadow paging the info cache and the MMIO SPTEs are by linear address.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR};
 use crate::guest::vcpu::{change_cr0, load_cr3, report};
-use crate::guest::{Event, Machine, Mode, PAGE, operand, pattern_value};
+use crate::guest::{Event, Machine, Mode, PAGE, Vcpu, operand, pattern_value};
 use crate::stats::Mark;
 use crate::tap::Test;
 use crate::{expect_eq, skip};
@@ -53,6 +53,16 @@ pub const TESTS: &[Test] = &[
         name: "invlpg_legacy",
         proves: INVLPG,
         run: || invlpg(Mode::Legacy),
+    },
+    Test {
+        name: "invlpg_two_vcpus_long",
+        proves: INVLPG,
+        run: || invlpg_two_vcpus(Mode::Long),
+    },
+    Test {
+        name: "invlpg_two_vcpus_legacy",
+        proves: INVLPG,
+        run: || invlpg_two_vcpus(Mode::Legacy),
     },
     Test {
         name: "paging_off_pae",
@@ -176,6 +186,42 @@ fn invlpg(mode: Mode) -> Result<()> {
         .delta(&[vcpu.fd()])?
         .expect_ext("passed", 0)?
         .expect_balance()?;
+    Ok(())
+}
+
+/// A vCPU that has executed INVLPG finds an MMIO SPTE that another one has made since: the fault
+/// is MMIO at once, and only its own caches could say where.
+fn invlpg_two_vcpus(mode: Mode) -> Result<()> {
+    let mut machine = Machine::new(mode)?;
+    let (mut vcpu, mut other) = (machine.add_vcpu()?, machine.add_vcpu()?);
+    let gva = machine.gva(1);
+    let invlpg = |vcpu: &mut Vcpu, page: u64| -> Result<()> {
+        let regs = kvm_regs {
+            rdi: gva,
+            rsi: page | SUPERVISOR,
+            rdx: machine.tables().pte(gva),
+            ..Default::default()
+        };
+        let run = vcpu.exec(regs, |a| {
+            // The low half of the entry is enough, all pages are below 4 GiB.
+            if mode.is_long() {
+                a.mov(asm::dword_ptr(asm::rdx), asm::esi)?;
+            } else {
+                a.mov(asm::dword_ptr(asm::edx), asm::esi)?;
+            }
+            a.invlpg(asm::byte_ptr(operand(mode, 0)))
+        })?;
+        expect_eq!(run.done()?, []);
+        Ok(())
+    };
+    for page in [1, 8, 9, 1] {
+        let gpa = machine.gpa(page);
+        invlpg(&mut vcpu, gpa)?;
+        invlpg(&mut other, gpa)?;
+        other.touch(gva, gpa, 4)?;
+        vcpu.touch(gva, gpa, 4)
+            .with_context(|| format!("page {page}, which the other vCPU has touched"))?;
+    }
     Ok(())
 }
 
