@@ -64,10 +64,10 @@ mod tests {
 
     #[test]
     fn in_progress_is_no_part_of_the_mmio_generation() {
-        let generation = MemslotGeneration(UPDATE_IN_PROGRESS | 0x7_1234);
+        let generation = MemslotGeneration(1 << 63 | 0x7_1234);
         assert!(generation.update_in_progress());
         assert_eq!(generation.mmio(), MmioGeneration::new(0x3_1234));
-        assert!(!MemslotGeneration(!UPDATE_IN_PROGRESS).update_in_progress());
+        assert!(!MemslotGeneration(!(1 << 63)).update_in_progress());
     }
 
     /// Counts through two rounds as `kvm_swap_active_memslots()` does and checks that each wrap
