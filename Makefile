@@ -7,11 +7,11 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules demo check bench shell lint clean
+.PHONY: help setup kernel modules demo check check-long mutants bench shell lint clean
 .DEFAULT_GOAL := help
 
 help:		## this text
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: python	## install what is missing on this machine
 	@lab/setup
@@ -27,6 +27,12 @@ demo: python	## measure a guest's MMIO with the extension off and on
 
 check: python	## run all tests on the host and on three machines
 	@lab/check
+
+check-long: python	## the same, with the torture and what else takes long
+	@lab/check --long
+
+mutants: python	## break the extension in many places and see that a test notices each
+	@lab/mutants
 
 bench: python	## measure everything on all machines, with mainline too
 	@lab/bench
