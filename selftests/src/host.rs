@@ -100,6 +100,19 @@ impl Modes {
     }
 }
 
+/// Keeps the calling thread on one processor.
+pub fn run_on(processor: usize) -> Result<()> {
+    // SAFETY: an all-zero cpu_set_t is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: only writes to the set; a number beyond its size panics.
+    unsafe { libc::CPU_SET(processor, &mut set) };
+    // SAFETY: the set is of the size given and is only read.
+    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) } != 0 {
+        return Err(io::Error::last_os_error()).context("sched_setaffinity");
+    }
+    Ok(())
+}
+
 /// Processors online.
 pub fn cpus() -> Result<usize> {
     std::thread::available_parallelism()

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Measures in the guest, by its own time-stamp counter: from before the first access to after the
-//! last, less the same loop without accesses.
+//! Measures accesses by the time-stamp counter: from before the first to after the last, less the
+//! same loop without accesses.
+
+use std::arch::x86_64::_rdtsc;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use iced_x86::IcedError;
@@ -8,7 +11,9 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 use serde::Serialize;
 
-use super::row::Row;
+use super::row::{Kind, Row};
+use super::sample::Sample;
+use super::state::{Restore, State};
 use crate::guest::layout::port;
 use crate::guest::{Machine, Mode, Vcpu};
 use crate::host;
@@ -20,135 +25,189 @@ const WARM_UP: u64 = 64;
 /// Instructions of a turn of the loop without accesses.
 pub const EMPTY_TURN: f64 = 2.0;
 
-/// Figures of repeated measurements of the same thing, in ticks per access.
-#[derive(Clone, Debug, Serialize)]
-pub struct Sample {
-    pub median: f64,
-    pub min: f64,
-    pub max: f64,
-    /// (max - min) / median, in percent.
-    pub spread_percent: f64,
-}
-
-impl Sample {
-    fn of(mut values: Vec<f64>) -> Self {
-        assert!(!values.is_empty());
-        values.sort_by(f64::total_cmp);
-        let (min, max) = (values[0], values[values.len() - 1]);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            (values[middle - 1] + values[middle]) / 2.0
-        };
-        let spread_percent = if median > 0.0 {
-            (max - min) / median * 100.0
-        } else {
-            0.0
-        };
-        Self {
-            median,
-            min,
-            max,
-            spread_percent,
-        }
-    }
-}
-
 /// The result of one row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
     pub name: &'static str,
     pub description: String,
+    /// The port row to compare with.
+    pub port: Option<&'static str>,
     /// Extension off, or not loaded.
     pub off: Sample,
-    /// Extension on; absent when it is not loaded.
+    /// Extension on without its fast path, and with it; absent when it is not loaded.
+    pub seed: Option<Sample>,
     pub on: Option<Sample>,
-    /// on / off, of the medians.
-    pub ratio: Option<f64>,
-    /// Accesses made with the extension on, warm-up included.
-    pub accesses_on: Option<u64>,
-    /// MMIO faults that the extension took in this row.
-    pub faults: Option<u64>,
-    /// MMIO SPTEs that it made in this row.
-    pub spte_made: Option<u64>,
+    /// What happened while the extension was on, in both of these states and with warm-up.
+    pub counts: Option<Counts>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Counts {
+    pub accesses: u64,
+    /// MMIO faults that the extension took.
+    pub faults: u64,
+    /// Of these, accesses that the fast path completed, and that the emulator got.
+    pub fast: u64,
+    pub emulated: u64,
+    /// MMIO SPTEs that it made.
+    pub spte_made: u64,
 }
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Accesses of one measurement.
+    /// Accesses of one measurement, by each vCPU.
     pub iterations: u64,
-    /// Measurements with the extension off, and as many with it on.
+    /// Measurements in each state of the extension.
     pub repetitions: u64,
 }
 
-/// RAX := the time-stamp counter; RDX is lost.
+/// EDX:EAX := the time-stamp counter.
 fn read_tsc(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.lfence()?;
-    a.rdtsc()?;
-    a.shl(asm::rdx, 32)?;
-    a.or(asm::rax, asm::rdx)
+    a.rdtsc()
 }
 
-/// A program that does `turn` ECX times, and ends with the ticks that this took in RAX. `turn`
-/// finds R9D in EAX, R10W in DX, and RDI.
+/// A program of any width that does `turn` ECX times, and ends with the ticks that this took in
+/// EDX:EAX. `turn` finds `value` in EAX, the port in DX, and DI; it keeps them, SI and BP.
 fn timed_loop(
+    value: u32,
     turn: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
 ) -> impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError> {
-    |a| {
+    move |a| {
         read_tsc(a)?;
-        a.mov(asm::r8, asm::rax)?;
-        a.mov(asm::eax, asm::r9d)?;
-        a.mov(asm::edx, asm::r10d)?;
+        a.mov(asm::esi, asm::eax)?;
+        a.mov(asm::ebp, asm::edx)?;
+        a.mov(asm::eax, value)?;
+        a.mov(asm::edx, u32::from(port::BENCH))?;
         let mut again = a.create_label();
         a.set_label(&mut again)?;
         turn(a)?;
         a.dec(asm::ecx)?;
         a.jne(again)?;
         read_tsc(a)?;
-        a.sub(asm::rax, asm::r8)
+        a.sub(asm::eax, asm::esi)?;
+        a.sbb(asm::edx, asm::ebp)
     }
 }
 
-/// A guest that is ready for one row.
-struct Bench {
-    vcpu: Vcpu,
-    regs: kvm_regs,
-    /// Address of the program with accesses, and of that without.
-    full: u64,
-    empty: u64,
-    pages: u64,
+/// One of the two loops.
+#[derive(Clone, Copy)]
+enum Loop {
+    Full,
+    Empty,
 }
 
-impl Bench {
-    fn ticks(&mut self, program: u64, turns: u64) -> Result<u64> {
+/// A vCPU with both loops.
+struct Guest {
+    vcpu: Vcpu,
+    /// Address of the first page.
+    gva: u64,
+    full: u64,
+    empty: u64,
+}
+
+impl Guest {
+    fn new(
+        mut vcpu: Vcpu,
+        gva: u64,
+        value: u32,
+        turn: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Result<Self> {
+        let full = vcpu.load(timed_loop(value, turn))?;
+        let empty = vcpu.load(timed_loop(value, |_| Ok(())))?;
+        Ok(Self {
+            vcpu,
+            gva,
+            full,
+            empty,
+        })
+    }
+
+    /// The ticks that the guest has counted.
+    fn run(&mut self, which: Loop, turns: u64) -> Result<u64> {
+        let program = match which {
+            Loop::Full => self.full,
+            Loop::Empty => self.empty,
+        };
         self.vcpu.start(
             kvm_regs {
                 rcx: turns,
-                ..self.regs
+                rdi: self.gva,
+                ..Default::default()
             },
             program,
         )?;
         self.vcpu.run_to_end()?;
-        Ok(self.vcpu.fd().get_regs().context("KVM_GET_REGS")?.rax)
+        let regs = self.vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+        Ok(regs.rdx << 32 | regs.rax & u64::from(u32::MAX))
+    }
+}
+
+fn host_ticks() -> u64 {
+    // SAFETY: user mode may read the time-stamp counter on the machines that run this.
+    unsafe { _rdtsc() }
+}
+
+/// The guest of one row: all its vCPUs.
+struct Bench {
+    guests: Vec<Guest>,
+    pages: u64,
+}
+
+impl Bench {
+    /// Ticks until all vCPUs are done: by the guest's clock if it is only one, else by the host's,
+    /// with a thread and, as far as there are so many, a processor for each.
+    fn ticks(&mut self, which: Loop, turns: u64) -> Result<u64> {
+        if let [guest] = &mut self.guests[..] {
+            return guest.run(which, turns);
+        }
+        let processors = host::cpus()?;
+        let start = host_ticks();
+        thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .guests
+                .iter_mut()
+                .enumerate()
+                .map(|(number, guest)| {
+                    scope.spawn(move || {
+                        host::run_on(number % processors)?;
+                        guest.run(which, turns)
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().expect("a vCPU's thread panicked")?;
+            }
+            Ok(host_ticks() - start)
+        })
+    }
+
+    fn turns(&self, accesses: u64) -> u64 {
+        accesses.div_ceil(self.pages)
+    }
+
+    /// Accesses of so many turns.
+    fn accesses(&self, turns: u64) -> u64 {
+        turns * self.pages * self.guests.len() as u64
     }
 
     /// Accesses that are not measured; returns how many.
     fn warm_up(&mut self) -> Result<u64> {
-        let turns = WARM_UP.div_ceil(self.pages);
-        self.ticks(self.full, turns)?;
-        Ok(turns * self.pages)
+        let turns = self.turns(WARM_UP);
+        self.ticks(Loop::Full, turns)?;
+        Ok(self.accesses(turns))
     }
 
-    /// Ticks per access, over about `iterations` accesses; and how many accesses that were.
+    /// Ticks per access, over about `iterations` accesses of each vCPU; and how many accesses that
+    /// were.
     fn measure(&mut self, iterations: u64) -> Result<(f64, u64)> {
         let warm_up = self.warm_up()?;
-        let turns = iterations.div_ceil(self.pages);
-        let full = self.ticks(self.full, turns)?;
-        let empty = self.ticks(self.empty, turns)?;
+        let turns = self.turns(iterations);
+        let full = self.ticks(Loop::Full, turns)?;
+        let empty = self.ticks(Loop::Empty, turns)?;
         ensure!(full > empty, "{full} ticks with accesses, {empty} without");
-        let accesses = turns * self.pages;
+        let accesses = self.accesses(turns);
         Ok(((full - empty) as f64 / accesses as f64, accesses + warm_up))
     }
 }
@@ -157,97 +216,83 @@ impl Bench {
 /// counts instructions.
 pub fn ticks_per_empty_turn() -> Result<f64> {
     const TURNS: u64 = 10_000;
-    let (_machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
-    let empty = vcpu.load(timed_loop(|_| Ok(())))?;
-    let mut bench = Bench {
-        vcpu,
-        regs: kvm_regs::default(),
-        full: empty,
-        empty,
-        pages: 1,
-    };
+    let (_machine, vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let mut guest = Guest::new(vcpu, 0, 0, |_| Ok(()))?;
     let mut least = u64::MAX;
     for _ in 0..5 {
         // What surrounds the loop is in both, and an interrupt of the host in few.
-        let (short, long) = (bench.ticks(empty, TURNS)?, bench.ticks(empty, 2 * TURNS)?);
+        let short = guest.run(Loop::Empty, TURNS)?;
+        let long = guest.run(Loop::Empty, 2 * TURNS)?;
         least = least.min(long.saturating_sub(short));
     }
     Ok(least as f64 / TURNS as f64)
 }
 
-/// Measures one row: alternately off and on, so that whatever drifts meets both.
+/// Measures one row, in one state of the extension after the other and then again, so that
+/// whatever drifts meets all.
 pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
-    let _doorbells = row.doorbells(&machine)?;
-    let full = vcpu.load(timed_loop(|a| row.accesses(a)))?;
-    let empty = vcpu.load(timed_loop(|_| Ok(())))?;
-    let regs = kvm_regs {
-        rdi: machine.gva(0),
-        r9: row.value().into(),
-        r10: port::BENCH.into(),
-        ..Default::default()
-    };
+    let mut machine = Machine::new(row.mode)?;
+    let _fixture = row.prepare(&machine)?;
+    let mut guests = Vec::new();
+    for _ in 0..row.vcpus {
+        let mut vcpu = machine.add_vcpu()?;
+        if row.kind == Kind::Coalesced {
+            vcpu.map_coalesced_ring()?;
+        }
+        guests.push(Guest::new(vcpu, machine.gva(0), row.value(), |a| {
+            row.accesses(a)
+        })?);
+    }
     let mut bench = Bench {
-        vcpu,
-        regs,
-        full,
-        empty,
+        guests,
         pages: row.pages,
     };
 
-    let before = host::extension_enabled();
-    let (mut off, mut on) = (Vec::new(), Vec::new());
+    let _restore = Restore::later();
     // The counters stand still while the extension is off, so they are read only at the ends:
     // reading them leaves work behind that would fall into a measurement.
-    let start = Mark::here(&[bench.vcpu.fd()])?;
+    let start = Mark::here(&[])?;
     let mut accesses = 0;
-    if before.is_some() {
-        // The pages are faulted in with the extension on: it makes the MMIO SPTEs.
-        host::set_extension(true).context("turning the extension on")?;
-        accesses += bench.warm_up()?;
-    }
+    // The pages are faulted in with the extension on: it makes the MMIO SPTEs.
+    State::On.enter()?;
+    accesses += bench.warm_up()?;
+    let (mut off, mut seed, mut on) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.repetitions {
-        if before.is_some() {
-            host::set_extension(false).context("turning the extension off")?;
-        }
-        off.push(bench.measure(effort.iterations)?.0);
-        if before.is_some() {
-            host::set_extension(true).context("turning the extension on")?;
+        for state in State::all() {
+            state.enter()?;
             let (ticks, count) = bench.measure(effort.iterations)?;
-            on.push(ticks);
-            accesses += count;
+            match state {
+                State::Off => off.push(ticks),
+                State::Seed => seed.push(ticks),
+                State::On => on.push(ticks),
+            }
+            if *state != State::Off {
+                accesses += count;
+            }
         }
     }
-    let delta = start.delta(&[bench.vcpu.fd()])?;
-    if let Some(before) = before {
-        host::set_extension(before).context("restoring the extension's switch")?;
-    }
-
-    let off = Sample::of(off);
-    let on = before.map(|_| Sample::of(on));
+    let delta = start.delta(&[])?;
+    let counts = match host::extension_enabled() {
+        None => None,
+        Some(_) => {
+            let count = |name| Ok::<_, anyhow::Error>(delta.ext(name)?.unwrap_or(0));
+            Some(Counts {
+                accesses,
+                faults: count("faults")?,
+                fast: count("fast")?,
+                emulated: count("emulated")?,
+                spte_made: count("spte_made")?,
+            })
+        }
+    };
+    let sample = |values: Vec<f64>| (!values.is_empty()).then(|| Sample::of(values));
     Ok(Measured {
         name: row.name,
         description: row.describe(),
-        ratio: on.as_ref().map(|on| on.median / off.median),
-        off,
-        on,
-        accesses_on: before.map(|_| accesses),
-        faults: delta.ext("faults")?,
-        spte_made: delta.ext("spte_made")?,
+        port: row.port,
+        off: Sample::of(off),
+        seed: sample(seed),
+        on: sample(on),
+        counts,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Sample;
-
-    #[test]
-    fn median_and_spread() {
-        let odd = Sample::of(vec![3.0, 1.0, 2.0]);
-        assert_eq!(
-            (odd.median, odd.min, odd.max, odd.spread_percent),
-            (2.0, 1.0, 3.0, 100.0)
-        );
-        assert_eq!(Sample::of(vec![4.0, 2.0]).median, 3.0);
-    }
 }

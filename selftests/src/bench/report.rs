@@ -8,10 +8,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::measure::{EMPTY_TURN, Effort, Measured};
+use super::row::Row;
+use super::sample::Sample;
 use crate::host::{self, Modes, Vendor};
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// What the ticks of the clock are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,23 +50,22 @@ pub struct Setting {
     pub effort: Effort,
 }
 
-/// Sums over all rows, while the extension was on.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Totals {
-    accesses_on: u64,
-    faults: u64,
-    spte_made: u64,
+/// A row that this machine cannot run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Skipped {
+    pub name: &'static str,
+    pub description: String,
+    pub reason: String,
 }
 
-/// None when the extension is not loaded.
-fn totals(rows: &[Measured]) -> Option<Totals> {
-    let sum = |field: fn(&Measured) -> Option<u64>| rows.iter().map(field).sum::<Option<u64>>();
-    host::extension_enabled()?;
-    Some(Totals {
-        accesses_on: sum(|row| row.accesses_on)?,
-        faults: sum(|row| row.faults)?,
-        spte_made: sum(|row| row.spte_made)?,
-    })
+impl Skipped {
+    pub fn mode(row: &Row) -> Self {
+        Self {
+            name: row.name,
+            description: row.describe(),
+            reason: format!("KVM offers no guests of mode {} here", row.mode),
+        }
+    }
 }
 
 fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
@@ -80,35 +81,51 @@ fn mmu(modes: &Modes) -> &'static str {
     }
 }
 
+/// The largest spread of all states.
+fn spread(row: &Measured) -> f64 {
+    [Some(&row.off), row.seed.as_ref(), row.on.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|sample| sample.spread_percent)
+        .fold(0.0, f64::max)
+}
+
 /// A table and what it means.
-pub fn print_table(setting: &Setting, rows: &[Measured]) {
+pub fn print_table(setting: &Setting, rows: &[Measured], skipped: &[Skipped]) {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header([
-        "access",
-        "off",
-        "spread",
-        "on",
-        "spread",
-        "on/off",
-        "accesses",
-        "faults",
-        "SPTEs made",
+        "access", "off", "seed", "on", "spread", "on/off", "off/port", "on/port", "accesses",
+        "faults", "fast", "SPTEs",
     ]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    let median = |sample: &Sample| format!("{:.0}", sample.median);
     for row in rows {
+        let port = row
+            .port
+            .and_then(|port| rows.iter().find(|other| other.name == port));
+        let port_on = port.and_then(|port| port.on.as_ref());
+        let ratio = |above: Option<&Sample>, below: Option<&Sample>| {
+            or_dash(above.zip(below), |(above, below)| {
+                format!("{:.3}", above.median / below.median)
+            })
+        };
+        let count = |n: Option<u64>| or_dash(n, |n| n.to_string());
         table.add_row([
             row.description.clone(),
-            format!("{:.0}", row.off.median),
-            format!("{:.1} %", row.off.spread_percent),
-            or_dash(row.on.as_ref(), |on| format!("{:.0}", on.median)),
-            or_dash(row.on.as_ref(), |on| format!("{:.1} %", on.spread_percent)),
-            or_dash(row.ratio, |ratio| format!("{ratio:.3}")),
-            or_dash(row.accesses_on, |n| n.to_string()),
-            or_dash(row.faults, |n| n.to_string()),
-            or_dash(row.spte_made, |n| n.to_string()),
+            median(&row.off),
+            or_dash(row.seed.as_ref(), median),
+            or_dash(row.on.as_ref(), median),
+            format!("{:.1} %", spread(row)),
+            ratio(row.on.as_ref(), Some(&row.off)),
+            ratio(Some(&row.off), port.map(|port| &port.off)),
+            ratio(row.on.as_ref(), port_on),
+            count(row.counts.map(|counts| counts.accesses)),
+            count(row.counts.map(|counts| counts.faults)),
+            count(row.counts.map(|counts| counts.fast)),
+            count(row.counts.map(|counts| counts.spte_made)),
         ]);
     }
     println!(
@@ -119,6 +136,9 @@ pub fn print_table(setting: &Setting, rows: &[Measured]) {
         mmu(&setting.modes),
     );
     println!("{table}");
+    for row in skipped {
+        println!("skipped: {}: {}", row.description, row.reason);
+    }
     if setting.unit != Unit::Instructions {
         println!(
             "note: the clock does not count instructions here: {EMPTY_TURN:.0} of them take {:.3} \
@@ -126,14 +146,24 @@ pub fn print_table(setting: &Setting, rows: &[Measured]) {
             setting.ticks_per_empty_turn
         );
     }
-    match totals(rows) {
-        Some(totals) => println!(
-            "With the extension on: {} accesses, {} MMIO faults handled by Rust, {} MMIO SPTEs \
-             made by Rust.",
-            totals.accesses_on, totals.faults, totals.spte_made
-        ),
-        None => println!("The extension is not loaded: column `off` is KVM as it is."),
+    if host::extension_enabled().is_none() {
+        println!("The extension is not loaded: column `off` is KVM as it is.");
+        return;
     }
+    let sum = |count: fn(&super::measure::Counts) -> u64| {
+        rows.iter()
+            .filter_map(|row| row.counts.as_ref())
+            .map(count)
+            .sum::<u64>()
+    };
+    println!(
+        "With the extension on (seed: without its fast path): {} accesses, {} MMIO faults handled \
+         by Rust, {} accesses done by the fast path, {} MMIO SPTEs made by Rust.",
+        sum(|counts| counts.accesses),
+        sum(|counts| counts.faults),
+        sum(|counts| counts.fast),
+        sum(|counts| counts.spte_made),
+    );
 }
 
 #[derive(Serialize)]
@@ -154,7 +184,7 @@ enum Line<'a> {
         repetitions: u64,
     },
     Row(&'a Measured),
-    Total(Totals),
+    Skipped(&'a Skipped),
 }
 
 fn print_line(line: &Line) -> Result<()> {
@@ -162,8 +192,8 @@ fn print_line(line: &Line) -> Result<()> {
     Ok(())
 }
 
-/// One JSON object a line: the run, each row, the totals.
-pub fn print_json(setting: &Setting, rows: &[Measured]) -> Result<()> {
+/// One JSON object a line: the run, each row, each row that was skipped.
+pub fn print_json(setting: &Setting, rows: &[Measured], skipped: &[Skipped]) -> Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("kernel release")?;
     let Setting {
         modes,
@@ -191,5 +221,8 @@ pub fn print_json(setting: &Setting, rows: &[Measured]) -> Result<()> {
     for row in rows {
         print_line(&Line::Row(row))?;
     }
-    totals(rows).map_or(Ok(()), |totals| print_line(&Line::Total(totals)))
+    for row in skipped {
+        print_line(&Line::Skipped(row))?;
+    }
+    Ok(())
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kinds of access that are measured.
+//! A kind of access that is measured, and the guest that it needs.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use iced_x86::IcedError;
-use iced_x86::code_asm::{self as asm, CodeAssembler};
+use iced_x86::code_asm::CodeAssembler;
 
+use super::insn::Insn;
 use crate::guest::layout::port;
-use crate::guest::{Bus, Doorbell, Machine, Match, PAGE};
+use crate::guest::{Bus, Doorbell, Machine, Match, Mode, PAGE, Region, SlotKind, operand};
 
 /// How the access leaves the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +18,25 @@ pub enum Space {
 }
 
 /// What becomes of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    UserWrite,
-    UserRead,
-    /// An ioeventfd takes it; userspace does not see it.
-    Event(Match),
+    /// It is an exit to userspace.
+    User,
+    /// An ioeventfd takes it; userspace does not see it. A datamatch is the value written.
+    Event(Event),
+    /// It goes to a ring in memory.
+    Coalesced,
+}
+
+/// The ioeventfd that takes the access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// With a datamatch of the size of the access.
+    DataMatch,
+    /// For the size of the access, whatever is written.
+    Length,
+    /// Zero length.
+    Any,
 }
 
 /// One line of the result.
@@ -30,110 +44,140 @@ pub enum Kind {
 pub struct Row {
     /// For `--rows` and for JSON: stays the same over versions.
     pub name: &'static str,
+    /// The row by port I/O that does as much, if there is one; of a port row it is itself.
+    pub port: Option<&'static str>,
     pub space: Space,
     pub kind: Kind,
+    pub insn: Insn,
+    pub mode: Mode,
     /// Pages that are accessed in turn.
     pub pages: u64,
+    /// Memslots of the guest.
+    pub slots: u32,
+    /// ioeventfds at the address, each with its datamatch; the guest rings the one that was
+    /// registered last.
+    pub doorbells: u32,
+    /// vCPUs that do this at the same time.
+    pub vcpus: u64,
 }
 
-/// What a guest writes; no doorbell but the one with this datamatch is there.
-const VALUE: u32 = 1;
-
-const MATCH: Match = Match::Data {
-    len: 4,
-    value: VALUE as u64,
-};
-
-const fn row(name: &'static str, space: Space, kind: Kind) -> Row {
-    Row {
-        name,
-        space,
-        kind,
-        pages: 1,
-    }
+/// What a guest needs as long as it runs.
+pub struct Fixture {
+    _doorbells: Vec<Doorbell>,
+    _memory: Region,
 }
 
-pub const ROWS: &[Row] = &[
-    row("pio_user_write", Space::Pio, Kind::UserWrite),
-    row("pio_user_read", Space::Pio, Kind::UserRead),
-    row("pio_event_match4", Space::Pio, Kind::Event(MATCH)),
-    row("pio_event_len4", Space::Pio, Kind::Event(Match::Len(4))),
-    row("pio_event_len0", Space::Pio, Kind::Event(Match::Any)),
-    row("mmio_user_write", Space::Mmio, Kind::UserWrite),
-    row("mmio_user_read", Space::Mmio, Kind::UserRead),
-    row("mmio_event_match4", Space::Mmio, Kind::Event(MATCH)),
-    row("mmio_event_len4", Space::Mmio, Kind::Event(Match::Len(4))),
-    row("mmio_event_len0", Space::Mmio, Kind::Event(Match::Any)),
-    Row {
-        pages: 8,
-        ..row("mmio_user_write_8_pages", Space::Mmio, Kind::UserWrite)
-    },
-    Row {
-        pages: 8,
-        ..row("mmio_user_read_8_pages", Space::Mmio, Kind::UserRead)
-    },
-    Row {
-        pages: 8,
-        ..row("mmio_event_match4_8_pages", Space::Mmio, Kind::Event(MATCH))
-    },
-];
+/// Where memslots go that are just there: above 4 GiB, so that they meet nothing else.
+const SLOTS_GPA: u64 = 1 << 32;
 
 impl Row {
     /// In words, for the table.
     pub fn describe(&self) -> String {
         let space = match self.space {
             Space::Pio => "port",
-            Space::Mmio => "mmio",
+            Space::Mmio => "MMIO",
         };
         let kind = match self.kind {
-            Kind::UserWrite => "write, exit to userspace".to_owned(),
-            Kind::UserRead => "read, exit to userspace".to_owned(),
-            Kind::Event(Match::Data { len, .. }) => format!("ioeventfd, {len}-byte datamatch"),
-            Kind::Event(Match::Len(len)) => format!("ioeventfd, {len} bytes, any value"),
-            Kind::Event(Match::Any) => "ioeventfd, zero-length wildcard".to_owned(),
+            Kind::User => "exit to userspace",
+            Kind::Event(Event::DataMatch) => "ioeventfd with datamatch",
+            Kind::Event(Event::Length) => "ioeventfd of this length",
+            Kind::Event(Event::Any) => "ioeventfd of zero length",
+            Kind::Coalesced => "coalesced",
         };
-        let pages = if self.pages > 1 {
-            format!(", {} pages in turn", self.pages)
-        } else {
-            String::new()
+        let mode = match self.mode {
+            Mode::Long => "",
+            Mode::La57 => ", 5-level paging",
+            Mode::Pae => ", 32-bit with PAE",
+            Mode::Legacy => ", 32-bit with 2-level paging",
+            Mode::Flat => ", 32-bit without paging",
         };
-        format!("{space} {kind}{pages}")
+        let many = |count: u64, what: &str| {
+            if count > 1 {
+                format!(", {count} {what}")
+            } else {
+                String::new()
+            }
+        };
+        [
+            format!("{space} {}, {kind}{mode}", self.insn),
+            many(self.pages, "pages in turn"),
+            many(self.slots.into(), "memslots"),
+            many(self.doorbells.into(), "ioeventfds"),
+            many(self.vcpus, "vCPUs"),
+        ]
+        .concat()
     }
 
-    /// Registers the doorbells; keep them as long as the machine.
-    pub fn doorbells(&self, machine: &Machine) -> Result<Vec<Doorbell>> {
-        let Kind::Event(kind) = self.kind else {
-            return Ok(Vec::new());
-        };
-        (0..self.pages)
-            .map(|page| {
-                let bus = match self.space {
-                    Space::Pio => Bus::Pio(port::BENCH),
-                    Space::Mmio => Bus::Mmio(machine.gpa(page)),
-                };
-                machine.doorbell(bus, kind)
-            })
-            .collect()
+    fn bus(&self, machine: &Machine, page: u64) -> Bus {
+        match self.space {
+            Space::Pio => Bus::Pio(port::BENCH),
+            Space::Mmio => Bus::Mmio(machine.gpa(page)),
+        }
     }
 
-    /// The instructions of one turn of the loop: one access for each page. RDI holds the first
-    /// page, EAX the value.
+    /// Bytes written.
+    fn len(&self) -> u32 {
+        match self.insn {
+            Insn::Store(size) => size,
+            _ => 4,
+        }
+    }
+
+    /// Registers what takes the accesses, and makes the memslots.
+    pub fn prepare(&self, machine: &Machine) -> Result<Fixture> {
+        let memory = Region::new(PAGE).context("memory for the guest")?;
+        for slot in 1..self.slots {
+            let gpa = SLOTS_GPA + u64::from(slot) * 2 * PAGE;
+            machine.set_slot(slot, gpa, &memory, SlotKind::Ram)?;
+        }
+        let mut doorbells = Vec::new();
+        for page in 0..self.pages {
+            let bus = self.bus(machine, page);
+            match self.kind {
+                Kind::User => {}
+                Kind::Coalesced => machine.coalesce(bus, self.len())?,
+                Kind::Event(event) => {
+                    for value in 1..=self.doorbells {
+                        doorbells.push(machine.doorbell(bus, self.matches(event, value))?);
+                    }
+                }
+            }
+        }
+        Ok(Fixture {
+            _doorbells: doorbells,
+            _memory: memory,
+        })
+    }
+
+    fn matches(&self, event: Event, value: u32) -> Match {
+        let len = self.len();
+        match event {
+            Event::DataMatch => Match::Data {
+                len,
+                value: value.into(),
+            },
+            Event::Length => Match::Len(len),
+            Event::Any => Match::Any,
+        }
+    }
+
+    /// The instructions of one turn of the loop: one access for each page. DI holds the first
+    /// page, DX the port, RAX the value.
     pub fn accesses(&self, a: &mut CodeAssembler) -> Result<(), IcedError> {
         for page in 0..self.pages {
-            let at = asm::dword_ptr(asm::rdi + (page * PAGE) as i32);
-            match (self.space, self.kind) {
-                (Space::Pio, Kind::UserRead) => a.in_(asm::eax, asm::dx)?,
-                (Space::Pio, _) => a.out(asm::dx, asm::eax)?,
-                // Not into EAX, which keeps the value to be written.
-                (Space::Mmio, Kind::UserRead) => a.mov(asm::ebx, at)?,
-                (Space::Mmio, _) => a.mov(at, asm::eax)?,
+            match self.space {
+                Space::Pio => self.insn.emit_port(a)?,
+                Space::Mmio => {
+                    let at = operand(self.mode, (page * PAGE) as i32);
+                    self.insn.emit_mmio(a, at, self.value())?;
+                }
             }
         }
         Ok(())
     }
 
-    /// The value that EAX holds in the loop.
+    /// The value that RAX holds in the loop.
     pub fn value(&self) -> u32 {
-        VALUE
+        self.doorbells
     }
 }

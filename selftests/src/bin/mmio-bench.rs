@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Measures what trapped accesses of a guest cost, with the kvm_mmio_ext module off and on.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use clap::Parser;
 use kvm_mmio_selftests::bench::measure::{self, Effort};
-use kvm_mmio_selftests::bench::report::{self, Setting, Unit};
-use kvm_mmio_selftests::bench::row::{ROWS, Row};
+use kvm_mmio_selftests::bench::report::{self, Setting, Skipped, Unit};
+use kvm_mmio_selftests::bench::rows::{ROWS, choose};
+use kvm_mmio_selftests::guest::Machine;
 use kvm_mmio_selftests::host::Modes;
 
 /// Measures trapped accesses through /dev/kvm, with the extension off and on in turn.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// Rows to measure, separated by commas; a part of a name stands for all names with it
+    /// Rows to measure, separated by commas: whole names, or parts that stand for all names with
+    /// them; the port rows that they are compared with come along
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
     /// Name the rows
@@ -21,24 +23,12 @@ struct Options {
     /// Accesses of one measurement
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     iterations: u64,
-    /// Measurements of each row with the extension off, and as many with it on
+    /// Measurements of each row in each state of the extension: off, on without its fast path, on
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     repetitions: u64,
     /// JSON Lines in place of the table
     #[arg(long)]
     json: bool,
-}
-
-fn choose(names: &[String]) -> Result<Vec<&'static Row>> {
-    for name in names {
-        if !ROWS.iter().any(|row| row.name.contains(name.as_str())) {
-            bail!("no row has {name:?} in its name; see --list");
-        }
-    }
-    Ok(ROWS
-        .iter()
-        .filter(|row| names.is_empty() || names.iter().any(|name| row.name.contains(name)))
-        .collect())
 }
 
 fn main() -> Result<()> {
@@ -49,7 +39,7 @@ fn main() -> Result<()> {
         }
         return Ok(());
     }
-    let rows = choose(&options.rows)?;
+    let rows = choose(&options.rows).map_err(Error::msg)?;
     let effort = Effort {
         iterations: options.iterations,
         repetitions: options.repetitions,
@@ -61,15 +51,19 @@ fn main() -> Result<()> {
         ticks_per_empty_turn,
         effort,
     };
-    let mut measured = Vec::new();
+    let (mut measured, mut skipped) = (Vec::new(), Vec::new());
     for (number, row) in (1..).zip(&rows) {
+        if !Machine::supports(row.mode)? {
+            skipped.push(Skipped::mode(row));
+            continue;
+        }
         eprintln!("measuring {number} of {}: {}", rows.len(), row.name);
         measured.push(measure::measure(row, effort).with_context(|| row.name)?);
     }
     if options.json {
-        report::print_json(&setting, &measured)?;
+        report::print_json(&setting, &measured, &skipped)?;
     } else {
-        report::print_table(&setting, &measured);
+        report::print_table(&setting, &measured, &skipped);
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
+const CR4_LA57: u64 = 1 << 12;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
@@ -126,8 +127,11 @@ pub fn set_sregs(sregs: &mut kvm_sregs, mode: Mode, id: u64, root: u64) {
         sregs.cr0 |= CR0_PG;
         sregs.cr3 = root;
     }
-    if matches!(mode, Mode::Long | Mode::Pae) {
+    if matches!(mode, Mode::Long | Mode::La57 | Mode::Pae) {
         sregs.cr4 |= CR4_PAE;
+    }
+    if mode == Mode::La57 {
+        sregs.cr4 |= CR4_LA57;
     }
     if mode.is_long() {
         sregs.efer = EFER_LME | EFER_LMA;

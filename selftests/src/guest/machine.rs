@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 
 use super::layout::{MAX_VCPUS, MMIO_GPA, MMIO_GVA, MMIO_PAGES, RAM_SIZE};
 use super::paging::{SUPERVISOR, TablePool};
@@ -62,6 +62,20 @@ impl Machine {
         let mut machine = Self::new(mode)?;
         let vcpu = machine.add_vcpu()?;
         Ok((machine, vcpu))
+    }
+
+    /// Whether guests of `mode` can run here.
+    pub fn supports(mode: Mode) -> Result<bool> {
+        const LA57: u32 = 1 << 16;
+        let cpuid = Kvm::new()
+            .context("opening /dev/kvm")?
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .context("KVM_GET_SUPPORTED_CPUID")?;
+        let features = cpuid
+            .as_slice()
+            .iter()
+            .find(|leaf| leaf.function == 7 && leaf.index == 0);
+        Ok(mode != Mode::La57 || features.is_some_and(|leaf| leaf.ecx & LA57 != 0))
     }
 
     fn map_window(&self, tables: &PageTables) {
@@ -161,5 +175,17 @@ impl Machine {
 
     pub fn doorbell(&self, bus: Bus, kind: Match) -> Result<Doorbell> {
         Doorbell::new(&self.vm, bus, kind)
+    }
+
+    /// Writes of up to `len` bytes at one address go to a ring that userspace reads when it likes
+    /// to; see [`Vcpu::map_coalesced_ring`].
+    pub fn coalesce(&self, bus: Bus, len: u32) -> Result<()> {
+        let at = match bus {
+            Bus::Mmio(gpa) => IoEventAddress::Mmio(gpa),
+            Bus::Pio(port) => IoEventAddress::Pio(port.into()),
+        };
+        self.vm
+            .register_coalesced_mmio(at, len)
+            .with_context(|| format!("KVM_REGISTER_COALESCED_MMIO {bus:?}"))
     }
 }

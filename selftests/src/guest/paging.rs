@@ -24,6 +24,13 @@ struct Level {
     bits: u32,
 }
 
+const LA57: &[Level] = &[
+    Level { shift: 48, bits: 9 },
+    Level { shift: 39, bits: 9 },
+    Level { shift: 30, bits: 9 },
+    Level { shift: 21, bits: 9 },
+    Level { shift: 12, bits: 9 },
+];
 const LONG: &[Level] = &[
     Level { shift: 39, bits: 9 },
     Level { shift: 30, bits: 9 },
@@ -108,6 +115,7 @@ impl PageTables {
 
     fn levels(&self) -> &'static [Level] {
         match self.mode {
+            Mode::La57 => LA57,
             Mode::Long => LONG,
             Mode::Pae => PAE,
             Mode::Legacy => LEGACY,

@@ -56,6 +56,8 @@ pub struct Vcpu {
     next_code: u64,
     /// Programs that are in the guest already; they never change.
     programs: HashMap<Vec<u8>, u64>,
+    /// Whether the ring of coalesced writes is mapped.
+    coalesces: bool,
 }
 
 impl Vcpu {
@@ -73,6 +75,7 @@ impl Vcpu {
             ram,
             next_code: layout::code(id),
             programs: HashMap::new(),
+            coalesces: false,
         };
         let mut sregs = vcpu.sregs()?;
         cpu::set_sregs(&mut sregs, mode, id, root);
@@ -214,26 +217,48 @@ impl Vcpu {
         }
     }
 
+    /// Maps the ring of coalesced writes, which [`Self::run_to_end`] then empties.
+    pub fn map_coalesced_ring(&mut self) -> Result<()> {
+        self.fd
+            .map_coalesced_mmio_ring()
+            .context("mapping the ring of coalesced writes")?;
+        self.coalesces = true;
+        Ok(())
+    }
+
     /// Runs until the program is done, answering every access with as little work as possible:
-    /// for measuring. MMIO and port reads get 0.
+    /// for measuring. MMIO and port reads get 0. A ring of coalesced writes is emptied when a
+    /// write comes that did not fit.
     pub fn run_to_end(&mut self) -> Result<()> {
         const DONE: u16 = port::DONE as u16;
         const FAULT: u16 = port::FAULT as u16;
         loop {
             match self.fd.run() {
-                Ok(VcpuExit::MmioWrite(..)) => {}
+                Ok(VcpuExit::MmioWrite(..)) => self.empty_coalesced_ring()?,
                 Ok(VcpuExit::MmioRead(_, data) | VcpuExit::IoIn(_, data)) => data.fill(0),
                 Ok(VcpuExit::IoOut(DONE, _)) => return Ok(()),
                 Ok(VcpuExit::IoOut(FAULT, data)) => {
                     let vector = data[0];
                     bail!("unexpected exception {:?}", self.fault(vector)?);
                 }
-                Ok(VcpuExit::IoOut(..)) => {}
+                Ok(VcpuExit::IoOut(..)) => self.empty_coalesced_ring()?,
                 Ok(other) => bail!("unexpected exit {other:?}"),
                 Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
                 Err(e) => return Err(e).context("KVM_RUN"),
             }
         }
+    }
+
+    fn empty_coalesced_ring(&mut self) -> Result<()> {
+        if self.coalesces {
+            while self
+                .fd
+                .coalesced_mmio_read()
+                .context("coalesced writes")?
+                .is_some()
+            {}
+        }
+        Ok(())
     }
 
     fn fault(&self, vector: u8) -> Result<Fault> {

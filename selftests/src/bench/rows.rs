@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+//! All rows.
+
+use super::insn::Insn;
+use super::row::{Event, Kind, Row, Space};
+use crate::guest::Mode;
+
+const MATCH: Kind = Kind::Event(Event::DataMatch);
+const LENGTH: Kind = Kind::Event(Event::Length);
+const ANY: Kind = Kind::Event(Event::Any);
+
+const STORE: Insn = Insn::Store(4);
+const LOAD: Insn = Insn::Load(4);
+
+const fn pio(name: &'static str, kind: Kind, insn: Insn) -> Row {
+    Row {
+        name,
+        port: Some(name),
+        space: Space::Pio,
+        kind,
+        insn,
+        mode: Mode::Long,
+        pages: 1,
+        slots: 1,
+        doorbells: 1,
+        vcpus: 1,
+    }
+}
+
+const fn mmio(name: &'static str, port: &'static str, kind: Kind, insn: Insn) -> Row {
+    Row {
+        port: Some(port),
+        space: Space::Mmio,
+        ..pio(name, kind, insn)
+    }
+}
+
+/// A 4-byte write that an ioeventfd with a datamatch takes: what a virtio doorbell is.
+const fn doorbell(name: &'static str) -> Row {
+    mmio(name, "pio_event_match4", MATCH, STORE)
+}
+
+const fn user_write(name: &'static str) -> Row {
+    mmio(name, "pio_user_write", Kind::User, STORE)
+}
+
+const fn user_read(name: &'static str) -> Row {
+    read_by(name, LOAD)
+}
+
+const fn read_by(name: &'static str, insn: Insn) -> Row {
+    mmio(name, "pio_user_read", Kind::User, insn)
+}
+
+/// Two exits to userspace, a read and a write: no row by port I/O does as much.
+const fn modify(name: &'static str, insn: Insn) -> Row {
+    Row {
+        port: None,
+        ..mmio(name, "", Kind::User, insn)
+    }
+}
+
+const fn in_mode(mode: Mode, row: Row) -> Row {
+    Row { mode, ..row }
+}
+
+const fn pages(pages: u64, row: Row) -> Row {
+    Row { pages, ..row }
+}
+
+const fn slots(slots: u32, row: Row) -> Row {
+    Row { slots, ..row }
+}
+
+const fn doorbells(doorbells: u32, row: Row) -> Row {
+    Row { doorbells, ..row }
+}
+
+const fn vcpus(vcpus: u64, port: &'static str, row: Row) -> Row {
+    Row {
+        vcpus,
+        port: Some(port),
+        ..row
+    }
+}
+
+#[rustfmt::skip] // One row a line.
+pub const ROWS: &[Row] = &[
+    pio("pio_user_write", Kind::User, STORE),
+    pio("pio_user_read", Kind::User, LOAD),
+    pio("pio_event_match1", MATCH, Insn::Store(1)),
+    pio("pio_event_match2", MATCH, Insn::Store(2)),
+    pio("pio_event_match4", MATCH, STORE),
+    pio("pio_event_len4", LENGTH, STORE),
+    pio("pio_event_len0", ANY, STORE),
+    pio("pio_coalesced", Kind::Coalesced, STORE),
+
+    user_write("mmio_user_write"),
+    user_read("mmio_user_read"),
+    mmio("mmio_event_match1", "pio_event_match1", MATCH, Insn::Store(1)),
+    mmio("mmio_event_match2", "pio_event_match2", MATCH, Insn::Store(2)),
+    doorbell("mmio_event_match4"),
+    mmio("mmio_event_match8", "pio_event_match4", MATCH, Insn::Store(8)),
+    mmio("mmio_event_len4", "pio_event_len4", LENGTH, STORE),
+    mmio("mmio_event_len0", "pio_event_len0", ANY, STORE),
+    mmio("mmio_coalesced", "pio_coalesced", Kind::Coalesced, STORE),
+
+    mmio("mmio_user_write_imm", "pio_user_write", Kind::User, Insn::StoreImmediate),
+    mmio("mmio_event_match4_imm", "pio_event_match4", MATCH, Insn::StoreImmediate),
+    read_by("mmio_user_read_8", Insn::Load(8)),
+    read_by("mmio_user_read_movzx1", Insn::LoadZeroExtended(1)),
+    read_by("mmio_user_read_movzx2", Insn::LoadZeroExtended(2)),
+    read_by("mmio_user_read_movsx1", Insn::LoadSignExtended(1)),
+    read_by("mmio_user_read_movsx2", Insn::LoadSignExtended(2)),
+    read_by("mmio_user_read_movsxd", Insn::LoadSignExtended(4)),
+    modify("mmio_user_or", Insn::Or),
+    modify("mmio_user_xchg", Insn::Exchange),
+    mmio("mmio_user_stos", "pio_user_write", Kind::User, Insn::Stos),
+
+    pages(8, user_write("mmio_user_write_8_pages")),
+    pages(8, user_read("mmio_user_read_8_pages")),
+    pages(8, doorbell("mmio_event_match4_8_pages")),
+
+    in_mode(Mode::La57, user_read("mmio_user_read_la57")),
+    in_mode(Mode::La57, doorbell("mmio_event_match4_la57")),
+    in_mode(Mode::Pae, user_read("mmio_user_read_pae")),
+    in_mode(Mode::Pae, doorbell("mmio_event_match4_pae")),
+    in_mode(Mode::Flat, user_read("mmio_user_read_flat")),
+    in_mode(Mode::Flat, doorbell("mmio_event_match4_flat")),
+
+    slots(10, doorbell("mmio_event_match4_10_slots")),
+    slots(100, doorbell("mmio_event_match4_100_slots")),
+    slots(500, doorbell("mmio_event_match4_500_slots")),
+    slots(500, user_write("mmio_user_write_500_slots")),
+
+    doorbells(16, doorbell("mmio_event_match4_16_fds")),
+    doorbells(64, doorbell("mmio_event_match4_64_fds")),
+    doorbells(256, doorbell("mmio_event_match4_256_fds")),
+
+    vcpus(2, "pio_user_write_2_vcpus", pio("pio_user_write_2_vcpus", Kind::User, STORE)),
+    vcpus(4, "pio_user_write_4_vcpus", pio("pio_user_write_4_vcpus", Kind::User, STORE)),
+    vcpus(2, "pio_event_match4_2_vcpus", pio("pio_event_match4_2_vcpus", MATCH, STORE)),
+    vcpus(4, "pio_event_match4_4_vcpus", pio("pio_event_match4_4_vcpus", MATCH, STORE)),
+    vcpus(2, "pio_user_write_2_vcpus", user_write("mmio_user_write_2_vcpus")),
+    vcpus(4, "pio_user_write_4_vcpus", user_write("mmio_user_write_4_vcpus")),
+    vcpus(2, "pio_event_match4_2_vcpus", doorbell("mmio_event_match4_2_vcpus")),
+    vcpus(4, "pio_event_match4_4_vcpus", doorbell("mmio_event_match4_4_vcpus")),
+];
+
+/// The rows that `parts` name, and the port rows that they are compared with, in the order of
+/// [`ROWS`]. A part is the name of a row, or something that is in the names of some.
+pub fn choose(parts: &[String]) -> Result<Vec<&'static Row>, String> {
+    let is_named = |row: &Row, part: &str| {
+        if ROWS.iter().any(|row| row.name == part) {
+            row.name == part
+        } else {
+            row.name.contains(part)
+        }
+    };
+    if let Some(part) = parts
+        .iter()
+        .find(|part| !ROWS.iter().any(|row| is_named(row, part)))
+    {
+        return Err(format!("no row has {part:?} in its name; see --list"));
+    }
+    let wanted = |row: &Row| parts.is_empty() || parts.iter().any(|part| is_named(row, part));
+    let ports: Vec<_> = ROWS
+        .iter()
+        .filter(|row| wanted(row))
+        .filter_map(|row| row.port)
+        .collect();
+    Ok(ROWS
+        .iter()
+        .filter(|row| wanted(row) || ports.contains(&row.name))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ROWS, Space, choose};
+
+    fn names(parts: &[&str]) -> Vec<&'static str> {
+        let parts: Vec<_> = parts.iter().map(|part| part.to_string()).collect();
+        choose(&parts).unwrap().iter().map(|row| row.name).collect()
+    }
+
+    #[test]
+    fn names_are_unique_and_ports_exist() {
+        for row in ROWS {
+            let same: Vec<_> = ROWS.iter().filter(|other| other.name == row.name).collect();
+            assert_eq!(same.len(), 1, "{}", row.name);
+            let Some(port) = row.port else { continue };
+            let port = ROWS.iter().find(|other| other.name == port).unwrap();
+            assert_eq!(port.space, Space::Pio, "{}", row.name);
+            assert_eq!(port.kind, row.kind, "{}", row.name);
+            assert_eq!(port.vcpus, row.vcpus, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn a_whole_name_means_one_row_and_its_port_row() {
+        assert_eq!(
+            names(&["mmio_user_write"]),
+            ["pio_user_write", "mmio_user_write"]
+        );
+    }
+
+    #[test]
+    fn a_part_of_a_name_means_all_rows_that_have_it() {
+        assert_eq!(
+            names(&["_flat"]),
+            [
+                "pio_user_read",
+                "pio_event_match4",
+                "mmio_user_read_flat",
+                "mmio_event_match4_flat"
+            ]
+        );
+        assert_eq!(names(&[]).len(), ROWS.len());
+        assert!(choose(&["nothing".to_owned()]).is_err());
+    }
+}
