@@ -34,8 +34,8 @@ check-long: python	## the same, with the torture and what else takes long
 mutants: python	## break the extension in many places and see that a test notices each
 	@lab/mutants
 
-bench: python	## measure everything on all machines, with mainline too
-	@lab/bench
+bench: python	## measure everything on all machines (BASE=run.json: compare)
+	@lab/bench $(if $(BASE),--base "$(BASE)")
 
 shell: python	## a shell on machine svm with the modules loaded
 	@lab/run --shell

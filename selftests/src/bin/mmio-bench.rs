@@ -5,7 +5,7 @@ use anyhow::{Context, Error, Result};
 use clap::Parser;
 use kvm_mmio_selftests::bench::measure::{self, Effort};
 use kvm_mmio_selftests::bench::report::{self, Setting, Skipped, Unit};
-use kvm_mmio_selftests::bench::rows::{ROWS, choose};
+use kvm_mmio_selftests::bench::rows::choose;
 use kvm_mmio_selftests::guest::Machine;
 use kvm_mmio_selftests::host::Modes;
 
@@ -17,7 +17,7 @@ struct Options {
     /// them; the port rows that they are compared with come along
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Name the rows
+    /// Name the rows that would be measured
     #[arg(long)]
     list: bool,
     /// Accesses of one measurement
@@ -33,13 +33,13 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    let rows = choose(&options.rows).map_err(Error::msg)?;
     if options.list {
-        for row in ROWS {
+        for row in rows {
             println!("{:28} {}", row.name, row.describe());
         }
         return Ok(());
     }
-    let rows = choose(&options.rows).map_err(Error::msg)?;
     let effort = Effort {
         iterations: options.iterations,
         repetitions: options.repetitions,

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The figures of a run of lab/bench, in the documentation.
+
+A document has places for them: what is between `.. bench: NAME` and the next
+`.. bench: end` is replaced by what the function of that name returns.
+"""
+
+import re
+import subprocess
+import sys
+
+import lib
+import results
+from results import median, number, ratio
+
+DOCUMENTS = (lib.ROOT / "README.rst", lib.ROOT / "Documentation" / "performance.rst")
+CHART = lib.ROOT / "Documentation" / "bench.svg"
+
+PLACE = re.compile(r"^\.\. bench: (?!end$)(\S+)\n.*?^\.\. bench: end$", re.M | re.S)
+
+# For a run that is limited to some machines or rows.
+NOTHING = "Not measured in the last run."
+
+# The rows of the short tables.
+SHORT = ("pio_user_write", "mmio_user_write", "mmio_user_read", "mmio_user_write_8_pages",
+         "pio_event_match4", "mmio_event_match4", "mmio_event_match4_8_pages", "mmio_event_len0",
+         "mmio_coalesced", "mmio_user_or", "mmio_event_match4_flat")
+
+
+def table(head, rows):
+    """A simple table: text to the left, figures to the right."""
+    if not rows:
+        return NOTHING
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    rule = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+                       for cell, width in zip(row, widths)).rstrip()
+             for row in [head, *rows]]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+def loaded(run, cpus=1):
+    return [boot for boot in run["boots"] if boot["module"] == "on" and boot["cpus"] == cpus]
+
+
+def three(row):
+    return " / ".join(number(median(row, state)) for state in results.STATES)
+
+
+def short(run, tdp):
+    """The main rows of all machines."""
+    boots = [boot for boot in loaded(run) if boot["run"]["tdp"] == tdp]
+    rows = []
+    for name in SHORT:
+        found = [boot["rows"].get(name) for boot in boots]
+        if any(found):
+            description = next(row for row in found if row)["description"]
+            rows.append([description, *(three(row) if row else "-" for row in found)])
+    return table(["off / seed / on", *(results.title(boot) for boot in boots)], rows)
+
+
+def matrix(run, machine, tdp):
+    """All rows of one boot."""
+    return "\n\n".join(every_row(boot) for boot in loaded(run)
+                       if boot["machine"] == machine and boot["run"]["tdp"] == tdp) or NOTHING
+
+
+def every_row(boot):
+    rows = []
+    for row in boot["rows"].values():
+        off, seed, on = (median(row, state) for state in results.STATES)
+        port = results.port_of(boot, row)
+        rows.append([row["description"], number(off), number(seed), number(on), number(ratio(on, off), 3),
+                     number(ratio(off, median(port, "off")), 3), number(ratio(on, median(port, "on")), 3)])
+    return table([results.title(boot), "off", "seed", "on", "on/off", "off/port", "on/port"], rows)
+
+
+def processors(run):
+    return "\n\n".join(every_row(boot) for boot in run["boots"] if boot["module"] == "on" and boot["cpus"] > 1) or NOTHING
+
+
+def checks(found):
+    return table(["row", "where", "what", "reached", "at most", ""],
+                 [[f"``{check.row}``", results.title(check.boot), check.what, number(check.value, 4),
+                   str(check.most), "kept" if results.kept(check) else "missed"] for check in found])
+
+
+def limits(run):
+    """The worst of each kind."""
+    found = [check for check in results.all_checks(run) if check.promised]
+    missed = [check for check in found if not results.kept(check)]
+    worst = [max((check for check in found if check.what == what), key=lambda check: check.value)
+             for what in dict.fromkeys(check.what for check in found)]
+    return checks([*worst, *(check for check in missed if check not in worst)])
+
+
+def provenance(run):
+    kernels = ", ".join(sorted({boot["run"]["kernel"] for boot in run["boots"]}))
+    emulators = ", ".join(sorted({boot["emulator"] for boot in run["boots"]}))
+    return (f"Measured {run['created']} at revision ``{run['revision']}``: Linux {kernels};\n"
+            f"{emulators}; medians of {run['repetitions']} measurements of {run['iterations']} accesses.")
+
+
+def summary(run):
+    """What it comes to, in words."""
+    def span(values):
+        values = sorted(values)
+        return f"{values[0]:.2f} to {values[-1]:.2f}"
+
+    def all_rows(test):
+        return [(boot, row) for boot in loaded(run) for name, row in boot["rows"].items() if test(name, row)]
+
+    taken = all_rows(lambda name, row: row["counts"] and row["counts"]["fast"] and not name.endswith("_fds"))
+    bells = all_rows(lambda name, row: name == "mmio_event_match4")
+    unloaded = [check.value for check in results.patched(run["boots"])]
+    if not (taken and bells and unloaded):
+        return NOTHING
+    return "\n".join([
+        "Over all machines and both kinds of paging, an MMIO access that the fast path takes costs",
+        f"{span(median(row, 'on') / median(row, 'off') for _, row in taken)} times what it costs in C.",
+        f"A doorbell with a datamatch costs {span(median(row, 'on') / median(row, 'off') for _, row in bells)} times as much, which is",
+        f"{span(median(row, 'on') / median(results.port_of(boot, row), 'on') for boot, row in bells)} times a port write "
+        f"(in C {span(median(row, 'off') / median(results.port_of(boot, row), 'off') for boot, row in bells)}).",
+        f"A patched kernel without the module needs at most {max(unloaded):.4f} times the instructions of the",
+        "unpatched kernel."])
+
+
+PLACES = {
+    "provenance": provenance,
+    "summary": summary,
+    "tdp": lambda run: short(run, True),
+    "shadow": lambda run: short(run, False),
+    "targets": lambda run: checks(check for check in results.all_checks(run) if not check.promised),
+    "limits": limits,
+    "matrix-tdp": lambda run: matrix(run, "svm", True),
+    "matrix-shadow": lambda run: matrix(run, "svm", False),
+    "processors": processors,
+}
+
+
+def fill(text, run):
+    def place(match):
+        name = match[1]
+        return f".. bench: {name}\n\n{PLACES[name](run)}\n\n.. bench: end"
+
+    return PLACE.sub(place, text)
+
+
+def write(run, path):
+    """Rewrite the documents and draw the chart of the run in the file `path`."""
+    texts = {document: fill(document.read_text(), run) for document in DOCUMENTS}
+    out = lib.call([lib.LAB / "setup", "--charts"], stdout=subprocess.PIPE)
+    if out.returncode:
+        sys.exit(out.returncode)
+    if lib.call([out.stdout.strip(), lib.LAB / "chart.py", path, CHART]).returncode:
+        lib.die("the chart could not be drawn")
+    for document, text in texts.items():
+        lib.write_atomically(document, text)
+    lib.say("rewrote " + ", ".join(str(name.relative_to(lib.ROOT)) for name in [*DOCUMENTS, CHART]))

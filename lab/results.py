@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a run of lab/bench has found, and what it ought to be.
+
+A run is one JSON document:
+
+    schema, created, revision, iterations, repetitions
+    boots: list of
+        machine, paging ("npt=1"), kernel, module, cpus, emulator
+        run:     what mmio-bench says of the machine (unit, kernel, ...)
+        rows:    by name: description, port, off, seed, on, counts
+        skipped: list of name, description, reason
+
+off, seed and on are KVM's C code, the extension without its fast path, and with
+it; each with median, min, max, spread_percent and values, in ticks per access.
+"""
+
+import collections
+
+SCHEMA = 1
+STATES = ("off", "seed", "on")
+
+# At most so many times the other: what is promised. A run that misses one fails.
+LIMIT_SEED, LIMIT_REFUSED, LIMIT_PATCHED, LIMIT_REGRESSION = 1.02, 1.02, 1.005, 1.02
+
+# Where the clock counts the instructions of one processor, repeated measurements differ
+# by no more than this, but for one above and one below that something else in the kernel
+# has met. How several processors take turns is not exact.
+LIMIT_SPREAD = 1.02
+
+# What the project strives for: row, against what (the port row that does as much, or
+# another row), at most so many times, with two-dimensional paging or not (None: both).
+TARGETS = (
+    ("mmio_event_match4", "port", {"svm": 1.15, "vmx": 1.10, "svm-nrips": 1.10}, True),
+    ("mmio_event_match4", "port", 1.20, False),
+    ("mmio_user_write", "port", 1.10, True),
+    ("mmio_user_read", "port", 1.10, True),
+    ("mmio_user_write_8_pages", "mmio_user_write", 1.01, False),
+    ("mmio_user_read_8_pages", "mmio_user_read", 1.01, False),
+    ("mmio_event_match4_8_pages", "mmio_event_match4", 1.01, False),
+    ("mmio_event_match4_256_fds", "mmio_event_match4", 1.05, None),
+)
+
+Check = collections.namedtuple("Check", "boot row what value most promised")
+
+
+def kept(check):
+    return check.value <= check.most
+
+
+def title(boot):
+    parts = [boot["machine"], boot["paging"]]
+    if boot["module"] == "unloaded":
+        parts.append("mainline kernel" if boot["kernel"] == "mainline" else "module unloaded")
+    if boot["cpus"] > 1:
+        parts.append(f"{boot['cpus']} processors")
+    return ", ".join(parts)
+
+
+def key(boot):
+    return tuple(boot[name] for name in ("machine", "paging", "kernel", "module", "cpus"))
+
+
+def median(row, state):
+    return row[state]["median"] if row and row[state] else None
+
+
+def ratio(above, below):
+    return above / below if above and below else None
+
+
+def port_of(boot, row):
+    return boot["rows"].get(row["port"])
+
+
+def refused(row):
+    """Whether the fast path has left all of these accesses to the emulator."""
+    counts = row["counts"]
+    return bool(counts and counts["emulated"] and not counts["fast"])
+
+
+def exact(boot):
+    return boot["run"]["unit"] == "instructions" and boot["cpus"] == 1
+
+
+def spread(sample):
+    """Largest / smallest value, without one at each end if there are enough."""
+    values = sorted(sample["values"])
+    middle = values[1:-1] if len(values) > 3 else values
+    return middle[-1] / middle[0]
+
+
+def checks(boot):
+    """What is promised and what is striven for, of the rows of one boot."""
+    rows = boot["rows"]
+
+    def check(row, what, above, below, most, promised):
+        value = ratio(above, below)
+        if value:
+            yield Check(boot, row, what, value, most, promised)
+
+    for name, row in rows.items():
+        off, seed, on = (median(row, state) for state in STATES)
+        if name == "mmio_user_write":
+            yield from check(name, "seed / off", seed, off, LIMIT_SEED, True)
+        if refused(row):
+            yield from check(name, "on / off, refused by the fast path", on, off, LIMIT_REFUSED, True)
+        if exact(boot) and len(row["off"]["values"]) > 3:
+            worst = max(spread(row[state]) for state in STATES if row[state])
+            yield Check(boot, name, "spread", worst, LIMIT_SPREAD, True)
+    for name, other, most, tdp in TARGETS:
+        row = rows.get(name)
+        if not row or tdp not in (None, boot["run"]["tdp"]):
+            continue
+        against = port_of(boot, row) if other == "port" else rows.get(other)
+        most = most[boot["machine"]] if isinstance(most, dict) else most
+        what = f"on / {other}"
+        yield from check(name, what, median(row, "on"), median(against, "on"), most, False)
+
+
+def patched(boots):
+    """The patched kernel without the module / the unpatched kernel, row by row."""
+    for boot in boots:
+        if boot["module"] != "unloaded" or boot["kernel"] == "mainline":
+            continue
+        for other in boots:
+            if other["kernel"] == "mainline" and (other["machine"], other["paging"]) == (boot["machine"], boot["paging"]):
+                for name, row in boot["rows"].items():
+                    value = ratio(median(row, "off"), median(other["rows"].get(name), "off"))
+                    if value:
+                        yield Check(boot, name, "module unloaded / mainline kernel", value, LIMIT_PATCHED, True)
+
+
+def all_checks(run):
+    return [check for boot in run["boots"] for check in checks(boot)] + list(patched(run["boots"]))
+
+
+def number(value, digits=0):
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def print_boot(boot):
+    """The table of one boot, with the targets next to what was reached."""
+    wanted = {check.row: check for check in checks(boot) if not check.promised}
+    print(f"\n{title(boot)}: {boot['run']['unit'].replace('_', ' ')} per access, "
+          f"median of {boot['run']['repetitions']} x {boot['run']['iterations']} accesses")
+    width = max(len(row["description"]) for row in boot["rows"].values())
+    print(f"{'access':{width}}{'off':>7}{'seed':>7}{'on':>7}{'spread':>8}{'on/off':>8}{'off/port':>10}{'on/port':>9}  target")
+    for name, row in boot["rows"].items():
+        off, seed, on = (median(row, state) for state in STATES)
+        port = port_of(boot, row)
+        most = max(row[state]["spread_percent"] for state in STATES if row[state])
+        print(f"{row['description']:{width}}{number(off):>7}{number(seed):>7}{number(on):>7}{most:>6.1f} %"
+              f"{number(ratio(on, off), 3):>8}{number(ratio(off, median(port, 'off')), 3):>10}"
+              f"{number(ratio(on, median(port, 'on')), 3):>9}  "
+              f"{describe(wanted[name]) if name in wanted else ''}".rstrip())
+    for row in boot["skipped"]:
+        print(f"skipped: {row['description']}: {row['reason']}")
+
+
+def describe(check):
+    verdict = "ok" if kept(check) else "MISSED"
+    return f"{check.what}: {check.value:.4f}, at most {check.most}: {verdict}"
+
+
+def print_verdicts(run):
+    """All limits and targets; returns whether all limits are kept."""
+    found = all_checks(run)
+    promised = [check for check in found if check.promised]
+    missed = [check for check in promised if not kept(check)]
+    targets = [check for check in found if not check.promised]
+    print("\nTargets (a missed one does not fail the run):")
+    for check in targets:
+        print(f"  {title(check.boot)}: {check.row}: {describe(check)}")
+    print(f"Limits: {len(promised) - len(missed)} kept, {len(missed)} missed; the closest or worst of each kind:")
+    for what in dict.fromkeys(check.what for check in promised):
+        worst = max((check for check in promised if check.what == what), key=lambda check: check.value)
+        print(f"  {title(worst.boot)}: {worst.row}: {describe(worst)}")
+    for check in missed:
+        print(f"NOT OK: {title(check.boot)}: {check.row}: {describe(check)}")
+    return not missed
+
+
+def print_comparison(run, base):
+    """Each figure against that of an earlier run; returns whether none is worse, or
+    None if there is nothing to compare."""
+    earlier = {key(boot): boot for boot in base["boots"]}
+    changes, missing = [], 0
+    for boot in run["boots"]:
+        old = earlier.get(key(boot))
+        for name, row in boot["rows"].items():
+            for state in STATES:
+                value = ratio(median(row, state),
+                              median(old["rows"].get(name), state) if old and same_unit(boot, old) else None)
+                if value:
+                    changes.append((value, f"{title(boot)}: {name}, {state}"))
+                elif row[state]:
+                    missing += 1
+    if not changes:
+        return None
+    changes.sort()
+    print(f"\nCompared with {base['revision']} of {base['created']}: {len(changes)} figures, "
+          f"{changes[0][0]:.4f} to {changes[-1][0]:.4f} times the earlier ones"
+          + (f"; {missing} have no earlier one" if missing else ""))
+    worse = [change for change in changes if change[0] > LIMIT_REGRESSION]
+    for value, what in changes:
+        if value < 1 / LIMIT_REGRESSION:
+            print(f"better: {what}: {value:.4f}")
+    for value, what in worse:
+        print(f"NOT OK: {what}: {value:.4f} times the earlier figure, at most {LIMIT_REGRESSION}")
+    return not worse
+
+
+def same_unit(boot, old):
+    return boot["run"]["unit"] == old["run"]["unit"]
