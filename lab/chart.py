@@ -23,7 +23,7 @@ BARS = {
     "mmio_event_match4_8_pages": "the same,\n8 pages in turn",
     "mmio_event_len0": "write, ioeventfd\nof zero length",
     "mmio_coalesced": "write,\ncoalesced",
-    "mmio_user_or": "OR (two exits),\nby the emulator",
+    "mmio_user_or": "OR, two exits\nto userspace",
 }
 GROWTH = {"fds": "ioeventfds at one address", "slots": "memslots", "vcpus": "vCPUs at the same time"}
 UNIT = "instructions per access"
