@@ -76,7 +76,8 @@ def every_row(boot):
 
 
 def processors(run):
-    return "\n\n".join(every_row(boot) for boot in run["boots"] if boot["module"] == "on" and boot["cpus"] > 1) or NOTHING
+    return "\n\n".join(every_row(boot) for boot in run["boots"]
+                       if boot["module"] == "on" and boot["cpus"] > 1) or NOTHING
 
 
 def checks(found):
@@ -101,28 +102,29 @@ def provenance(run):
             f"{emulators}; medians of {run['repetitions']} measurements of {run['iterations']} accesses.")
 
 
+def span(values):
+    values = sorted(values)
+    return f"{values[0]:.2f} to {values[-1]:.2f}"
+
+
 def summary(run):
     """What it comes to, in words."""
-    def span(values):
-        values = sorted(values)
-        return f"{values[0]:.2f} to {values[-1]:.2f}"
-
-    def all_rows(test):
-        return [(boot, row) for boot in loaded(run) for name, row in boot["rows"].items() if test(name, row)]
-
-    taken = all_rows(lambda name, row: row["counts"] and row["counts"]["fast"] and not name.endswith("_fds"))
-    bells = all_rows(lambda name, row: name == "mmio_event_match4")
+    rows = [(boot, name, row) for boot in loaded(run) for name, row in boot["rows"].items()]
+    taken = [ratio(median(row, "on"), median(row, "off")) for _, name, row in rows
+             if row["counts"] and row["counts"]["fast"] and not name.endswith("_fds")]
+    bells = [(boot, row) for boot, name, row in rows if name == "mmio_event_match4"]
     unloaded = [check.value for check in results.patched(run["boots"])]
     if not (taken and bells and unloaded):
         return NOTHING
-    return "\n".join([
-        "Over all machines and both kinds of paging, an MMIO access that the fast path takes costs",
-        f"{span(median(row, 'on') / median(row, 'off') for _, row in taken)} times what it costs in C.",
-        f"A doorbell with a datamatch costs {span(median(row, 'on') / median(row, 'off') for _, row in bells)} times as much, which is",
-        f"{span(median(row, 'on') / median(results.port_of(boot, row), 'on') for boot, row in bells)} times a port write "
-        f"(in C {span(median(row, 'off') / median(results.port_of(boot, row), 'off') for boot, row in bells)}).",
-        f"A patched kernel without the module needs at most {max(unloaded):.4f} times the instructions of the",
-        "unpatched kernel."])
+    to_c = [ratio(median(row, "on"), median(row, "off")) for _, row in bells]
+    to_port = {state: [ratio(median(row, state), median(results.port_of(boot, row), state)) for boot, row in bells]
+               for state in ("off", "on")}
+    return f"""\
+Over all machines and both kinds of paging, an MMIO access that the fast path takes costs
+{span(taken)} times what it costs in C. A doorbell with a datamatch costs {span(to_c)}
+times as much, which is {span(to_port["on"])} times a port write (in C {span(to_port["off"])}).
+A patched kernel without the module needs at most {max(unloaded):.4f} times the instructions
+of the unpatched kernel."""
 
 
 PLACES = {

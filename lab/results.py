@@ -119,15 +119,15 @@ def checks(boot):
 
 def patched(boots):
     """The patched kernel without the module / the unpatched kernel, row by row."""
+    mainline = {(boot["machine"], boot["paging"]): boot for boot in boots if boot["kernel"] == "mainline"}
     for boot in boots:
-        if boot["module"] != "unloaded" or boot["kernel"] == "mainline":
+        other = mainline.get((boot["machine"], boot["paging"]))
+        if not other or boot["module"] == "on" or boot is other:
             continue
-        for other in boots:
-            if other["kernel"] == "mainline" and (other["machine"], other["paging"]) == (boot["machine"], boot["paging"]):
-                for name, row in boot["rows"].items():
-                    value = ratio(median(row, "off"), median(other["rows"].get(name), "off"))
-                    if value:
-                        yield Check(boot, name, "module unloaded / mainline kernel", value, LIMIT_PATCHED, True)
+        for name, row in boot["rows"].items():
+            value = ratio(median(row, "off"), median(other["rows"].get(name), "off"))
+            if value:
+                yield Check(boot, name, "module unloaded / mainline kernel", value, LIMIT_PATCHED, True)
 
 
 def all_checks(run):
@@ -144,7 +144,8 @@ def print_boot(boot):
     print(f"\n{title(boot)}: {boot['run']['unit'].replace('_', ' ')} per access, "
           f"median of {boot['run']['repetitions']} x {boot['run']['iterations']} accesses")
     width = max(len(row["description"]) for row in boot["rows"].values())
-    print(f"{'access':{width}}{'off':>7}{'seed':>7}{'on':>7}{'spread':>8}{'on/off':>8}{'off/port':>10}{'on/port':>9}  target")
+    print(f"{'access':{width}}{'off':>7}{'seed':>7}{'on':>7}{'spread':>8}"
+          f"{'on/off':>8}{'off/port':>10}{'on/port':>9}  target")
     for name, row in boot["rows"].items():
         off, seed, on = (median(row, state) for state in STATES)
         port = port_of(boot, row)
