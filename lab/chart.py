@@ -72,7 +72,7 @@ def growth(axes, boot, what):
     axes.set_ylim(bottom=0)
     axes.set_xlabel(GROWTH[what], fontsize=8)
     axes.set_ylabel(UNIT, fontsize=8)
-    axes.set_title(f"write, ioeventfd with datamatch: {results.title(boot)}", fontsize=9)
+    axes.set_title(f"write, ioeventfd with datamatch:\n{results.title(boot)}", fontsize=9)
     axes.grid(linewidth=0.4)
 
 
