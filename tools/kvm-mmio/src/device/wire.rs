@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The kernel's statistics file, see Documentation/interface.rst. Everything in it is found by the
+//! sizes and offsets in its header and by the names in its descriptors.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::reading::{Clock, Counts, Direction, Last, Page, Reading, Vcpu, Vm};
+
+const MAGIC: &[u8; 8] = b"KVMMMIOX";
+const VERSION: u64 = 1;
+/// Bytes that this program reads of the header and of a descriptor; there may be more.
+const HEADER: usize = 96;
+const DESCRIPTOR: usize = 64;
+const BLOCK_HEAD: usize = 8;
+
+/// Kinds of blocks.
+const VM: u64 = 1;
+const VCPU: u64 = 2;
+const PAGE: u64 = 3;
+
+/// Type of a field that only grows.
+const CUMULATIVE: u64 = 0;
+
+/// Bit of `vm_flags`.
+const ENDED: u64 = 1;
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Fault {
+    #[error("it is not the statistics file of kvm_mmio_ext")]
+    Magic,
+    #[error("its version is {0}, this program knows version {VERSION}")]
+    Version(u64),
+    #[error("it ends too early")]
+    Truncated,
+    #[error("a size or an offset leads outside")]
+    Outside,
+    #[error("it has no field {1:?} for {0}")]
+    NoField(&'static str, &'static str),
+    #[error("a field of {0} bytes")]
+    FieldSize(u64),
+    #[error("a block without the block that it belongs to")]
+    Stray,
+    #[error("its {0} blocks are {1}, and it says {2}")]
+    Count(&'static str, u64, u64),
+}
+
+/// What is wrong with the file, and where.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("cannot understand the kernel's statistics: at byte {offset}, {fault}")]
+pub struct WireError {
+    pub offset: usize,
+    pub fault: Fault,
+}
+
+fn at(offset: usize) -> impl Fn(Fault) -> WireError {
+    move |fault| WireError { offset, fault }
+}
+
+/// A part of the file that knows where it is.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> Part<'a> {
+    fn part(self, offset: usize, size: usize) -> Result<Self, WireError> {
+        let end = offset.checked_add(size);
+        let bytes = end.and_then(|end| self.bytes.get(offset..end));
+        Ok(Self {
+            bytes: bytes.ok_or_else(|| at(self.offset)(Fault::Outside))?,
+            offset: self.offset + offset,
+        })
+    }
+
+    /// An unsigned little-endian number of 1 to 8 bytes.
+    fn number(self, offset: usize, size: usize) -> Result<u64, WireError> {
+        let bytes = self.part(offset, size)?.bytes;
+        Ok(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    }
+
+    /// A number of 32 bits that is a size or an offset.
+    fn length(self, offset: usize) -> Result<usize, WireError> {
+        Ok(self.number(offset, 4)? as usize)
+    }
+}
+
+/// Where a field is in its block.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    offset: usize,
+    size: usize,
+}
+
+impl Field {
+    fn read(self, block: Part) -> Result<u64, WireError> {
+        block.number(self.offset, self.size)
+    }
+}
+
+struct Descriptor<'a> {
+    name: &'a str,
+    block: u64,
+    field: Field,
+    cumulative: bool,
+}
+
+impl<'a> Descriptor<'a> {
+    fn parse(part: Part<'a>) -> Result<Self, WireError> {
+        let name = part.part(0, 40)?.bytes;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let size = part.number(42, 2)?;
+        if !matches!(size, 1 | 2 | 4 | 8) {
+            return Err(at(part.offset + 42)(Fault::FieldSize(size)));
+        }
+        Ok(Self {
+            // A name that is no text is one that nobody asks for.
+            name: str::from_utf8(name).unwrap_or_default(),
+            block: part.number(40, 2)?,
+            field: Field {
+                offset: part.length(44)?,
+                size: size as usize,
+            },
+            cumulative: part.number(48, 1)? == CUMULATIVE,
+        })
+    }
+}
+
+/// The fields that are read of a kind of block, in the order in which they were asked for.
+struct Layout<const N: usize>([Field; N]);
+
+impl<const N: usize> Layout<N> {
+    fn find(
+        descriptors: &[Descriptor],
+        (kind, title): (u64, &'static str),
+        names: [&'static str; N],
+    ) -> Result<Self, Fault> {
+        let mut fields = [Field { offset: 0, size: 1 }; N];
+        for (field, name) in fields.iter_mut().zip(names) {
+            let mut all = descriptors.iter();
+            let found = all.find(|found| found.block == kind && found.name == name);
+            *field = found.ok_or(Fault::NoField(title, name))?.field;
+        }
+        Ok(Self(fields))
+    }
+
+    fn read(&self, block: Part) -> Result<[u64; N], WireError> {
+        let mut values = [0; N];
+        for (value, field) in values.iter_mut().zip(self.0) {
+            *value = field.read(block)?;
+        }
+        Ok(values)
+    }
+}
+
+/// The fields of all kinds of blocks.
+struct Layouts {
+    vm: Layout<6>,
+    vcpu: Layout<1>,
+    /// Of vCPUs, by name; whatever the kernel has.
+    counters: Vec<(String, Field)>,
+    page: Layout<15>,
+}
+
+impl Layouts {
+    fn find(descriptors: &[Descriptor]) -> Result<Self, Fault> {
+        let counters = descriptors
+            .iter()
+            .filter(|descriptor| descriptor.block == VCPU && descriptor.cumulative)
+            .map(|descriptor| (descriptor.name.to_owned(), descriptor.field));
+        Ok(Self {
+            vm: Layout::find(
+                descriptors,
+                (VM, "VMs"),
+                ["vm", "tgid", "vcpu_count", "page_count", "vm_flags", "heat_dropped"],
+            )?,
+            vcpu: Layout::find(descriptors, (VCPU, "vCPUs"), ["vcpu"])?,
+            counters: counters.collect(),
+            page: Layout::find(
+                descriptors,
+                (PAGE, "pages"),
+                [
+                    "gpa",
+                    "last_size",
+                    "last_width",
+                    "last_direction",
+                    "last_outcome",
+                    "count",
+                    "reads",
+                    "writes",
+                    "kernel",
+                    "userspace",
+                    "faulted_in",
+                    "fast",
+                    "wildcard",
+                    "cycles",
+                    "last_tsc",
+                ],
+            )?,
+        })
+    }
+
+    fn page(&self, block: Part) -> Result<(u64, Page), WireError> {
+        let [
+            gpa,
+            size,
+            width,
+            direction,
+            outcome,
+            count,
+            reads,
+            writes,
+            kernel,
+            userspace,
+            faulted_in,
+            fast,
+            wildcard,
+            cycles,
+            tsc,
+        ] = self.page.read(block)?;
+        let page = Page {
+            counts: Counts {
+                count,
+                reads,
+                writes,
+                kernel,
+                userspace,
+                faulted_in,
+                fast,
+                wildcard,
+                cycles,
+            },
+            last: Last {
+                size: size as u8,
+                width: width as u8,
+                direction: Direction::from(direction),
+                outcome: outcome as u8,
+                tsc,
+            },
+        };
+        Ok((gpa, page))
+    }
+}
+
+/// Reads the statistics file.
+pub fn parse(bytes: &[u8]) -> Result<Reading, WireError> {
+    let file = Part { bytes, offset: 0 };
+    if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) {
+        return Err(at(0)(Fault::Magic));
+    }
+    if bytes.len() < HEADER {
+        return Err(at(bytes.len())(Fault::Truncated));
+    }
+    let version = file.number(8, 4)?;
+    if version != VERSION {
+        return Err(at(8)(Fault::Version(version)));
+    }
+    let (data_offset, data_size) = (file.length(28)?, file.number(32, 8)? as usize);
+    if data_offset.checked_add(data_size).is_none_or(|end| end > bytes.len()) {
+        return Err(at(bytes.len())(Fault::Truncated));
+    }
+    let layouts = Layouts::find(&descriptors(file)?).map_err(at(file.length(16)?))?;
+    let mut walk = Walk::new(&layouts, file.number(80, 4)?);
+    walk.blocks(file.part(data_offset, data_size)?)?;
+    walk.check_counts().map_err(at(data_offset))?;
+    Ok(Reading {
+        clock: clock(file)?,
+        counters: layouts.counters.iter().map(|(name, _)| name.clone()).collect(),
+        vms: walk.vms,
+    })
+}
+
+fn clock(header: Part) -> Result<Clock, WireError> {
+    // None of these numbers has more than the 32 bits that it is cut to.
+    let short = |offset| header.number(offset, 4).map(|number| number as u32);
+    Ok(Clock {
+        tsc: header.number(40, 8)?,
+        boottime: header.number(48, 8)?,
+        tsc_khz: short(56)?,
+        flags: short(60)?,
+        pages_per_vcpu: short(64)?,
+        vms_kept: short(68)?,
+        vms_lost: header.number(72, 8)?,
+    })
+}
+
+fn descriptors(file: Part) -> Result<Vec<Descriptor>, WireError> {
+    let (mut offset, size, count) = (file.length(16)?, file.length(20)?, file.length(24)?);
+    if size < DESCRIPTOR {
+        return Err(at(20)(Fault::Outside));
+    }
+    let mut descriptors = Vec::new();
+    for _ in 0..count {
+        descriptors.push(Descriptor::parse(file.part(offset, size)?)?);
+        offset += size;
+    }
+    Ok(descriptors)
+}
+
+/// Goes over the blocks, each of which belongs to the last one of the kind above it.
+struct Walk<'a> {
+    layouts: &'a Layouts,
+    vms: BTreeMap<u64, Vm>,
+    vm: Option<u64>,
+    vcpu: Option<u32>,
+    /// VMs, vCPUs, pages.
+    found: [u64; 3],
+    promised: [u64; 3],
+}
+
+impl<'a> Walk<'a> {
+    fn new(layouts: &'a Layouts, vms: u64) -> Self {
+        Self {
+            layouts,
+            vms: BTreeMap::new(),
+            vm: None,
+            vcpu: None,
+            found: [0; 3],
+            promised: [vms, 0, 0],
+        }
+    }
+
+    fn blocks(&mut self, data: Part) -> Result<(), WireError> {
+        let mut offset = 0;
+        while offset < data.bytes.len() {
+            let rest = data.part(offset, data.bytes.len() - offset)?;
+            let (kind, size) = (rest.number(0, 2)?, rest.length(4)?);
+            if size < BLOCK_HEAD {
+                return Err(at(rest.offset + 4)(Fault::Outside));
+            }
+            let block = rest.part(0, size)?;
+            match kind {
+                VM => self.vm(block)?,
+                VCPU => self.vcpu(block)?,
+                PAGE => self.page(block)?,
+                _ => {}
+            }
+            offset += size;
+        }
+        Ok(())
+    }
+
+    fn vm(&mut self, block: Part) -> Result<(), WireError> {
+        let [id, tgid, vcpus, pages, flags, heat_dropped] = self.layouts.vm.read(block)?;
+        self.vms.insert(
+            id,
+            Vm {
+                tgid: tgid as u32,
+                ended: flags & ENDED != 0,
+                heat_dropped,
+                vcpus: BTreeMap::new(),
+            },
+        );
+        (self.vm, self.vcpu) = (Some(id), None);
+        self.found[0] += 1;
+        self.promised[1] += vcpus;
+        self.promised[2] += pages;
+        Ok(())
+    }
+
+    fn vcpu(&mut self, block: Part) -> Result<(), WireError> {
+        let [id] = self.layouts.vcpu.read(block)?;
+        let fields = self.layouts.counters.iter();
+        let counters = fields.map(|(_, field)| field.read(block)).collect::<Result<_, _>>()?;
+        let vm = self.vm.and_then(|id| self.vms.get_mut(&id));
+        vm.ok_or_else(|| at(block.offset)(Fault::Stray))?.vcpus.insert(
+            id as u32,
+            Vcpu {
+                counters,
+                pages: BTreeMap::new(),
+            },
+        );
+        self.vcpu = Some(id as u32);
+        self.found[1] += 1;
+        Ok(())
+    }
+
+    fn page(&mut self, block: Part) -> Result<(), WireError> {
+        let (gpa, page) = self.layouts.page(block)?;
+        let vm = self.vm.and_then(|id| self.vms.get_mut(&id));
+        let vcpu = vm.zip(self.vcpu).and_then(|(vm, id)| vm.vcpus.get_mut(&id));
+        let vcpu = vcpu.ok_or_else(|| at(block.offset)(Fault::Stray))?;
+        vcpu.pages.insert(gpa, page);
+        self.found[2] += 1;
+        Ok(())
+    }
+
+    fn check_counts(&self) -> Result<(), Fault> {
+        let titles = ["VM", "vCPU", "page"];
+        let mut counts = titles.into_iter().zip(self.found.into_iter().zip(self.promised));
+        match counts.find(|(_, (found, promised))| found != promised) {
+            Some((title, (found, promised))) => Err(Fault::Count(title, found, promised)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::device::sample;
+
+    #[test]
+    fn a_file_of_the_kernel() {
+        let reading = parse(&sample::file(&sample::two_vms())).unwrap();
+        assert_eq!(reading, sample::two_vms());
+    }
+
+    #[test]
+    fn no_vm_at_all() {
+        let reading = sample::idle();
+        assert_eq!(parse(&sample::file(&reading)).unwrap(), reading);
+    }
+
+    /// What a later kernel may add: longer header, descriptors and blocks, fields and kinds of
+    /// blocks.
+    #[test]
+    fn a_later_kernel() {
+        let bytes = sample::Form::later().file(&sample::two_vms());
+        assert_eq!(parse(&bytes).unwrap(), sample::two_vms());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let file = sample::file(&sample::two_vms());
+        let message = |bytes: &[u8]| parse(bytes).unwrap_err().to_string();
+        let patched = |offset: usize, byte| {
+            let mut bytes = file.clone();
+            bytes[offset] = byte;
+            message(&bytes)
+        };
+        assert!(message(b"").contains("at byte 0, it ends too early"));
+        assert!(message(b"cache_hit 5\n").contains("not the statistics file"));
+        assert!(patched(8, 7).contains("its version is 7"));
+        assert!(patched(80, 9).contains("its 2 VM blocks") || patched(80, 9).contains("says 9"));
+        let last = file.len() - 1;
+        assert!(message(&file[..last]).contains(&format!("at byte {last}, it ends too early")));
+        let name = file.windows(9).position(|name| name == b"userspace").unwrap();
+        assert!(patched(name, b'U').contains("no field \"userspace\" for pages"));
+        assert!(patched(name + 42, 3).contains("a field of 3 bytes"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_reading_comes_back(reading in sample::reading()) {
+            prop_assert_eq!(parse(&sample::file(&reading)).unwrap(), reading);
+        }
+
+        /// Cut off anywhere, it is an error, which lies in the file.
+        #[test]
+        fn truncation(reading in sample::reading(), cut in any::<prop::sample::Index>()) {
+            let bytes = sample::file(&reading);
+            let cut = cut.index(bytes.len());
+            prop_assert!(parse(&bytes[..cut]).unwrap_err().offset <= cut);
+        }
+
+        /// Whatever the bytes are, there is an answer.
+        #[test]
+        fn hostile(reading in sample::reading(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
+            let mut bytes = sample::file(&reading);
+            for (place, byte) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            if let Err(error) = parse(&bytes) {
+                prop_assert!(error.offset <= bytes.len());
+            }
+        }
+
+        /// The same where it hurts: sizes, offsets and counts of the header.
+        #[test]
+        fn hostile_header(reading in sample::reading(), offset in (12usize..40).prop_map(|offset| offset & !3), value in any::<u32>()) {
+            let mut bytes = sample::file(&reading);
+            bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn noise(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

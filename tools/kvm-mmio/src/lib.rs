@@ -1,0 +1,5 @@
+pub mod device;
+pub mod failure;
+pub mod reading;
+pub mod recording;
+pub mod region;

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the kernel has counted, at one moment or between two.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{AddAssign, Sub};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A module parameter, as a bit of [`Clock::flags`].
+pub const HEAT: u32 = 1 << 0;
+pub const ENABLED: u32 = 1 << 1;
+pub const FAST: u32 = 1 << 2;
+
+/// When something was read, and what held for all VMs then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Nanoseconds since boot.
+    pub boottime: u64,
+    pub tsc: u64,
+    pub tsc_khz: u32,
+    /// [`HEAT`], [`ENABLED`], [`FAST`].
+    pub flags: u32,
+    /// Most pages that are counted for a vCPU.
+    pub pages_per_vcpu: u32,
+    /// Most ended VMs that are kept while somebody reads.
+    pub vms_kept: u32,
+    /// Ended VMs that were not.
+    pub vms_lost: u64,
+}
+
+impl Clock {
+    /// How long some cycles of the TSC are.
+    pub fn seconds(&self, cycles: u64) -> f64 {
+        cycles as f64 / (f64::from(self.tsc_khz.max(1)) * 1000.0)
+    }
+}
+
+/// Accesses to a page, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub count: u64,
+    pub reads: u64,
+    pub writes: u64,
+    pub kernel: u64,
+    pub userspace: u64,
+    pub faulted_in: u64,
+    pub fast: u64,
+    pub wildcard: u64,
+    /// Time spent, in cycles of the TSC.
+    pub cycles: u64,
+}
+
+impl Counts {
+    fn zip(self, other: Self, op: fn(u64, u64) -> u64) -> Self {
+        Self {
+            count: op(self.count, other.count),
+            reads: op(self.reads, other.reads),
+            writes: op(self.writes, other.writes),
+            kernel: op(self.kernel, other.kernel),
+            userspace: op(self.userspace, other.userspace),
+            faulted_in: op(self.faulted_in, other.faulted_in),
+            fast: op(self.fast, other.fast),
+            wildcard: op(self.wildcard, other.wildcard),
+            cycles: op(self.cycles, other.cycles),
+        }
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        *self = self.zip(other, u64::saturating_add);
+    }
+}
+
+impl Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        self.zip(earlier, u64::saturating_sub)
+    }
+}
+
+/// The last access to a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Last {
+    /// Bytes; 0: unknown.
+    pub size: u8,
+    /// Bits of the value; 255: unknown.
+    pub width: u8,
+    pub direction: Direction,
+    /// A number of the kernel's list of outcomes.
+    pub outcome: u8,
+    /// When it was over.
+    pub tsc: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    #[default]
+    Unknown,
+    Read,
+    Write,
+}
+
+impl From<u64> for Direction {
+    fn from(number: u64) -> Self {
+        match number {
+            1 => Self::Read,
+            2 => Self::Write,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "?",
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    pub counts: Counts,
+    pub last: Last,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vcpu {
+    /// In the order of [`Reading::counters`].
+    pub counters: Vec<u64>,
+    /// By guest-physical address.
+    pub pages: BTreeMap<u64, Page>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vm {
+    /// Its process, in the initial PID namespace.
+    pub tgid: u32,
+    pub ended: bool,
+    /// Accesses that are counted for no page.
+    pub heat_dropped: u64,
+    /// By the number that `KVM_CREATE_VCPU` was given.
+    pub vcpus: BTreeMap<u32, Vcpu>,
+}
+
+/// Everything that the kernel has counted, at a moment or since one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    pub clock: Clock,
+    /// Names of the counters of vCPUs, as the kernel gives them.
+    pub counters: Vec<String>,
+    /// By VM id.
+    pub vms: BTreeMap<u64, Vm>,
+}
+
+impl Reading {
+    /// How much everything has grown since an earlier reading. What was not there then has grown
+    /// from nothing; pages that were not accessed are left out.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut grown = self.clone();
+        grown.clock.vms_lost -= earlier.clock.vms_lost.min(grown.clock.vms_lost);
+        for (id, vm) in &mut grown.vms {
+            let before = earlier.vms.get(id);
+            vm.heat_dropped -= before.map_or(0, |vm| vm.heat_dropped).min(vm.heat_dropped);
+            for (id, vcpu) in &mut vm.vcpus {
+                if let Some(before) = before.and_then(|vm| vm.vcpus.get(id)) {
+                    vcpu.subtract(before);
+                }
+                vcpu.pages.retain(|_, page| page.counts.count != 0);
+            }
+        }
+        grown
+    }
+
+    /// Adds what has grown later.
+    pub fn add(&mut self, later: &Self) {
+        let vms_lost = self.clock.vms_lost + later.clock.vms_lost;
+        self.clock = Clock {
+            vms_lost,
+            ..later.clock
+        };
+        self.counters.clone_from(&later.counters);
+        for (id, later) in &later.vms {
+            let vm = self.vms.entry(*id).or_default();
+            vm.tgid = later.tgid;
+            vm.ended = later.ended;
+            vm.heat_dropped = vm.heat_dropped.saturating_add(later.heat_dropped);
+            for (id, later) in &later.vcpus {
+                vm.vcpus.entry(*id).or_default().add(later);
+            }
+        }
+    }
+
+    /// The time from an earlier reading to this one.
+    pub fn elapsed_since(&self, earlier: &Self) -> Duration {
+        Duration::from_nanos(self.clock.boottime.saturating_sub(earlier.clock.boottime))
+    }
+
+    /// One counter of a VM, summed over its vCPUs; None if the kernel has no such counter.
+    pub fn counter(&self, vm: &Vm, name: &str) -> Option<u64> {
+        let index = self.counters.iter().position(|counter| counter == name)?;
+        Some(vm.counter(index))
+    }
+}
+
+impl Vm {
+    /// The sum over the vCPUs of the counter at a place in [`Reading::counters`].
+    pub fn counter(&self, index: usize) -> u64 {
+        let values = self.vcpus.values().filter_map(|vcpu| vcpu.counters.get(index));
+        values.fold(0, |sum, value| sum.saturating_add(*value))
+    }
+}
+
+impl Vcpu {
+    fn subtract(&mut self, earlier: &Self) {
+        for (value, before) in self.counters.iter_mut().zip(&earlier.counters) {
+            *value = value.saturating_sub(*before);
+        }
+        for (gpa, page) in &mut self.pages {
+            if let Some(before) = earlier.pages.get(gpa) {
+                page.counts = page.counts - before.counts;
+            }
+        }
+    }
+
+    fn add(&mut self, later: &Self) {
+        self.counters.resize(later.counters.len(), 0);
+        for (value, more) in self.counters.iter_mut().zip(&later.counters) {
+            *value = value.saturating_add(*more);
+        }
+        for (gpa, later) in &later.pages {
+            let page = self.pages.entry(*gpa).or_default();
+            page.counts += later.counts;
+            page.last = later.last;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(vm: u64, faults: u64, pages: &[(u64, u64)]) -> Reading {
+        let page = |count| Page {
+            counts: Counts {
+                count,
+                ..Counts::default()
+            },
+            ..Page::default()
+        };
+        let vcpu = Vcpu {
+            counters: vec![faults],
+            pages: pages.iter().map(|&(gpa, count)| (gpa, page(count))).collect(),
+        };
+        let vm_state = Vm {
+            vcpus: [(0, vcpu)].into(),
+            ..Vm::default()
+        };
+        Reading {
+            counters: vec!["faults".to_owned()],
+            vms: [(vm, vm_state)].into(),
+            ..Reading::default()
+        }
+    }
+
+    #[test]
+    fn a_difference_has_what_is_new() {
+        let grown = reading(1, 9, &[(0x1000, 5), (0x2000, 4), (0x3000, 2)])
+            .since(&reading(1, 5, &[(0x1000, 5), (0x2000, 1)]));
+        assert_eq!(grown, reading(1, 4, &[(0x2000, 3), (0x3000, 2)]));
+        let new = reading(2, 1, &[(0x1000, 1)]);
+        assert_eq!(new.since(&reading(1, 5, &[(0x1000, 5)])), new);
+    }
+
+    #[test]
+    fn differences_add_up() {
+        let readings = [
+            reading(1, 2, &[(0x1000, 1)]),
+            reading(1, 5, &[(0x1000, 1), (0x2000, 3)]),
+            reading(1, 9, &[(0x1000, 4), (0x2000, 4)]),
+        ];
+        let mut sum = Reading::default();
+        for pair in readings.windows(2) {
+            sum.add(&pair[1].since(&pair[0]));
+        }
+        assert_eq!(sum, readings[2].since(&readings[0]));
+    }
+}

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Recordings: readings over time, in a file.
+//!
+//! The first frame tells where and how it was made. Each sample has the state of all VMs, and of
+//! vCPUs and pages those that have changed since the sample before, with their whole state. The
+//! last frame says that nothing is missing.
+
+pub mod frame;
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::reading::{Clock, Page, Reading};
+use crate::region::Region;
+use frame::{Damage, Fault};
+
+/// How a recording came to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Version of the program that has written it.
+    pub program: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Seconds since 1970.
+    pub wall_clock: u64,
+    /// Milliseconds between two samples.
+    pub interval_ms: u64,
+    /// Names of the counters of vCPUs.
+    pub counters: Vec<String>,
+    /// Names that the user has given to pages.
+    pub regions: Vec<Region>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Sample {
+    clock: Clock,
+    vms: Vec<VmState>,
+    vcpus: Vec<VcpuState>,
+    pages: Vec<PageState>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct VmState {
+    vm: u64,
+    tgid: u32,
+    ended: bool,
+    heat_dropped: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct VcpuState {
+    vm: u64,
+    vcpu: u32,
+    counters: Vec<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PageState {
+    vm: u64,
+    vcpu: u32,
+    gpa: u64,
+    page: Page,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Frame {
+    Start(Start),
+    Sample(Sample),
+    End,
+}
+
+/// Writes a recording.
+pub struct Recorder<W> {
+    out: frame::Writer<W>,
+    /// The state after the last sample.
+    last: Reading,
+    /// Bytes of the file so far.
+    pub bytes: u64,
+}
+
+impl<W: Write> Recorder<W> {
+    pub fn new(out: W, start: Start) -> io::Result<Self> {
+        let mut recorder = Self {
+            out: frame::Writer::new(out)?,
+            last: Reading::default(),
+            bytes: frame::MAGIC.len() as u64,
+        };
+        recorder.write(&Frame::Start(start))?;
+        Ok(recorder)
+    }
+
+    pub fn add(&mut self, reading: &Reading) -> io::Result<()> {
+        self.write(&Frame::Sample(Sample::between(&self.last, reading)))?;
+        self.last.clone_from(reading);
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.write(&Frame::End)?;
+        Ok(self.bytes)
+    }
+
+    fn write(&mut self, frame: &Frame) -> io::Result<()> {
+        let payload = postcard::to_stdvec(frame).map_err(io::Error::other)?;
+        self.bytes += self.out.write(&payload)?;
+        Ok(())
+    }
+}
+
+impl Sample {
+    fn between(before: &Reading, now: &Reading) -> Self {
+        let mut sample = Self {
+            clock: now.clock,
+            ..Self::default()
+        };
+        for (&vm, state) in &now.vms {
+            sample.vms.push(VmState {
+                vm,
+                tgid: state.tgid,
+                ended: state.ended,
+                heat_dropped: state.heat_dropped,
+            });
+            let vm_before = before.vms.get(&vm);
+            for (&vcpu, state) in &state.vcpus {
+                let vcpu_before = vm_before.and_then(|state| state.vcpus.get(&vcpu));
+                if vcpu_before.is_none_or(|before| before.counters != state.counters) {
+                    let counters = state.counters.clone();
+                    sample.vcpus.push(VcpuState { vm, vcpu, counters });
+                }
+                for (&gpa, &page) in &state.pages {
+                    if vcpu_before.and_then(|before| before.pages.get(&gpa)) != Some(&page) {
+                        sample.pages.push(PageState { vm, vcpu, gpa, page });
+                    }
+                }
+            }
+        }
+        sample
+    }
+
+    /// Brings a state to that of this sample.
+    fn apply(self, state: &mut Reading) -> Result<(), Fault> {
+        let missing = || Fault::Content("a vCPU or a page without its VM".to_owned());
+        state.clock = self.clock;
+        state.vms.retain(|id, _| self.vms.iter().any(|vm| vm.vm == *id));
+        for VmState { vm, tgid, ended, heat_dropped } in self.vms {
+            let state = state.vms.entry(vm).or_default();
+            (state.tgid, state.ended, state.heat_dropped) = (tgid, ended, heat_dropped);
+        }
+        for VcpuState { vm, vcpu, counters } in self.vcpus {
+            let vm = state.vms.get_mut(&vm).ok_or_else(missing)?;
+            vm.vcpus.entry(vcpu).or_default().counters = counters;
+        }
+        for PageState { vm, vcpu, gpa, page } in self.pages {
+            let vm = state.vms.get_mut(&vm).ok_or_else(missing)?;
+            let vcpu = vm.vcpus.get_mut(&vcpu).ok_or_else(missing)?;
+            vcpu.pages.insert(gpa, page);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a recording, one sample after another.
+pub struct Player<R> {
+    input: frame::Reader<R>,
+    pub start: Start,
+    state: Reading,
+    /// The end frame has been read.
+    ended: bool,
+}
+
+impl<R: Read> Player<R> {
+    pub fn new(input: R) -> Result<Self, Damage> {
+        let mut input = frame::Reader::new(input)?;
+        let start = match next(&mut input)? {
+            Some((_, Frame::Start(start))) => start,
+            Some((offset, _)) => {
+                let fault = Fault::Content("the first frame is none of a start".to_owned());
+                return Err(Damage { offset, fault });
+            }
+            None => {
+                let (offset, fault) = (input.offset(), Fault::NoEnd);
+                return Err(Damage { offset, fault });
+            }
+        };
+        let state = Reading {
+            counters: start.counters.clone(),
+            ..Reading::default()
+        };
+        Ok(Self {
+            input,
+            start,
+            state,
+            ended: false,
+        })
+    }
+
+    /// The state at the next sample; None behind the last one.
+    pub fn step(&mut self) -> Result<Option<&Reading>, Damage> {
+        let content = |offset, fault| Damage { offset, fault };
+        match next(&mut self.input)? {
+            Some((offset, _)) if self.ended => Err(content(offset, Fault::Trailing)),
+            Some((offset, Frame::Sample(sample))) => {
+                sample.apply(&mut self.state).map_err(|fault| content(offset, fault))?;
+                Ok(Some(&self.state))
+            }
+            Some((_, Frame::End)) => {
+                self.ended = true;
+                self.step()
+            }
+            Some((offset, Frame::Start(_))) => {
+                Err(content(offset, Fault::Content("a second start".to_owned())))
+            }
+            None if self.ended => Ok(None),
+            None => Err(content(self.input.offset(), Fault::NoEnd)),
+        }
+    }
+}
+
+/// The next frame, and where it begins.
+fn next<R: Read>(input: &mut frame::Reader<R>) -> Result<Option<(u64, Frame)>, Damage> {
+    let offset = input.offset();
+    let damage = |fault| Damage { offset, fault };
+    let Some(payload) = input.read().map_err(damage)? else {
+        return Ok(None);
+    };
+    match postcard::take_from_bytes(&payload) {
+        Ok((frame, [])) => Ok(Some((offset, frame))),
+        Ok(_) => Err(damage(Fault::Content("it is longer than it says".to_owned()))),
+        Err(error) => Err(damage(Fault::Content(error.to_string()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::device::sample;
+
+    fn start() -> Start {
+        Start {
+            program: "1.2.3".to_owned(),
+            kernel: "7.3.4".to_owned(),
+            wall_clock: 1_800_000_000,
+            interval_ms: 100,
+            counters: sample::idle().counters,
+            regions: Vec::new(),
+        }
+    }
+
+    fn record(readings: &[Reading]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut recorder = Recorder::new(&mut bytes, start()).unwrap();
+        for reading in readings {
+            recorder.add(reading).unwrap();
+        }
+        let size = recorder.finish().unwrap();
+        assert_eq!(size, bytes.len() as u64);
+        bytes
+    }
+
+    /// The readings that can be played, and what ended them.
+    fn play(bytes: &[u8]) -> (Vec<Reading>, Option<Damage>) {
+        let mut player = match Player::new(bytes) {
+            Ok(player) => player,
+            Err(damage) => return (Vec::new(), Some(damage)),
+        };
+        let mut readings = Vec::new();
+        loop {
+            match player.step() {
+                Ok(Some(reading)) => readings.push(reading.clone()),
+                Ok(None) => return (readings, None),
+                Err(damage) => return (readings, Some(damage)),
+            }
+        }
+    }
+
+    fn grown(by: u64) -> Reading {
+        let mut reading = sample::two_vms();
+        reading.clock.boottime += by * 100_000_000;
+        for vcpu in reading.vms.get_mut(&1).unwrap().vcpus.values_mut() {
+            vcpu.pages.get_mut(&0xfe00_3000).unwrap().counts.count += by;
+        }
+        reading
+    }
+
+    #[test]
+    fn a_sample_has_what_changed() {
+        let one = record(&[grown(0)]).len();
+        let two = record(&[grown(0), grown(1)]).len();
+        assert!(two - one < one / 2, "{two} after {one}");
+    }
+
+    #[test]
+    fn no_end_is_damage_but_loses_nothing() {
+        let mut bytes = record(&[grown(0), grown(1)]);
+        let whole = bytes.len();
+        bytes.truncate(whole - 9);
+        let (readings, damage) = play(&bytes);
+        let damage = damage.unwrap();
+        assert_eq!(readings, [grown(0), grown(1)]);
+        assert_eq!(damage.offset, bytes.len() as u64);
+        assert!(matches!(damage.fault, Fault::NoEnd));
+    }
+
+    #[test]
+    fn what_follows_the_end_is_damage() {
+        let mut bytes = record(&[grown(0)]);
+        let whole = bytes.len();
+        bytes.extend_from_within(whole - 9..);
+        let (readings, damage) = play(&bytes);
+        assert_eq!(readings.len(), 1);
+        assert_eq!(damage.unwrap().offset, whole as u64);
+    }
+
+    proptest! {
+        #[test]
+        fn readings_come_back(readings in prop::collection::vec(sample::reading(), 0..5)) {
+            let (played, damage) = play(&record(&readings));
+            prop_assert!(damage.is_none(), "{:?}", damage);
+            prop_assert_eq!(played, readings);
+        }
+
+        #[test]
+        fn damage_anywhere(place in any::<prop::sample::Index>(), byte in 1u8..) {
+            let readings = [grown(0), grown(1), grown(2)];
+            let mut bytes = record(&readings);
+            let place = place.index(bytes.len());
+            bytes[place] ^= byte;
+            let (played, damage) = play(&bytes);
+            let damage = damage.unwrap();
+            prop_assert!(damage.offset <= place as u64);
+            prop_assert_eq!(&played, &readings[..played.len()]);
+            // Only the frame that was hit is lost, and what follows it.
+            prop_assert_eq!(played.len(), (1..=3).filter(|n| record(&readings[..*n]).len() - 9 <= place).count());
+        }
+
+        /// Frames with good checksums and any content.
+        #[test]
+        fn hostile_frames(payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..6)) {
+            let mut bytes = Vec::new();
+            let mut recorder = Recorder::new(&mut bytes, start()).unwrap();
+            for payload in &payloads {
+                recorder.out.write(payload).unwrap();
+            }
+            play(&bytes);
+        }
+    }
+}
