@@ -73,7 +73,9 @@ impl Failure {
 
 /// Which status an error has.
 pub fn status_of(error: &anyhow::Error) -> u8 {
-    error.downcast_ref().map_or(Status::Failed as u8, Failure::status)
+    error
+        .downcast_ref()
+        .map_or(Status::Failed as u8, Failure::status)
 }
 
 /// Whether the reader of our output has gone: no failure, and nobody to tell.

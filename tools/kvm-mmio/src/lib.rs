@@ -1,5 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Where the MMIO of virtual machines goes: what kvm_mmio_ext has counted, shown.
+
+pub mod child;
+pub mod cli;
+pub mod command;
 pub mod device;
 pub mod failure;
+pub mod openmetrics;
+pub mod output;
+pub mod plot;
 pub mod reading;
 pub mod recording;
 pub mod region;
+pub mod signal;
+pub mod summary;

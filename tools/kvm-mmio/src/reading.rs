@@ -213,7 +213,10 @@ impl Reading {
 impl Vm {
     /// The sum over the vCPUs of the counter at a place in [`Reading::counters`].
     pub fn counter(&self, index: usize) -> u64 {
-        let values = self.vcpus.values().filter_map(|vcpu| vcpu.counters.get(index));
+        let values = self
+            .vcpus
+            .values()
+            .filter_map(|vcpu| vcpu.counters.get(index));
         values.fold(0, |sum, value| sum.saturating_add(*value))
     }
 }
@@ -257,7 +260,10 @@ mod tests {
         };
         let vcpu = Vcpu {
             counters: vec![faults],
-            pages: pages.iter().map(|&(gpa, count)| (gpa, page(count))).collect(),
+            pages: pages
+                .iter()
+                .map(|&(gpa, count)| (gpa, page(count)))
+                .collect(),
         };
         let vm_state = Vm {
             vcpus: [(0, vcpu)].into(),
@@ -272,8 +278,11 @@ mod tests {
 
     #[test]
     fn a_difference_has_what_is_new() {
-        let grown = reading(1, 9, &[(0x1000, 5), (0x2000, 4), (0x3000, 2)])
-            .since(&reading(1, 5, &[(0x1000, 5), (0x2000, 1)]));
+        let grown = reading(1, 9, &[(0x1000, 5), (0x2000, 4), (0x3000, 2)]).since(&reading(
+            1,
+            5,
+            &[(0x1000, 5), (0x2000, 1)],
+        ));
         assert_eq!(grown, reading(1, 4, &[(0x2000, 3), (0x3000, 2)]));
         let new = reading(2, 1, &[(0x1000, 1)]);
         assert_eq!(new.since(&reading(1, 5, &[(0x1000, 5)])), new);

@@ -42,7 +42,10 @@ impl System {
 
     pub fn kernel(&self) -> String {
         let release = fs::read_to_string(self.path("/proc/sys/kernel/osrelease"));
-        release.map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
+        release.map_or_else(
+            |_| "unknown".to_owned(),
+            |release| release.trim().to_owned(),
+        )
     }
 
     /// The name of a process, if it lives and can be seen from here.
@@ -73,7 +76,9 @@ impl Device {
 
     /// Takes a snapshot of all counts.
     pub fn read(&self) -> Result<Reading> {
-        let bytes = self.read_file().with_context(|| format!("cannot read {}", self.path.display()))?;
+        let bytes = self
+            .read_file()
+            .with_context(|| format!("cannot read {}", self.path.display()))?;
         Ok(wire::parse(&bytes)?)
     }
 
@@ -128,7 +133,10 @@ impl Heat {
     pub fn on(system: &System) -> Result<Self> {
         let path = system.path("/sys/module/kvm_mmio_ext/parameters/heat");
         let was = fs::read_to_string(&path).map_err(|error| {
-            Failure::Unavailable(format!("the extension cannot count by page: {}: {error}", path.display()))
+            Failure::Unavailable(format!(
+                "the extension cannot count by page: {}: {error}",
+                path.display()
+            ))
         })?;
         let switch_off = was.trim() == "N";
         if switch_off {
@@ -150,7 +158,10 @@ impl Drop for Heat {
             return;
         }
         if let Err(error) = fs::write(&self.path, "N") {
-            warn(format_args!("counting by page stays on: {}: {error}", self.path.display()));
+            warn(format_args!(
+                "counting by page stays on: {}: {error}",
+                self.path.display()
+            ));
         }
     }
 }

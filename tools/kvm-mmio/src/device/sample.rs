@@ -3,7 +3,9 @@
 
 use proptest::prelude::*;
 
-use crate::reading::{Clock, Counts, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, Vcpu, Vm};
+use crate::reading::{
+    Clock, Counts, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, Vcpu, Vm,
+};
 
 const CUMULATIVE: u8 = 0;
 const INSTANT: u8 = 1;
@@ -73,19 +75,38 @@ impl Form {
 
     pub fn file(self, reading: &Reading) -> Vec<u8> {
         let kinds = kinds(&reading.counters);
-        let descriptors: Vec<u8> = kinds.iter().flat_map(|kind| self.descriptors(kind)).collect();
+        let descriptors: Vec<u8> = kinds
+            .iter()
+            .flat_map(|kind| self.descriptors(kind))
+            .collect();
         let data = self.data(reading, &kinds);
         let desc_offset = 96 + self.more;
         let count = kinds.iter().map(|kind| kind.fields.len()).sum::<usize>();
         let data_offset = desc_offset + descriptors.len();
         let clock = reading.clock;
         let mut file = b"KVMMMIOX".to_vec();
-        let lengths = [1, desc_offset, desc_offset, 64 + self.more, count, data_offset];
-        file.extend(lengths.iter().flat_map(|length| (*length as u32).to_le_bytes()));
+        let lengths = [
+            1,
+            desc_offset,
+            desc_offset,
+            64 + self.more,
+            count,
+            data_offset,
+        ];
+        file.extend(
+            lengths
+                .iter()
+                .flat_map(|length| (*length as u32).to_le_bytes()),
+        );
         for number in [data.len() as u64, clock.tsc, clock.boottime] {
             file.extend(number.to_le_bytes());
         }
-        for number in [clock.tsc_khz, clock.flags, clock.pages_per_vcpu, clock.vms_kept] {
+        for number in [
+            clock.tsc_khz,
+            clock.flags,
+            clock.pages_per_vcpu,
+            clock.vms_kept,
+        ] {
             file.extend(number.to_le_bytes());
         }
         file.extend(clock.vms_lost.to_le_bytes());

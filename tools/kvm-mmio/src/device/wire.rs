@@ -78,7 +78,10 @@ impl<'a> Part<'a> {
     /// An unsigned little-endian number of 1 to 8 bytes.
     fn number(self, offset: usize, size: usize) -> Result<u64, WireError> {
         let bytes = self.part(offset, size)?.bytes;
-        Ok(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
     }
 
     /// A number of 32 bits that is a size or an offset.
@@ -174,7 +177,14 @@ impl Layouts {
             vm: Layout::find(
                 descriptors,
                 (VM, "VMs"),
-                ["vm", "tgid", "vcpu_count", "page_count", "vm_flags", "heat_dropped"],
+                [
+                    "vm",
+                    "tgid",
+                    "vcpu_count",
+                    "page_count",
+                    "vm_flags",
+                    "heat_dropped",
+                ],
             )?,
             vcpu: Layout::find(descriptors, (VCPU, "vCPUs"), ["vcpu"])?,
             counters: counters.collect(),
@@ -258,7 +268,10 @@ pub fn parse(bytes: &[u8]) -> Result<Reading, WireError> {
         return Err(at(8)(Fault::Version(version)));
     }
     let (data_offset, data_size) = (file.length(28)?, file.number(32, 8)? as usize);
-    if data_offset.checked_add(data_size).is_none_or(|end| end > bytes.len()) {
+    if data_offset
+        .checked_add(data_size)
+        .is_none_or(|end| end > bytes.len())
+    {
         return Err(at(bytes.len())(Fault::Truncated));
     }
     let layouts = Layouts::find(&descriptors(file)?).map_err(at(file.length(16)?))?;
@@ -267,7 +280,11 @@ pub fn parse(bytes: &[u8]) -> Result<Reading, WireError> {
     walk.check_counts().map_err(at(data_offset))?;
     Ok(Reading {
         clock: clock(file)?,
-        counters: layouts.counters.iter().map(|(name, _)| name.clone()).collect(),
+        counters: layouts
+            .counters
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect(),
         vms: walk.vms,
     })
 }
@@ -363,15 +380,19 @@ impl<'a> Walk<'a> {
     fn vcpu(&mut self, block: Part) -> Result<(), WireError> {
         let [id] = self.layouts.vcpu.read(block)?;
         let fields = self.layouts.counters.iter();
-        let counters = fields.map(|(_, field)| field.read(block)).collect::<Result<_, _>>()?;
+        let counters = fields
+            .map(|(_, field)| field.read(block))
+            .collect::<Result<_, _>>()?;
         let vm = self.vm.and_then(|id| self.vms.get_mut(&id));
-        vm.ok_or_else(|| at(block.offset)(Fault::Stray))?.vcpus.insert(
-            id as u32,
-            Vcpu {
-                counters,
-                pages: BTreeMap::new(),
-            },
-        );
+        vm.ok_or_else(|| at(block.offset)(Fault::Stray))?
+            .vcpus
+            .insert(
+                id as u32,
+                Vcpu {
+                    counters,
+                    pages: BTreeMap::new(),
+                },
+            );
         self.vcpu = Some(id as u32);
         self.found[1] += 1;
         Ok(())
@@ -389,7 +410,9 @@ impl<'a> Walk<'a> {
 
     fn check_counts(&self) -> Result<(), Fault> {
         let titles = ["VM", "vCPU", "page"];
-        let mut counts = titles.into_iter().zip(self.found.into_iter().zip(self.promised));
+        let mut counts = titles
+            .into_iter()
+            .zip(self.found.into_iter().zip(self.promised));
         match counts.find(|(_, (found, promised))| found != promised) {
             Some((title, (found, promised))) => Err(Fault::Count(title, found, promised)),
             None => Ok(()),
@@ -439,7 +462,10 @@ mod tests {
         assert!(patched(80, 9).contains("its 2 VM blocks") || patched(80, 9).contains("says 9"));
         let last = file.len() - 1;
         assert!(message(&file[..last]).contains(&format!("at byte {last}, it ends too early")));
-        let name = file.windows(9).position(|name| name == b"userspace").unwrap();
+        let name = file
+            .windows(9)
+            .position(|name| name == b"userspace")
+            .unwrap();
         assert!(patched(name, b'U').contains("no field \"userspace\" for pages"));
         assert!(patched(name + 42, 3).contains("a field of 3 bytes"));
     }

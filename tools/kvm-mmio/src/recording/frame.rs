@@ -76,7 +76,8 @@ impl<W: Write> Writer<W> {
             .ok_or_else(|| io::Error::other("a frame of more than 256 MiB"))?
             .to_le_bytes();
         self.out.write_all(&length)?;
-        self.out.write_all(&checksum(length, payload).to_le_bytes())?;
+        self.out
+            .write_all(&checksum(length, payload).to_le_bytes())?;
         self.out.write_all(payload)?;
         self.out.flush()?;
         Ok((HEAD + payload.len()) as u64)
@@ -182,7 +183,10 @@ mod tests {
         bytes[11] = 9;
         let (_, _, fault) = read_all(&bytes);
         let message = fault.unwrap().to_string();
-        assert_eq!(message, "the format is version 9, this program knows version 1");
+        assert_eq!(
+            message,
+            "the format is version 9, this program knows version 1"
+        );
     }
 
     proptest! {

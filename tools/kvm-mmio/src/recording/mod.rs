@@ -130,7 +130,12 @@ impl Sample {
                 }
                 for (&gpa, &page) in &state.pages {
                     if vcpu_before.and_then(|before| before.pages.get(&gpa)) != Some(&page) {
-                        sample.pages.push(PageState { vm, vcpu, gpa, page });
+                        sample.pages.push(PageState {
+                            vm,
+                            vcpu,
+                            gpa,
+                            page,
+                        });
                     }
                 }
             }
@@ -142,8 +147,16 @@ impl Sample {
     fn apply(self, state: &mut Reading) -> Result<(), Fault> {
         let missing = || Fault::Content("a vCPU or a page without its VM".to_owned());
         state.clock = self.clock;
-        state.vms.retain(|id, _| self.vms.iter().any(|vm| vm.vm == *id));
-        for VmState { vm, tgid, ended, heat_dropped } in self.vms {
+        state
+            .vms
+            .retain(|id, _| self.vms.iter().any(|vm| vm.vm == *id));
+        for VmState {
+            vm,
+            tgid,
+            ended,
+            heat_dropped,
+        } in self.vms
+        {
             let state = state.vms.entry(vm).or_default();
             (state.tgid, state.ended, state.heat_dropped) = (tgid, ended, heat_dropped);
         }
@@ -151,7 +164,13 @@ impl Sample {
             let vm = state.vms.get_mut(&vm).ok_or_else(missing)?;
             vm.vcpus.entry(vcpu).or_default().counters = counters;
         }
-        for PageState { vm, vcpu, gpa, page } in self.pages {
+        for PageState {
+            vm,
+            vcpu,
+            gpa,
+            page,
+        } in self.pages
+        {
             let vm = state.vms.get_mut(&vm).ok_or_else(missing)?;
             let vcpu = vm.vcpus.get_mut(&vcpu).ok_or_else(missing)?;
             vcpu.pages.insert(gpa, page);
@@ -201,7 +220,9 @@ impl<R: Read> Player<R> {
         match next(&mut self.input)? {
             Some((offset, _)) if self.ended => Err(content(offset, Fault::Trailing)),
             Some((offset, Frame::Sample(sample))) => {
-                sample.apply(&mut self.state).map_err(|fault| content(offset, fault))?;
+                sample
+                    .apply(&mut self.state)
+                    .map_err(|fault| content(offset, fault))?;
                 Ok(Some(&self.state))
             }
             Some((_, Frame::End)) => {
@@ -226,7 +247,9 @@ fn next<R: Read>(input: &mut frame::Reader<R>) -> Result<Option<(u64, Frame)>, D
     };
     match postcard::take_from_bytes(&payload) {
         Ok((frame, [])) => Ok(Some((offset, frame))),
-        Ok(_) => Err(damage(Fault::Content("it is longer than it says".to_owned()))),
+        Ok(_) => Err(damage(Fault::Content(
+            "it is longer than it says".to_owned(),
+        ))),
         Err(error) => Err(damage(Fault::Content(error.to_string()))),
     }
 }

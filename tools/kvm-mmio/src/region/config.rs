@@ -25,7 +25,8 @@ struct Entry {
 
 pub fn parse(text: &str) -> Result<Vec<Region>> {
     // The error of the parser has several lines, with the place in the file.
-    let file: File = toml::from_str(text).map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
+    let file: File =
+        toml::from_str(text).map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
     if file.region.is_empty() {
         bail!("no [[region]] in it; each needs a name and a start, and may have a size");
     }
@@ -62,7 +63,10 @@ mod tests {
         );
         let regions = regions.unwrap();
         assert_eq!(regions[0].last, 0xd000_0fff);
-        assert_eq!((regions[1].start, regions[1].last), (0xfe00_0000, 0xfe00_3fff));
+        assert_eq!(
+            (regions[1].start, regions[1].last),
+            (0xfe00_0000, 0xfe00_3fff)
+        );
         assert_eq!(regions[1].name, "bar");
     }
 

@@ -35,7 +35,9 @@ struct Place {
 impl Place {
     fn pass(&mut self, line: &str) {
         let tree = line.strip_prefix("address-space: ");
-        let flat = line.strip_prefix(" AS \"").and_then(|rest| rest.split('"').next());
+        let flat = line
+            .strip_prefix(" AS \"")
+            .and_then(|rest| rest.split('"').next());
         if let Some(name) = tree.or(flat) {
             self.of_memory = self.heading && self.of_memory || name == MEMORY;
             self.heading = true;
@@ -115,7 +117,11 @@ mod tests {
 
     #[test]
     fn something_else_is_refused() {
-        for text in ["", "hello\n", "address-space: I/O\n  0000000000000000-0000000000000007 (prio 0, i/o): dma\n"] {
+        for text in [
+            "",
+            "hello\n",
+            "address-space: I/O\n  0000000000000000-0000000000000007 (prio 0, i/o): dma\n",
+        ] {
             assert!(format!("{:#}", parse(text).unwrap_err()).contains("info mtree"));
         }
     }

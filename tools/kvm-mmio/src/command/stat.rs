@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `kvm-mmio stat`: a command is run, and what has grown meanwhile is shown.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::process::ExitStatus;
+
+use anyhow::{Context, Result};
+
+use crate::child::{self, Running};
+use crate::cli::Stat;
+use crate::device::{Heat, System, warn_of_setting};
+use crate::output;
+use crate::region::Regions;
+use crate::signal::Stop;
+use crate::summary::Summary;
+
+pub fn run(system: &System, args: &Stat, json: bool) -> Result<()> {
+    child::with_own_status(count(system, args, json).and_then(child::result))
+}
+
+fn count(system: &System, args: &Stat, json: bool) -> Result<ExitStatus> {
+    // What can be wrong is found before anything runs.
+    let regions = args.names.regions(&[])?;
+    let mut out: Box<dyn Write> = match &args.output {
+        Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
+        None => Box::new(io::stderr()),
+    };
+    let (status, summary) = measure(system, args, &regions)?;
+    if json {
+        output::header(&mut out, "stat")?;
+        output::summary_json(&mut out, &summary)?;
+    } else {
+        output::summary_text(&mut out, &summary)?;
+    }
+    out.flush()?;
+    Ok(status)
+}
+
+fn measure(system: &System, args: &Stat, regions: &Regions) -> Result<(ExitStatus, Summary)> {
+    let stop = Stop::on_signals()?;
+    // Open all the time: the kernel keeps the counts of VMs that end meanwhile.
+    let device = system.open()?;
+    let before = device.read()?;
+    let heat = Heat::on(system)?;
+    warn_of_setting(&before);
+    let status = Running::start(&args.command)?.wait(&stop)?;
+    let after = device.read()?;
+    drop(heat);
+    let (grown, elapsed) = (after.since(&before), after.elapsed_since(&before));
+    Ok((
+        status,
+        Summary::new(&grown, elapsed, regions, &args.list.view(), args.list.top),
+    ))
+}

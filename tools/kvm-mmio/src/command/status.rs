@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `kvm-mmio status`: what is there, what is missing, and what to do.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
+use anyhow::Result;
+use rustix::fs::OFlags;
+use serde::Serialize;
+
+use crate::device::System;
+use crate::failure::{Failure, Status};
+use crate::output;
+
+/// How a thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ok,
+    /// It works without, but less.
+    Note,
+    /// It does not work without.
+    Missing,
+    /// It cannot be seen by this user.
+    Denied,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename = "check")]
+struct Check {
+    name: &'static str,
+    state: State,
+    value: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    advice: &'static str,
+}
+
+impl Check {
+    fn ok(name: &'static str, value: impl Into<String>) -> Self {
+        Self::new(name, State::Ok, value, "")
+    }
+
+    fn new(
+        name: &'static str,
+        state: State,
+        value: impl Into<String>,
+        advice: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            state,
+            value: value.into(),
+            advice,
+        }
+    }
+}
+
+pub fn run(out: &mut dyn Write, system: &System, json: bool) -> Result<()> {
+    let checks = checks(system);
+    if json {
+        output::header(out, "status")?;
+        checks
+            .iter()
+            .try_for_each(|check| output::line(out, check))?;
+    } else {
+        checks.iter().try_for_each(|check| print(out, check))?;
+    }
+    let has = |state| checks.iter().any(|check| check.state == state);
+    if has(State::Missing) {
+        return Err(Failure::Silent(Status::Unavailable as u8).into());
+    }
+    if has(State::Denied) {
+        return Err(Failure::Silent(Status::Denied as u8).into());
+    }
+    Ok(())
+}
+
+/// A line each, in colour on a terminal and without `NO_COLOR`.
+fn print(out: &mut dyn Write, check: &Check) -> Result<()> {
+    use anstyle::{AnsiColor, Style};
+    let (mark, color) = match check.state {
+        State::Ok => ("ok", AnsiColor::Green),
+        State::Note => ("note", AnsiColor::Yellow),
+        State::Missing => ("missing", AnsiColor::Red),
+        State::Denied => ("denied", AnsiColor::Red),
+    };
+    let choice = anstream::AutoStream::choice(&std::io::stdout());
+    let style = match choice {
+        anstream::ColorChoice::Never => Style::new(),
+        _ => color.on_default(),
+    };
+    writeln!(
+        out,
+        "{style}{mark:8}{style:#}{:16}{}",
+        check.name, check.value
+    )?;
+    if !check.advice.is_empty() {
+        writeln!(out, "{:24}{}", "", check.advice)?;
+    }
+    Ok(())
+}
+
+fn checks(system: &System) -> Vec<Check> {
+    let mut checks = vec![
+        kernel(system),
+        vendor(system),
+        caching(system),
+        module(system),
+    ];
+    if system.has_module(MODULE) {
+        checks.push(switch(system, "enabled", State::Missing, ENABLE));
+        checks.push(switch(
+            system,
+            "fast",
+            State::Note,
+            "every access goes to KVM's emulator",
+        ));
+        checks.push(switch(system, "heat", State::Ok, ""));
+        checks.extend(mask(system));
+        checks.push(statistics(system));
+    }
+    checks
+}
+
+const MODULE: &str = "kvm_mmio_ext";
+const ENABLE: &str = "echo Y > /sys/module/kvm_mmio_ext/parameters/enabled";
+
+/// Whether KVM has the hooks: a function of theirs is among the symbols of the kernel.
+fn kernel(system: &System) -> Check {
+    let name = "kernel";
+    let release = system.kernel();
+    let symbols = fs::read_to_string(system.path("/proc/kallsyms")).unwrap_or_default();
+    let has = |wanted| {
+        symbols
+            .lines()
+            .any(|line| line.split_whitespace().nth(2) == Some(wanted))
+    };
+    if system.has_module(MODULE) || has("kvm_mmio_ext_register") {
+        return Check::ok(name, format!("{release}, KVM has the hooks"));
+    }
+    if system.has_module("kvm") && has("kvm_init") {
+        let value = format!("{release}, KVM has no hooks for the extension");
+        return Check::new(
+            name,
+            State::Missing,
+            value,
+            "build a kernel with patches/7.3 applied",
+        );
+    }
+    let value = format!("{release}, hooks not visible");
+    Check::new(
+        name,
+        State::Note,
+        value,
+        "they are seen once the module kvm is loaded: modprobe kvm",
+    )
+}
+
+/// The vendor module, and the kind of page tables.
+fn vendor(system: &System) -> Check {
+    let name = "KVM";
+    for (module, title, paging, two_dimensional) in [
+        ("kvm_intel", "Intel", "ept", "EPT"),
+        ("kvm_amd", "AMD", "npt", "NPT"),
+    ] {
+        if system.has_module(module) {
+            let on = matches!(system.parameter(module, paging).as_deref(), Some("Y" | "1"));
+            let mode = if on { two_dimensional } else { "shadow paging" };
+            return Check::ok(name, format!("{module}: {title} with {mode}"));
+        }
+    }
+    let advice = "modprobe kvm_intel or kvm_amd, with virtualization enabled in the firmware";
+    Check::new(
+        name,
+        State::Missing,
+        "neither kvm_intel nor kvm_amd is loaded",
+        advice,
+    )
+}
+
+fn caching(system: &System) -> Check {
+    let name = "MMIO caching";
+    match system.parameter("kvm", "mmio_caching").as_deref() {
+        Some("Y" | "1") => Check::ok(name, "on"),
+        Some(_) => Check::new(
+            name,
+            State::Missing,
+            "off: no fault is known as MMIO, and nothing is counted",
+            "load kvm without mmio_caching=0; some processors cannot",
+        ),
+        None => Check::new(name, State::Note, "unknown", ""),
+    }
+}
+
+fn module(system: &System) -> Check {
+    if system.has_module(MODULE) {
+        return Check::ok("module", "kvm_mmio_ext is loaded");
+    }
+    let advice = "insmod kvm_mmio_ext.ko, best before kvm_intel or kvm_amd";
+    Check::new(
+        "module",
+        State::Missing,
+        "kvm_mmio_ext is not loaded",
+        advice,
+    )
+}
+
+fn switch(system: &System, name: &'static str, off: State, advice: &'static str) -> Check {
+    match system.parameter(MODULE, name).as_deref() {
+        Some("Y" | "1") => Check::ok(name, "on"),
+        Some(_) => Check::new(name, off, "off", advice),
+        None => Check::new(
+            name,
+            State::Missing,
+            "the module has no such parameter",
+            "build the module from the same source as this program",
+        ),
+    }
+}
+
+/// The value that marks a page as MMIO, from the kernel log.
+fn mask(system: &System) -> Option<Check> {
+    let log = read_log(system)?;
+    let line = log
+        .lines()
+        .rev()
+        .find(|line| line.contains("kvm_mmio_ext: installed MMIO SPTE"))?;
+    let (_, value) = line.split_once("installed MMIO SPTE ")?;
+    Some(Check::ok("mask", value))
+}
+
+/// What the kernel log holds at this time. None if it may not be read.
+fn read_log(system: &System) -> Option<String> {
+    let flags = OFlags::NONBLOCK.bits() as i32;
+    let path = system.path("/dev/kmsg");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .ok()?;
+    let (mut log, mut record) = (Vec::new(), [0; 8192]);
+    loop {
+        match file.read(&mut record) {
+            Ok(0) => break,
+            Ok(size) => log.extend_from_slice(&record[..size]),
+            // A record that was overwritten meanwhile.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(_) => break,
+        }
+    }
+    Some(String::from_utf8_lossy(&log).into_owned())
+}
+
+fn statistics(system: &System) -> Check {
+    let name = "statistics";
+    match system.open().and_then(|device| device.read()) {
+        Ok(reading) => {
+            let pages = reading.vms.values().flat_map(|vm| vm.vcpus.values());
+            let pages = pages.map(|vcpu| vcpu.pages.len() as u64).sum();
+            let vms = output::plural(reading.vms.len() as u64, "VM", "VMs");
+            let pages = output::plural(pages, "page record", "page records");
+            Check::ok(name, format!("readable: {vms}, {pages}"))
+        }
+        Err(error) => {
+            let denied = matches!(error.downcast_ref(), Some(Failure::Denied(_)));
+            let state = if denied {
+                State::Denied
+            } else {
+                State::Missing
+            };
+            Check::new(name, state, format!("{error:#}"), "")
+        }
+    }
+}

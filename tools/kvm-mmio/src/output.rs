@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tables for people, JSON Lines for programs.
+
+use std::io::Write;
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::reading::{Counts, HEAT, Last};
+use crate::summary::{Summary, VmSummary};
+
+/// Version of the JSON Lines; grows when a field changes its meaning or goes away.
+pub const SCHEMA: u32 = 1;
+
+/// Marks of a page's last access that the kernel does not know.
+const UNKNOWN_WIDTH: u8 = 255;
+
+/// One line of JSON Lines. Each has a `kind`; the first one is the header.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line<'a> {
+    Header {
+        schema: u32,
+        program: &'static str,
+        version: &'static str,
+        command: &'static str,
+    },
+    Interval {
+        seconds: f64,
+        boottime_ns: u64,
+        heat: bool,
+        pages_per_vcpu: u32,
+        vms_lost: u64,
+        accesses: u64,
+        heat_dropped: u64,
+        pages_hidden: usize,
+        accesses_hidden: u64,
+    },
+    Vm(&'a VmSummary),
+    Page(PageLine<'a>),
+}
+
+/// A row of the table.
+#[derive(Serialize)]
+pub struct PageLine<'a> {
+    vm: u64,
+    tgid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpu: Option<u32>,
+    gpa: String,
+    name: &'a str,
+    device: &'a str,
+    #[serde(flatten)]
+    counts: &'a Counts,
+    seconds: f64,
+    last: LastLine,
+}
+
+#[derive(Serialize)]
+struct LastLine {
+    size_bytes: u8,
+    width_bits: Option<u8>,
+    direction: crate::reading::Direction,
+    outcome: &'static str,
+}
+
+/// Names of the kernel's outcomes, by number.
+const OUTCOMES: &[&str] = &[
+    "fast_kernel",
+    "fast_userspace",
+    "emulated_kernel",
+    "emulated_userspace",
+    "wildcard",
+    "faulted_in",
+];
+
+fn outcome(last: &Last) -> &'static str {
+    OUTCOMES
+        .get(usize::from(last.outcome))
+        .copied()
+        .unwrap_or("unknown")
+}
+
+fn known_width(last: &Last) -> Option<u8> {
+    (last.width != UNKNOWN_WIDTH && last.size != 0).then_some(last.width)
+}
+
+pub fn header(out: &mut dyn Write, command: &'static str) -> Result<()> {
+    line(
+        out,
+        &Line::Header {
+            schema: SCHEMA,
+            program: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+            command,
+        },
+    )
+}
+
+pub fn line(out: &mut dyn Write, line: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(line)?;
+    Ok(writeln!(out, "{text}")?)
+}
+
+/// A summary as JSON Lines.
+pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
+    let clock = &summary.clock;
+    line(
+        out,
+        &Line::Interval {
+            seconds: summary.elapsed.as_secs_f64(),
+            boottime_ns: clock.boottime,
+            heat: clock.flags & HEAT != 0,
+            pages_per_vcpu: clock.pages_per_vcpu,
+            vms_lost: clock.vms_lost,
+            accesses: summary.accesses(),
+            heat_dropped: summary.dropped(),
+            pages_hidden: summary.hidden.0,
+            accesses_hidden: summary.hidden.1,
+        },
+    )?;
+    for vm in &summary.vms {
+        line(out, &Line::Vm(vm))?;
+    }
+    for row in &summary.rows {
+        line(
+            out,
+            &Line::Page(PageLine {
+                vm: row.key.vm,
+                tgid: row.tgid,
+                vcpu: row.key.vcpu,
+                gpa: format!("{:#x}", row.key.gpa),
+                name: &row.name,
+                device: &row.device,
+                counts: &row.counts,
+                seconds: clock.seconds(row.counts.cycles),
+                last: LastLine {
+                    size_bytes: row.last.size,
+                    width_bits: known_width(&row.last),
+                    direction: row.last.direction,
+                    outcome: outcome(&row.last),
+                },
+            }),
+        )?;
+    }
+    Ok(())
+}
+
+/// A table without lines, numbers to the right.
+pub fn table(titles: &[&str], left: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(titles);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if !left.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        // No blanks at the ends of lines, two between columns.
+        column.set_padding((u16::from(index != 0), u16::from(index + 1 != titles.len())));
+    }
+    table
+}
+
+/// Cycles of one access on average, as time.
+pub fn time_each(summary: &Summary, counts: &Counts) -> String {
+    let timed = counts.count - counts.count.min(counts.faulted_in + counts.wildcard);
+    if timed == 0 {
+        return "-".to_owned();
+    }
+    format!(
+        "{:.0}",
+        summary.clock.seconds(counts.cycles) / timed as f64 * 1e9
+    )
+}
+
+/// How the last access was, such as `write 4`.
+pub fn last(last: &Last) -> String {
+    match (last.size, known_width(last)) {
+        (0, _) => "?".to_owned(),
+        (size, None) => format!("{} {size}", last.direction),
+        (size, Some(width)) => format!("{} {size} ({width} bit)", last.direction),
+    }
+}
+
+/// A summary as a table.
+pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
+    if summary.rows.is_empty() {
+        writeln!(
+            out,
+            "no accesses to pages without memory in {}",
+            seconds(summary)
+        )?;
+    } else {
+        writeln!(out, "{}", page_table(summary).trim_fmt())?;
+        let total = summary.accesses();
+        writeln!(
+            out,
+            "{} in {}",
+            plural(total, "access", "accesses"),
+            seconds(summary)
+        )?;
+    }
+    for note in notes(summary) {
+        writeln!(out, "{note}")?;
+    }
+    Ok(())
+}
+
+fn seconds(summary: &Summary) -> String {
+    format!("{:.3} s", summary.elapsed.as_secs_f64())
+}
+
+fn page_table(summary: &Summary) -> Table {
+    let per_vcpu = summary.rows.iter().any(|row| row.key.vcpu.is_some());
+    let mut titles = vec![
+        "VM", "PID", "page", "name", "accesses", "%", "reads", "writes", "kernel",
+    ];
+    titles.extend(["userspace", "first", "fast", "ns each", "last"]);
+    let mut left = vec![3, 13];
+    if per_vcpu {
+        titles.insert(2, "vCPU");
+        left = vec![4, 14];
+    }
+    let mut table = table(&titles, &left);
+    let total = summary.accesses().max(1);
+    for row in &summary.rows {
+        let counts = &row.counts;
+        let mut cells = vec![
+            row.key.vm.to_string(),
+            row.tgid.to_string(),
+            format!("{:#x}", row.key.gpa),
+            row.name.clone(),
+            counts.count.to_string(),
+            format!("{:.1}", counts.count as f64 / total as f64 * 100.0),
+            counts.reads.to_string(),
+            counts.writes.to_string(),
+            counts.kernel.to_string(),
+            counts.userspace.to_string(),
+            counts.faulted_in.to_string(),
+            counts.fast.to_string(),
+            time_each(summary, counts),
+            last(&row.last),
+        ];
+        if per_vcpu {
+            let vcpu = row
+                .key
+                .vcpu
+                .map_or_else(String::new, |vcpu| vcpu.to_string());
+            cells.insert(2, vcpu);
+        }
+        table.add_row(cells);
+    }
+    table
+}
+
+/// What one has to know of the figures.
+pub fn notes(summary: &Summary) -> Vec<String> {
+    let mut notes = Vec::new();
+    let (pages, accesses) = summary.hidden;
+    if pages != 0 {
+        let (pages, accesses) = (
+            plural(pages as u64, "more page", "more pages"),
+            plural(accesses, "access", "accesses"),
+        );
+        notes.push(format!("{pages} with {accesses} not shown (--top)"));
+    }
+    if summary.dropped() != 0 {
+        notes.push(format!(
+            "{} of no page: the kernel counts {} pages for each vCPU",
+            plural(summary.dropped(), "access", "accesses"),
+            summary.clock.pages_per_vcpu
+        ));
+    }
+    if summary.clock.vms_lost != 0 {
+        notes.push(format!(
+            "{} not in this: they ended, and the kernel keeps {}",
+            plural(summary.clock.vms_lost, "VM is", "VMs are"),
+            summary.clock.vms_kept
+        ));
+    }
+    notes
+}
+
+pub fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::device::sample;
+    use crate::region::Regions;
+    use crate::summary::View;
+
+    fn summary(top: usize) -> Summary {
+        let view = View::default();
+        let second = Duration::from_secs(1);
+        Summary::new(&sample::two_vms(), second, &Regions::default(), &view, top)
+    }
+
+    #[test]
+    fn a_table() {
+        let mut text = Vec::new();
+        summary_text(&mut text, &summary(2)).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "\
+VM   PID        page  name                  accesses     %  reads  writes  kernel  userspace  first   fast  ns each  last
+ 1  4711  0xfe003000  PCI hole +0x7e003000     10000  93.8      0   10000   10000          0      0  10000      750  write 4 (1 bit)
+ 1  4711  0xfee00000  local APIC                 600   5.6    100     500     600          0      0    600      750  write 4 (1 bit)
+10662 accesses in 1.000 s
+2 more pages with 62 accesses not shown (--top)
+3 accesses of no page: the kernel counts 256 pages for each vCPU
+"
+        );
+    }
+
+    #[test]
+    fn json_lines() {
+        let mut text = Vec::new();
+        header(&mut text, "report").unwrap();
+        summary_json(&mut text, &summary(100)).unwrap();
+        let lines: Vec<serde_json::Value> = String::from_utf8(text)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let kinds: Vec<_> = lines
+            .iter()
+            .map(|line| line["kind"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                "header", "interval", "vm", "vm", "page", "page", "page", "page"
+            ]
+        );
+        assert_eq!(lines[0]["schema"], SCHEMA);
+        assert_eq!(lines[1]["accesses"], 10662);
+        assert_eq!(lines[2]["counters"]["faults"], 10620);
+        assert_eq!(lines[4]["gpa"], "0xfe003000");
+        assert_eq!(lines[4]["last"]["outcome"], "fast_kernel");
+    }
+}

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a table shows: one row for each page, of a VM or of each of its vCPUs.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use regex_lite::Regex;
+use serde::Serialize;
+
+use crate::reading::{Clock, Counts, Last, Page, Reading, Vcpu, Vm};
+use crate::region::Regions;
+
+/// Which pages are shown.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// VM ids; empty for all.
+    pub vms: Vec<u64>,
+    /// Processes of VMs; empty for all.
+    pub pids: Vec<u32>,
+    pub vcpus: Vec<u32>,
+    /// Of the name of the page.
+    pub name: Option<Regex>,
+}
+
+impl Filter {
+    fn has_vm(&self, id: u64, vm: &Vm) -> bool {
+        (self.vms.is_empty() || self.vms.contains(&id))
+            && (self.pids.is_empty() || self.pids.contains(&vm.tgid))
+    }
+
+    fn has_vcpu(&self, id: u32) -> bool {
+        self.vcpus.is_empty() || self.vcpus.contains(&id)
+    }
+
+    /// Takes away what is not to be shown, pages by name excepted.
+    pub fn apply(&self, reading: &mut Reading) {
+        reading.vms.retain(|id, vm| self.has_vm(*id, vm));
+        for vm in reading.vms.values_mut() {
+            vm.vcpus.retain(|id, _| self.has_vcpu(*id));
+        }
+    }
+}
+
+/// What the rows are ordered by. All but addresses begin with the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    #[default]
+    Accesses,
+    Reads,
+    Writes,
+    Kernel,
+    Userspace,
+    Time,
+    Page,
+}
+
+impl Sort {
+    pub fn next(self) -> Self {
+        let all = Self::value_variants();
+        let place = all.iter().position(|sort| *sort == self).unwrap_or(0);
+        all[(place + 1) % all.len()]
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accesses => "accesses",
+            Self::Reads => "reads",
+            Self::Writes => "writes",
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+            Self::Time => "time",
+            Self::Page => "page",
+        }
+    }
+
+    fn key(self, counts: &Counts) -> u64 {
+        match self {
+            Self::Accesses => counts.count,
+            Self::Reads => counts.reads,
+            Self::Writes => counts.writes,
+            Self::Kernel => counts.kernel,
+            Self::Userspace => counts.userspace,
+            Self::Time => counts.cycles,
+            Self::Page => 0,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub filter: Filter,
+    pub sort: Sort,
+    pub per_vcpu: bool,
+}
+
+/// A page of a VM, or of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub vm: u64,
+    pub gpa: u64,
+    /// None: all of the VM.
+    pub vcpu: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub key: Key,
+    pub tgid: u32,
+    pub name: String,
+    /// The range that the page is part of.
+    pub device: String,
+    pub counts: Counts,
+    pub last: Last,
+}
+
+/// The rows of a reading in the order in which they are shown.
+pub fn rows(reading: &Reading, regions: &Regions, view: &View) -> Vec<Row> {
+    let mut pages: BTreeMap<Key, (u32, Page)> = BTreeMap::new();
+    for (&id, vm) in reading
+        .vms
+        .iter()
+        .filter(|(id, vm)| view.filter.has_vm(**id, vm))
+    {
+        for (&vcpu, state) in vm.vcpus.iter().filter(|(id, _)| view.filter.has_vcpu(**id)) {
+            for (&gpa, page) in &state.pages {
+                let key = Key {
+                    vm: id,
+                    gpa,
+                    vcpu: view.per_vcpu.then_some(vcpu),
+                };
+                let (_, sum) = pages.entry(key).or_insert((vm.tgid, Page::default()));
+                sum.counts += page.counts;
+                if page.last.tsc >= sum.last.tsc {
+                    sum.last = page.last;
+                }
+            }
+        }
+    }
+    let mut rows: Vec<Row> = pages
+        .into_iter()
+        .map(|(key, (tgid, page))| Row {
+            key,
+            tgid,
+            name: regions.page(key.gpa),
+            device: regions.device(key.gpa).to_owned(),
+            counts: page.counts,
+            last: page.last,
+        })
+        .filter(|row| {
+            view.filter
+                .name
+                .as_ref()
+                .is_none_or(|name| name.is_match(&row.name))
+        })
+        .collect();
+    // The keys are in order already, and the sort is stable.
+    rows.sort_by_key(|row| Reverse(view.sort.key(&row.counts)));
+    rows
+}
+
+/// The time and the place of a summary.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    pub elapsed: Duration,
+    pub clock: Clock,
+    pub counters: Vec<String>,
+    pub vms: Vec<VmSummary>,
+    pub rows: Vec<Row>,
+    /// Rows that are left out, and their accesses.
+    pub hidden: (usize, u64),
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct VmSummary {
+    pub vm: u64,
+    pub tgid: u32,
+    pub ended: bool,
+    pub vcpus: usize,
+    pub pages: usize,
+    /// Accesses that are counted for pages.
+    pub accesses: u64,
+    pub heat_dropped: u64,
+    /// By name, as the kernel has them.
+    pub counters: BTreeMap<String, u64>,
+}
+
+impl Summary {
+    /// Of what has grown in some time, with at most `top` rows.
+    pub fn new(
+        grown: &Reading,
+        elapsed: Duration,
+        regions: &Regions,
+        view: &View,
+        top: usize,
+    ) -> Self {
+        let mut rows = rows(grown, regions, view);
+        let hidden = rows.split_off(top.min(rows.len()));
+        let shown = grown
+            .vms
+            .iter()
+            .filter(|(id, vm)| view.filter.has_vm(**id, vm));
+        Self {
+            elapsed,
+            clock: grown.clock,
+            counters: grown.counters.clone(),
+            vms: shown
+                .map(|(id, vm)| vm_summary(*id, vm, &grown.counters))
+                .collect(),
+            rows,
+            hidden: (
+                hidden.len(),
+                hidden.iter().map(|row| row.counts.count).sum(),
+            ),
+        }
+    }
+
+    /// Accesses of all rows, shown or not.
+    pub fn accesses(&self) -> u64 {
+        self.hidden.1 + self.rows.iter().map(|row| row.counts.count).sum::<u64>()
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.vms.iter().map(|vm| vm.heat_dropped).sum()
+    }
+}
+
+fn vm_summary(id: u64, vm: &Vm, counters: &[String]) -> VmSummary {
+    let pages = |vcpu: &Vcpu| {
+        vcpu.pages
+            .values()
+            .map(|page| page.counts.count)
+            .sum::<u64>()
+    };
+    let mut gpas: Vec<_> = vm
+        .vcpus
+        .values()
+        .flat_map(|vcpu| vcpu.pages.keys())
+        .collect();
+    gpas.sort_unstable();
+    gpas.dedup();
+    VmSummary {
+        vm: id,
+        tgid: vm.tgid,
+        ended: vm.ended,
+        vcpus: vm.vcpus.len(),
+        pages: gpas.len(),
+        accesses: vm.vcpus.values().map(pages).sum(),
+        heat_dropped: vm.heat_dropped,
+        counters: (0..)
+            .zip(counters)
+            .map(|(i, name)| (name.clone(), vm.counter(i)))
+            .collect(),
+    }
+}
+
+/// Accesses by device, the most first: (name, counts).
+pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Counts)> {
+    let mut devices: BTreeMap<&str, Counts> = BTreeMap::new();
+    for row in rows {
+        *devices.entry(&row.device).or_default() += row.counts;
+    }
+    let mut devices: Vec<_> = devices
+        .into_iter()
+        .map(|(name, sum)| (name.to_owned(), sum))
+        .collect();
+    devices.sort_by_key(|(_, counts)| Reverse(counts.count));
+    devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::sample;
+
+    fn table(view: &View) -> Vec<(u64, Option<u32>, String, u64)> {
+        rows(&sample::two_vms(), &Regions::default(), view)
+            .into_iter()
+            .map(|row| (row.key.vm, row.key.vcpu, row.name, row.counts.count))
+            .collect()
+    }
+
+    fn row(vm: u64, vcpu: Option<u32>, name: &str, count: u64) -> (u64, Option<u32>, String, u64) {
+        (vm, vcpu, name.to_owned(), count)
+    }
+
+    #[test]
+    fn vcpus_are_summed() {
+        assert_eq!(
+            table(&View::default()),
+            [
+                row(1, None, "PCI hole +0x7e003000", 10000),
+                row(1, None, "local APIC", 600),
+                row(2, None, "HPET", 42),
+                row(1, None, "PCI hole +0x7ebd0000", 20),
+            ]
+        );
+    }
+
+    #[test]
+    fn or_not() {
+        let view = View {
+            per_vcpu: true,
+            sort: Sort::Userspace,
+            filter: Filter {
+                name: Some(Regex::new("^PCI").unwrap()),
+                ..Filter::default()
+            },
+        };
+        assert_eq!(
+            table(&view),
+            [
+                row(1, Some(0), "PCI hole +0x7ebd0000", 20),
+                row(1, Some(0), "PCI hole +0x7e003000", 9000),
+                row(1, Some(1), "PCI hole +0x7e003000", 1000),
+            ]
+        );
+    }
+
+    #[test]
+    fn filters() {
+        let filter = |vms: &[u64], pids: &[u32], vcpus: &[u32]| {
+            table(&View {
+                filter: Filter {
+                    vms: vms.to_vec(),
+                    pids: pids.to_vec(),
+                    vcpus: vcpus.to_vec(),
+                    name: None,
+                },
+                ..View::default()
+            })
+        };
+        assert_eq!(filter(&[2], &[], &[]), [row(2, None, "HPET", 42)]);
+        assert_eq!(filter(&[], &[4712], &[]), [row(2, None, "HPET", 42)]);
+        assert_eq!(filter(&[1], &[4712], &[]), []);
+        assert_eq!(
+            filter(&[], &[], &[1]),
+            [row(1, None, "PCI hole +0x7e003000", 1000)]
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted() {
+        let reading = sample::two_vms();
+        let summary = Summary::new(
+            &reading,
+            Duration::ZERO,
+            &Regions::default(),
+            &View::default(),
+            1,
+        );
+        assert_eq!(summary.hidden, (3, 662));
+        assert_eq!(summary.accesses(), 10662);
+        assert_eq!(summary.dropped(), 3);
+        assert_eq!(summary.vms[0].pages, 3);
+        assert_eq!(summary.vms[0].counters["faults"], 10620);
+    }
+
+    #[test]
+    fn devices() {
+        let rows = rows(&sample::two_vms(), &Regions::default(), &View::default());
+        let devices: Vec<_> = by_device(&rows)
+            .into_iter()
+            .map(|(name, counts)| (name, counts.count))
+            .collect();
+        let expected = [("PCI hole", 10020), ("local APIC", 600), ("HPET", 42)];
+        assert_eq!(
+            devices,
+            expected.map(|(name, count)| (name.to_owned(), count))
+        );
+    }
+}
