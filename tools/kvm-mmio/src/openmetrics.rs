@@ -130,7 +130,7 @@ fn settings(text: &mut Text, clock: &Clock) {
 fn vms(text: &mut Text, reading: &Reading, limit: usize) {
     text.single(
         "kvm_mmio_vms",
-        "VMs that have done MMIO and live.",
+        "VMs that have done MMIO.",
         reading.vms.len(),
     );
     let hidden = reading.vms.len().saturating_sub(limit);

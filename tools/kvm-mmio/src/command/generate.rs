@@ -8,6 +8,7 @@ use clap::CommandFactory;
 use clap_mangen::Man;
 
 use crate::cli::{Cli, Generated};
+use crate::failure::HELP;
 
 pub fn run(out: &mut dyn Write, what: &Generated) -> Result<()> {
     let mut command = Cli::command();
@@ -46,6 +47,14 @@ fn man(mut out: &mut dyn Write, command: &clap::Command) -> Result<()> {
         section.render_description_section(&mut out)?;
         section.render_options_section(&mut out)?;
     }
-    page.render_extra_section(&mut out)?;
-    Ok(())
+    exit_status(out)
+}
+
+/// As it stands in the help, line by line.
+fn exit_status(out: &mut dyn Write) -> Result<()> {
+    writeln!(out, ".SH \"EXIT STATUS\"\n.nf")?;
+    for line in HELP.lines().skip(1) {
+        writeln!(out, "{}", line.replace('-', "\\-"))?;
+    }
+    Ok(writeln!(out, ".fi")?)
 }

@@ -8,6 +8,7 @@ mod record;
 mod report;
 mod stat;
 mod status;
+mod top;
 
 use std::io::{self, Write};
 
@@ -26,7 +27,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Plot(args) => plot::run(&mut out, args, cli.json),
         Command::Stat(args) => stat::run(&system, args, cli.json),
         Command::Status => status::run(&mut out, &system, cli.json),
-        Command::Top(args) => todo!(),
+        Command::Top(args) => top::run(&mut out, &system, args, cli.json),
         Command::Export(args) => export::run(&mut out, &system, args, cli.json),
         Command::Generate(args) => generate::run(&mut out, &args.what),
     }?;

@@ -120,7 +120,7 @@ impl<'a> Descriptor<'a> {
         }
         Ok(Self {
             // A name that is no text is one that nobody asks for.
-            name: str::from_utf8(name).unwrap_or_default(),
+            name: std::str::from_utf8(name).unwrap_or_default(),
             block: part.number(40, 2)?,
             field: Field {
                 offset: part.length(44)?,

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `kvm-mmio top`: the pages that are accessed now.
+
+mod app;
+mod screen;
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+
+use crate::cli::Top;
+use crate::device::{Device, Heat, System, warn_of_setting};
+use crate::output;
+use crate::region::Regions;
+use crate::signal::Stop;
+use crate::summary::Summary;
+use app::{Action, App};
+
+/// How soon a signal is noticed while no key comes.
+const STEP: Duration = Duration::from_millis(50);
+
+pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Result<()> {
+    let regions = args.names.regions(&[])?;
+    let stop = Stop::on_signals()?;
+    let device = system.open()?;
+    let _heat = Heat::on(system)?;
+    let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if terminal && !args.text && !json {
+        return interactive(&device, args, regions, &stop);
+    }
+    lines(out, &device, args, &regions, &stop, json)
+}
+
+/// A table at each interval.
+fn lines(
+    out: &mut dyn Write,
+    device: &Device,
+    args: &Top,
+    regions: &Regions,
+    stop: &Stop,
+    json: bool,
+) -> Result<()> {
+    if json {
+        output::header(out, "top")?;
+    }
+    let mut before = device.read()?;
+    warn_of_setting(&before);
+    let mut next = Instant::now();
+    for _ in 0..args.count.unwrap_or(u64::MAX) {
+        next += args.interval;
+        if !stop.sleep_until(next, || Ok(false))? {
+            break;
+        }
+        let now = device.read()?;
+        let (grown, elapsed) = (now.since(&before), now.elapsed_since(&before));
+        let summary = Summary::new(&grown, elapsed, regions, &args.list.view(), args.list.top);
+        if json {
+            output::summary_json(out, &summary)?;
+        } else {
+            output::summary_text(out, &summary)?;
+            writeln!(out)?;
+        }
+        out.flush()?;
+        before = now;
+    }
+    Ok(())
+}
+
+/// The terminal, put back as it was whatever happens.
+struct Screen(DefaultTerminal);
+
+impl Screen {
+    fn open() -> Result<Self> {
+        let terminal = ratatui::try_init().context("cannot use the terminal; try --text")?;
+        Ok(Self(terminal))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+fn interactive(device: &Device, args: &Top, regions: Regions, stop: &Stop) -> Result<()> {
+    let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let mut app = App::new(regions, args.list.view(), args.interval, color);
+    app.update(device.read()?);
+    let mut screen = Screen::open()?;
+    let mut next = Instant::now() + app.interval;
+    let mut updates = 0;
+    loop {
+        screen.0.draw(|frame| screen::draw(frame, &mut app))?;
+        let rest = next.saturating_duration_since(Instant::now());
+        if event::poll(rest.min(STEP)).or_else(ignore_interruption)? {
+            match event::read()? {
+                Event::Key(key) if key.kind == KeyEventKind::Press => match app.key(key) {
+                    Action::Quit => return Ok(()),
+                    Action::Restart => next = Instant::now() + app.interval,
+                    Action::None => {}
+                },
+                _ => {}
+            }
+        }
+        if stop.requested() {
+            return Ok(());
+        }
+        if Instant::now() >= next {
+            app.update(device.read()?);
+            next = Instant::now() + app.interval;
+            updates += 1;
+            if args.count.is_some_and(|count| updates >= count) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A signal that came while waiting for a key.
+fn ignore_interruption(error: io::Error) -> io::Result<bool> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(false),
+        _ => Err(error),
+    }
+}

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The screen of `top`: a strip with a cell for each page, and a table.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line as TextLine, Span};
+use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table};
+
+use super::app::{App, Line};
+use crate::output::{self, plural};
+use crate::reading::{ENABLED, HEAT};
+
+/// From nothing to the most, for terminals with and without colours.
+const BARS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+const COLORS: [u8; 9] = [238, 19, 26, 31, 37, 71, 178, 208, 196];
+
+const KEYS: &[(&str, &str)] = &[
+    ("c", "clear all filters"),
+    ("f", "filter by the name of the page"),
+    ("g", "filter by VM"),
+    ("h", "this help"),
+    (
+        "o",
+        "next order: accesses, reads, writes, kernel, userspace, time, page",
+    ),
+    ("p", "filter by process"),
+    ("q", "quit"),
+    ("r", "reset the totals"),
+    ("s", "set the interval"),
+    ("v", "filter by vCPU"),
+    ("x", "a row for each vCPU, or for all together"),
+    ("↑ ↓", "scroll, also k and j, PgUp and PgDn, Home"),
+];
+
+pub fn draw(frame: &mut Frame, app: &mut App) {
+    let lines = app.lines();
+    let [head, strip, body, foot] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Length(3),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    frame.render_widget(header(app, &lines), head);
+    frame.render_widget(Paragraph::new(heat_strip(app, &lines, strip)), strip);
+    let room = usize::from(body.height.saturating_sub(1));
+    app.scroll = app.scroll.min(lines.len().saturating_sub(room));
+    frame.render_widget(table(app, &lines[app.scroll..]), body);
+    frame.render_widget(footer(app), foot);
+    if app.help {
+        help(frame);
+    }
+}
+
+fn header(app: &App, lines: &[Line]) -> Paragraph<'static> {
+    let rate: u64 = lines.iter().map(|line| line.now.count).sum();
+    let clock = app.clock();
+    let mut notes = filters(app);
+    for (flag, text) in [
+        (ENABLED, "the extension is off"),
+        (HEAT, "counting by page is off"),
+    ] {
+        if clock.flags & flag == 0 {
+            notes.push(text.to_owned());
+        }
+    }
+    if app.dropped() != 0 {
+        notes.push(plural(
+            app.dropped(),
+            "access of no page",
+            "accesses of no page",
+        ));
+    }
+    if clock.vms_lost != 0 {
+        notes.push(plural(clock.vms_lost, "VM lost", "VMs lost"));
+    }
+    let first = format!(
+        "kvm-mmio top: {}, {}, {:.0} accesses/s; every {:.1} s, by {}",
+        plural(app.vms() as u64, "VM", "VMs"),
+        plural(lines.len() as u64, "page", "pages"),
+        rate as f64 / app.seconds(),
+        app.interval.as_secs_f64(),
+        app.view.sort.name(),
+    );
+    Paragraph::new(vec![
+        TextLine::from(first),
+        TextLine::from(notes.join("; ")),
+    ])
+}
+
+fn filters(app: &App) -> Vec<String> {
+    let filter = &app.view.filter;
+    let list = |what, numbers: Vec<String>| match numbers.as_slice() {
+        [] => None,
+        numbers => Some(format!("only {what} {}", numbers.join(" "))),
+    };
+    let text = |number: &u32| number.to_string();
+    let name = filter
+        .name
+        .as_ref()
+        .map(|name| format!("only names with {name}"));
+    [
+        list("VM", filter.vms.iter().map(u64::to_string).collect()),
+        list("PID", filter.pids.iter().map(text).collect()),
+        list("vCPU", filter.vcpus.iter().map(text).collect()),
+        name,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// How much of the most, on a logarithmic scale: 0 for nothing, otherwise 1 to 8.
+fn level(count: u64, most: u64) -> usize {
+    if count == 0 {
+        return 0;
+    }
+    let share = ((count + 1) as f64).ln() / ((most + 1) as f64).ln();
+    ((share * 8.0).ceil() as usize).clamp(1, 8)
+}
+
+fn cell(app: &App, level: usize) -> Span<'static> {
+    if app.color {
+        return Span::styled("█", Style::new().fg(Color::Indexed(COLORS[level])));
+    }
+    Span::raw(BARS[level].to_string())
+}
+
+/// A cell for each page in the order of VMs and addresses, and what the cells mean.
+fn heat_strip(app: &App, lines: &[Line], area: Rect) -> Vec<TextLine<'static>> {
+    let mut pages: Vec<_> = lines
+        .iter()
+        .map(|line| (line.row.key, line.now.count))
+        .collect();
+    pages.sort_unstable();
+    let most = pages.iter().map(|(_, count)| *count).max().unwrap_or(0);
+    let (mut cells, mut vm) = (Vec::new(), None);
+    for (key, count) in pages {
+        if vm.is_some_and(|vm| vm != key.vm) {
+            cells.push(Span::raw(" "));
+        }
+        vm = Some(key.vm);
+        cells.push(cell(app, level(count, most)));
+    }
+    let width = usize::from(area.width);
+    if cells.len() > width {
+        cells.truncate(width.saturating_sub(1));
+        cells.push(Span::raw("…"));
+    }
+    let mut legend = vec![Span::raw("pages by address; accesses/s: none ")];
+    legend.extend((0..=8).map(|level| cell(app, level)));
+    legend.push(Span::raw(format!(" {:.0}", most as f64 / app.seconds())));
+    vec![
+        TextLine::from(cells),
+        TextLine::from(legend),
+        TextLine::default(),
+    ]
+}
+
+fn table<'a>(app: &App, lines: &'a [Line]) -> Table<'a> {
+    let seconds = app.seconds();
+    let per_vcpu = app.view.per_vcpu;
+    let mut titles = vec![
+        "VM", "PID", "page", "name", "total", "acc/s", "%", "reads/s", "writes/s",
+    ];
+    titles.extend(["kernel/s", "user/s", "last"]);
+    let mut widths = vec![4, 8, 14, 0, 11, 9, 6, 9, 9, 9, 9, 18];
+    if per_vcpu {
+        titles.insert(2, "vCPU");
+        widths.insert(2, 4);
+    }
+    let name = 3 + usize::from(per_vcpu);
+    let number = |place: usize| place < name || (place > name && place != name + 8);
+    let align = |place: usize, text: String| {
+        let line = TextLine::from(text);
+        Cell::from(if number(place) {
+            line.right_aligned()
+        } else {
+            line
+        })
+    };
+    let all: u64 = lines.iter().map(|line| line.now.count).sum();
+    let rows = lines.iter().map(move |Line { row, now }| {
+        let rate = |count: u64| format!("{:.0}", count as f64 / seconds);
+        let mut cells = vec![
+            row.key.vm.to_string(),
+            row.tgid.to_string(),
+            format!("{:#x}", row.key.gpa),
+            row.name.clone(),
+            row.counts.count.to_string(),
+            rate(now.count),
+            format!("{:.1}", now.count as f64 / all.max(1) as f64 * 100.0),
+            rate(now.reads),
+            rate(now.writes),
+            rate(now.kernel),
+            rate(now.userspace),
+            output::last(&row.last),
+        ];
+        if per_vcpu {
+            cells.insert(
+                2,
+                row.key
+                    .vcpu
+                    .map_or_else(String::new, |vcpu| vcpu.to_string()),
+            );
+        }
+        Row::new(
+            (0..)
+                .zip(cells)
+                .map(|(place, text)| align(place, text))
+                .collect::<Vec<_>>(),
+        )
+    });
+    let titles = (0..)
+        .zip(titles)
+        .map(|(place, title)| align(place, title.to_owned()));
+    let widths = widths.into_iter().map(|width| match width {
+        0 => Constraint::Fill(1),
+        width => Constraint::Length(width),
+    });
+    let style = Style::new().add_modifier(Modifier::REVERSED);
+    Table::new(rows, widths).header(Row::new(titles.collect::<Vec<_>>()).style(style))
+}
+
+fn footer(app: &App) -> Paragraph<'static> {
+    let Some(prompt) = &app.prompt else {
+        return Paragraph::new("h help  q quit  f name  g VM  p PID  v vCPU  o order  x vCPUs");
+    };
+    let error = prompt
+        .error
+        .as_ref()
+        .map_or_else(String::new, |error| format!(" [{error}]"));
+    let error = error.replace('\n', " ");
+    Paragraph::new(format!("{}{error}: {}▏", prompt.what.text(), prompt.text))
+}
+
+fn help(frame: &mut Frame) {
+    let area = frame.area();
+    let (width, height) = (76.min(area.width), (KEYS.len() as u16 + 2).min(area.height));
+    let area = Rect {
+        x: (area.width - width) / 2,
+        y: (area.height - height) / 2,
+        width,
+        height,
+    };
+    let lines = KEYS
+        .iter()
+        .map(|(key, text)| TextLine::from(format!(" {key:5}{text}")));
+    let block = Block::bordered().title(" keys; any key goes on ");
+    frame.render_widget(Clear, area);
+    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(block), area);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+    use super::*;
+    use crate::command::top::app::Action;
+    use crate::device::sample;
+    use crate::region::Regions;
+    use crate::summary::View;
+
+    /// Two seconds in which everything has doubled.
+    fn app() -> App {
+        let mut app = App::new(
+            Regions::default(),
+            View::default(),
+            Duration::from_secs(2),
+            false,
+        );
+        app.update(sample::two_vms());
+        let mut later = sample::two_vms();
+        later.add(&sample::two_vms());
+        later.clock.boottime += 2_000_000_000;
+        app.update(later);
+        app
+    }
+
+    fn screen_of(app: &mut App, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, app)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let line = |y| {
+            (0..width)
+                .map(|x| buffer[(x, y)].symbol())
+                .collect::<String>()
+        };
+        (0..height).map(|y| line(y).trim_end().to_owned()).collect()
+    }
+
+    fn type_in(app: &mut App, keys: &str) -> Action {
+        let code = |c| match c {
+            '\n' => KeyCode::Enter,
+            '\u{1b}' => KeyCode::Esc,
+            c => KeyCode::Char(c),
+        };
+        let press = |c| KeyEvent::new(code(c), KeyModifiers::NONE);
+        keys.chars().map(|c| app.key(press(c))).last().unwrap()
+    }
+
+    #[test]
+    fn the_whole_screen() {
+        let screen = screen_of(&mut app(), 140, 12);
+        let top = [
+            "kvm-mmio top: 1 VM, 4 pages, 5331 accesses/s; every 2.0 s, by accesses",
+            "3 accesses of no page",
+            "█▃▆ ▄",
+            "pages by address; accesses/s: none ·▁▂▃▄▅▆▇█ 5000",
+            "",
+        ];
+        assert_eq!(screen[..5], top);
+        let table = [
+            "  VM      PID           page name                                     total     acc/s      %   reads/s  writes/s  kernel/s    user/s last",
+            "   1     4711     0xfe003000 PCI hole +0x7e003000                     10000      5000   93.8         0      5000      5000         0 write 4 (1 bit)",
+        ];
+        for (line, wanted) in screen[5..].iter().zip(table) {
+            let words = |line: &str| {
+                line.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(words(line), words(wanted));
+        }
+        assert!(screen[11].starts_with("h help  q quit"));
+    }
+
+    #[test]
+    fn keys_change_what_is_shown() {
+        let mut app = app();
+        assert_eq!(type_in(&mut app, "g2\n"), Action::None);
+        let screen = screen_of(&mut app, 140, 12);
+        assert!(screen[0].contains("1 page"), "{screen:?}");
+        assert!(screen[1].contains("only VM 2"));
+        assert!(screen[6].contains("HPET"));
+        type_in(&mut app, "cfAPIC|HPET\n");
+        assert!(screen_of(&mut app, 140, 12)[0].contains("2 pages"));
+        type_in(&mut app, "cxv1\n");
+        let screen = screen_of(&mut app, 140, 12);
+        assert!(screen[5].contains("vCPU"));
+        assert!(screen[0].contains("1 page") && screen[1].contains("only vCPU 1"));
+        type_in(&mut app, "cxoooooo");
+        let screen = screen_of(&mut app, 140, 12);
+        assert!(screen[0].contains("by page"));
+        assert!(
+            screen[6].contains("0xfe003000") && screen[9].contains("0xfed00000"),
+            "{screen:?}"
+        );
+    }
+
+    #[test]
+    fn answers_that_make_no_sense_are_refused() {
+        let mut app = app();
+        type_in(&mut app, "s99\n");
+        assert!(screen_of(&mut app, 100, 12)[11].contains("[not between 0.1 and 25.5]"));
+        assert_eq!(type_in(&mut app, "\u{1b}s0.5\n"), Action::Restart);
+        assert_eq!(app.interval, Duration::from_millis(500));
+        type_in(&mut app, "f(\n");
+        assert!(app.prompt.is_some());
+        type_in(&mut app, "\u{1b}gx\n");
+        assert!(screen_of(&mut app, 100, 12)[11].contains("\"x\" is no number"));
+    }
+
+    #[test]
+    fn reset_help_and_quit() {
+        let mut app = app();
+        type_in(&mut app, "r");
+        assert!(screen_of(&mut app, 140, 12)[0].contains("0 pages"));
+        type_in(&mut app, "h");
+        assert!(
+            screen_of(&mut app, 140, 20)
+                .iter()
+                .any(|line| line.contains("reset the totals"))
+        );
+        assert_eq!(type_in(&mut app, "qq"), Action::Quit);
+    }
+
+    #[test]
+    fn no_terminal_is_too_small() {
+        for (width, height) in [(1, 1), (10, 3), (40, 5), (300, 2), (2, 60)] {
+            let mut app = app();
+            screen_of(&mut app, width, height);
+            type_in(&mut app, "h");
+            screen_of(&mut app, width, height);
+        }
+    }
+
+    #[test]
+    fn colours() {
+        let mut app = app();
+        app.color = true;
+        let mut terminal = Terminal::new(TestBackend::new(100, 12)).unwrap();
+        terminal.draw(|frame| draw(frame, &mut app)).unwrap();
+        let buffer = terminal.backend().buffer();
+        assert_eq!(buffer[(0, 2)].fg, Color::Indexed(COLORS[8]));
+    }
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The program as it is started, on a kernel made of files.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+// The generator of statistics files finds the types that it needs at this crate's root.
+use kvm_mmio::reading;
+#[allow(dead_code)]
+#[path = "../src/device/sample.rs"]
+mod sample;
+#[allow(dead_code)]
+mod support;
+
+use reading::Reading;
+use support::{Done, Kernel, doubled};
+
+const NOBODY: u32 = 65534;
+
+#[test]
+fn status_of_a_kernel_that_has_it_all() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let done = kernel.run(&["status"]).expect(0, "AMD with NPT", "");
+    for part in [
+        "7.3.4",
+        "mask            value 0x9, mask 0x9",
+        "readable: 2 VMs, 5 page records",
+    ] {
+        assert!(done.out.contains(part), "{}", done.out);
+    }
+    let lines = kernel.run(&["--json", "status"]).expect(0, "", "").json();
+    assert_eq!(lines[0]["schema"], 1);
+    assert!(
+        lines[1..].iter().all(|line| line["state"] == "ok"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn status_says_what_is_missing() {
+    Kernel::bare()
+        .run(&["status"])
+        .expect(3, "insmod kvm_mmio_ext.ko", "");
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("sys/module/kvm_mmio_ext/parameters/enabled", "N\n");
+    kernel
+        .run(&["status"])
+        .expect(3, "echo Y > /sys/module", "");
+    let unpatched = Kernel::bare();
+    unpatched.write("sys/module/kvm/parameters/mmio_caching", "N\n");
+    unpatched.write("proc/kallsyms", "0000 T kvm_init\t[kvm]\n");
+    unpatched
+        .run(&["status"])
+        .expect(3, "patches/7.3", "")
+        .expect(3, "mmio_caching=0", "");
+}
+
+#[test]
+fn no_module_is_explained() {
+    for command in ["top", "record"] {
+        let advice = "the module kvm_mmio_ext is not loaded: load it";
+        Kernel::bare().run(&[command]).expect(3, "", advice);
+    }
+    Kernel::bare()
+        .run(&["stat", "--", "true"])
+        .expect(125, "", "insmod");
+    let old = Kernel::with(&sample::idle());
+    fs::remove_file(old.path("dev/kvm_mmio_ext")).unwrap();
+    old.run(&["top"])
+        .expect(3, "", "the module is older than this program");
+}
+
+/// The program below a folder that everybody may enter.
+fn as_nobody(kernel: &Kernel, arguments: &[&str]) -> Done {
+    let program = kernel.path("kvm-mmio");
+    fs::copy(env!("CARGO_BIN_EXE_kvm-mmio"), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.arg("--root").arg(kernel.folder()).args(arguments);
+    let root = fs::metadata("/proc/self").unwrap();
+    if root.uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    Done::from(command.output().unwrap())
+}
+
+#[test]
+fn who_may_not_read_is_told_so() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let device = kernel.path("dev/kvm_mmio_ext");
+    fs::set_permissions(device, fs::Permissions::from_mode(0o000)).unwrap();
+    as_nobody(&kernel, &["top"]).expect(4, "", "run this as root");
+    as_nobody(&kernel, &["status"]).expect(4, "can be read by root only", "");
+    as_nobody(&kernel, &["export"]).expect(4, "kvm_mmio_up 0", "run this as root");
+    as_nobody(&kernel, &["stat", "--", "true"]).expect(125, "", "run this as root");
+}
+
+#[test]
+fn a_file_that_is_something_else() {
+    let kernel = Kernel::with(&sample::idle());
+    kernel.write("dev/kvm_mmio_ext", "hello");
+    kernel
+        .run(&["export"])
+        .expect(1, "kvm_mmio_up 0", "not the statistics file");
+    kernel.write("dev/kvm_mmio_ext", &sample::file(&sample::two_vms())[..700]);
+    kernel
+        .run(&["top", "-n1"])
+        .expect(1, "", "at byte 700, it ends too early");
+}
+
+/// Makes the device say something else, as a command that is run.
+fn change(kernel: &Kernel, reading: &Reading) -> String {
+    kernel.write("after", sample::file(reading));
+    "cat sys/module/kvm_mmio_ext/parameters/heat; cat after > dev/kvm_mmio_ext".to_owned()
+}
+
+#[test]
+fn stat_shows_exactly_what_has_grown() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let script = change(&kernel, &doubled());
+    let done = kernel.run(&["stat", "--", "sh", "-c", &script]).expect(
+        0,
+        "Y",
+        "10662 accesses in 1.500 s",
+    );
+    let words: Vec<Vec<&str>> = done
+        .err
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        words[1][..8],
+        [
+            "1",
+            "4711",
+            "0xfe003000",
+            "PCI",
+            "hole",
+            "+0x7e003000",
+            "10000",
+            "93.8"
+        ]
+    );
+    assert_eq!(words[3][..5], ["2", "4712", "0xfed00000", "HPET", "42"]);
+    assert_eq!(kernel.heat(), "N");
+}
+
+#[test]
+fn stat_leaves_heat_as_it_was() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("sys/module/kvm_mmio_ext/parameters/heat", "Y\n");
+    kernel
+        .run(&["stat", "--", "true"])
+        .expect(0, "", "no accesses");
+    assert_eq!(kernel.heat(), "Y\n");
+}
+
+#[test]
+fn stat_writes_json_to_a_file() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let script = change(&kernel, &doubled());
+    let arguments = [
+        "--json",
+        "stat",
+        "-o",
+        "out",
+        "--per-vcpu",
+        "--vm=1",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    kernel.run(&arguments).expect(0, "", "");
+    let text = fs::read_to_string(kernel.path("out")).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let pages: Vec<_> = lines.iter().filter(|line| line["kind"] == "page").collect();
+    assert_eq!(pages[0]["vcpu"], 0);
+    assert_eq!(pages[0]["count"], 9000);
+    assert_eq!(pages[1]["count"], 1000);
+    assert_eq!(pages.len(), 4);
+}
+
+#[test]
+fn stat_has_the_status_of_its_command() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("text", "no program");
+    for (command, status) in [
+        (&["true"][..], 0),
+        (&["false"], 1),
+        (&["sh", "-c", "exit 7"], 7),
+        (&["sh", "-c", "kill -9 $$"], 137),
+        (&["./text"], 126),
+        (&["no such command"], 127),
+    ] {
+        kernel
+            .run(&[&["stat", "--"], command].concat())
+            .expect(status, "", "");
+        kernel
+            .run(&[&["record", "--"], command].concat())
+            .expect(status, "", "");
+        assert_eq!(kernel.heat(), "N");
+    }
+    kernel.run(&["stat"]).expect(2, "", "required");
+}
+
+/// A recording of what has grown in `doubled()`, with three samples.
+fn recorded(kernel: &Kernel) -> PathBuf {
+    let script = format!("{}; sleep 0.3", change(kernel, &doubled()));
+    let arguments = [
+        "record", "-o", "rec", "-i", "0.1", "--", "sh", "-c", &script,
+    ];
+    kernel.run(&arguments).expect(0, "Y", "10662 accesses");
+    kernel.path("rec")
+}
+
+#[test]
+fn a_recording_is_reported() {
+    let kernel = Kernel::with(&sample::two_vms());
+    recorded(&kernel);
+    kernel
+        .run(&["report", "rec"])
+        .expect(0, "10662 accesses in 1.500 s", "");
+    kernel
+        .run(&["report", "rec", "-f", "APIC"])
+        .expect(0, "600 accesses", "");
+    let lines = kernel
+        .run(&["report", "--json", "rec"])
+        .expect(0, "", "")
+        .json();
+    assert_eq!(lines[1]["accesses"], 10662);
+    kernel.write(
+        "names.toml",
+        "[[region]]\nname = \"doorbell\"\nstart = 0xfe003000\n",
+    );
+    kernel
+        .run(&["report", "rec", "--regions", "names.toml"])
+        .expect(0, "doorbell", "");
+    kernel
+        .run(&["report", "rec", "--regions", "none"])
+        .expect(1, "", "cannot read none");
+    kernel
+        .run(&["report", "none"])
+        .expect(1, "", "`kvm-mmio record` makes a recording");
+    kernel
+        .run(&["report", "names.toml"])
+        .expect(5, "", "no recording of kvm-mmio");
+}
+
+#[test]
+fn names_stay_in_a_recording() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write(
+        "names.toml",
+        "[[region]]\nname = \"doorbell\"\nstart = 0xfe003000\n",
+    );
+    let script = change(&kernel, &doubled());
+    kernel
+        .run(&[
+            "record",
+            "--regions",
+            "names.toml",
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ])
+        .expect(0, "", "");
+    kernel.run(&["report"]).expect(0, "doorbell", "");
+}
+
+#[test]
+fn damage_loses_nothing_before_it() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let bytes = fs::read(recorded(&kernel)).unwrap();
+    // The end frame has 9 bytes.
+    kernel.write("cut", &bytes[..bytes.len() - 9]);
+    let end = format!(
+        "cut: damaged at byte {}: the file ends without an end",
+        bytes.len() - 9
+    );
+    kernel
+        .run(&["report", "cut"])
+        .expect(5, "10662 accesses", &end);
+    kernel
+        .run(&["plot", "cut", "-o", "cut.svg"])
+        .expect(5, "cut.svg", &end);
+    assert!(kernel.path("cut.svg").exists());
+    let mut bad = bytes.clone();
+    let last = bytes.len() - 10;
+    bad[last] ^= 1;
+    kernel.write("bad", &bad);
+    kernel
+        .run(&["report", "bad"])
+        .expect(5, "10662 accesses", "checksum");
+}
+
+#[test]
+fn a_recording_ends_by_time_and_by_signal() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let done = kernel
+        .run(&["--json", "record", "-i", "0.1", "-d", "0.35"])
+        .expect(0, "", "");
+    let line = &done.json()[1];
+    assert_eq!(line["kind"], "recording");
+    assert_eq!(line["samples"], 5, "{line}");
+    kernel.run(&["report"]).expect(0, "no accesses", "");
+    let mut child = kernel.command(&["record", "-o", "rec"]).spawn().unwrap();
+    while !kernel.path("rec").exists() || kernel.heat() != "Y" {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(kernel.heat(), "N");
+    kernel.run(&["report", "rec"]).expect(0, "no accesses", "");
+}
+
+#[test]
+fn plots_are_made() {
+    let kernel = Kernel::with(&sample::two_vms());
+    recorded(&kernel);
+    kernel.run(&["plot", "rec"]).expect(0, "rec.svg\n", "");
+    let svg = fs::read_to_string(kernel.path("rec.svg")).unwrap();
+    roxmltree::Document::parse(&svg).unwrap();
+    assert!(svg.contains("rec: 10662 accesses to 4 pages of 2 VMs"));
+    kernel
+        .run(&["plot", "rec", "-o", "a.png"])
+        .expect(0, "a.png\n", "");
+    assert!(
+        fs::read(kernel.path("a.png"))
+            .unwrap()
+            .starts_with(b"\x89PNG\r\n\x1a\n")
+    );
+    kernel
+        .run(&["plot", "rec", "-o", "-", "--top", "2"])
+        .expect(0, "2 with 62 accesses not drawn", "");
+    kernel
+        .run(&["plot", "rec", "-o", "/nonexistent/a.svg"])
+        .expect(1, "", "cannot write");
+}
+
+#[test]
+fn top_without_a_terminal_is_text() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel
+        .run(&["top", "-i", "0.05", "-n", "2"])
+        .expect(0, "no accesses", "");
+    let lines = kernel
+        .run(&["--json", "top", "-i", "0.05", "-n", "2"])
+        .expect(0, "", "")
+        .json();
+    assert_eq!(
+        lines
+            .iter()
+            .filter(|line| line["kind"] == "interval")
+            .count(),
+        2
+    );
+    assert_eq!(kernel.heat(), "N");
+}
+
+#[test]
+fn a_reader_that_goes_is_no_failure() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let mut child = kernel.command(&["top", "-i", "0.05"]);
+    let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(kernel.heat(), "N");
+}
+
+#[test]
+fn export_replaces_a_file() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("out.prom", "old");
+    kernel.run(&["export", "-o", "out.prom"]).expect(0, "", "");
+    let text = fs::read_to_string(kernel.path("out.prom")).unwrap();
+    assert!(text.starts_with("# TYPE kvm_mmio_up gauge\n") && text.ends_with("# EOF\n"));
+    let lines = kernel.run(&["--json", "export"]).expect(0, "", "").json();
+    assert_eq!(
+        lines.iter().filter(|line| line["kind"] == "page").count(),
+        4
+    );
+}
+
+#[test]
+fn help_man_page_and_completions() {
+    let kernel = Kernel::bare();
+    kernel
+        .run(&["--help"])
+        .expect(0, "5    a recording is damaged", "");
+    kernel
+        .run(&["nonsense"])
+        .expect(2, "", "unrecognized subcommand");
+    kernel
+        .run(&["top", "-i", "0"])
+        .expect(2, "", "not between 0.01");
+    let man = kernel
+        .run(&["generate", "man"])
+        .expect(0, ".TH kvm-mmio 8", "");
+    for part in [
+        "KVM-MMIO STAT",
+        "KVM-MMIO EXPORT",
+        "a recording is damaged",
+        "info mtree",
+    ] {
+        assert!(man.out.contains(part), "{part}");
+    }
+    assert!(
+        !man.out.contains("GENERATE") && !man.out.contains("-root"),
+        "{}",
+        man.out
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        kernel
+            .run(&["generate", "completions", shell])
+            .expect(0, "kvm-mmio", "");
+    }
+}
+
+fn tool(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(name)
+}
+
+/// The parser of Prometheus' own Python client, which is strict.
+#[test]
+#[ignore = "needs Python's prometheus_client, which `make check` installs"]
+fn export_is_openmetrics() {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    for (reading, arguments) in [
+        (sample::two_vms(), &["export"][..]),
+        (sample::two_vms(), &["export", "--top", "1", "--vms", "1"]),
+        (sample::idle(), &["export"]),
+    ] {
+        let kernel = Kernel::with(&reading);
+        kernel.write(
+            "odd.toml",
+            "[[region]]\nname = 'a \"b\" \\ c'\nstart = 0xfe003000\n",
+        );
+        let arguments = [arguments, &["--regions", "odd.toml", "-o", "metrics"]].concat();
+        kernel.run(&arguments).expect(0, "", "");
+        let mut parser = Command::new(&python);
+        parser
+            .arg(tool("openmetrics.py"))
+            .arg(kernel.path("metrics"));
+        let parsed = Done::from(parser.output().unwrap())
+            .expect(0, "kvm_mmio_up", "")
+            .json();
+        let value = |name: &str, labels: serde_json::Value| {
+            let found = parsed
+                .iter()
+                .find(|s| s["name"] == name && s["labels"] == labels);
+            found.map(|sample| sample["value"].as_f64().unwrap())
+        };
+        assert_eq!(value("kvm_mmio_up", serde_json::json!({})), Some(1.0));
+        if reading != sample::idle() {
+            let labels = serde_json::json!({
+                "vm": "1", "page": "0xfe003000", "device": "a \"b\" \\ c", "completed": "kernel",
+            });
+            assert_eq!(value("kvm_mmio_page_accesses_total", labels), Some(10000.0));
+        }
+    }
+    let kernel = Kernel::bare();
+    kernel
+        .run(&["export", "-o", "metrics"])
+        .expect(3, "", "insmod");
+    let mut parser = Command::new(&python);
+    parser
+        .arg(tool("openmetrics.py"))
+        .arg(kernel.path("metrics"));
+    let parsed = Done::from(parser.output().unwrap())
+        .expect(0, "", "")
+        .json();
+    assert_eq!(parsed[0]["value"], 0.0);
+}

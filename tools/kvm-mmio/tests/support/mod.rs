@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A kernel made of files, and what the program does on it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::reading::Reading;
+use crate::sample;
+
+/// A folder with the files of a kernel.
+pub struct Kernel {
+    folder: TempDir,
+}
+
+impl Kernel {
+    /// Without KVM.
+    pub fn bare() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let kernel = Self { folder };
+        kernel.write("proc/sys/kernel/osrelease", "7.3.4\n");
+        kernel
+    }
+
+    /// With the extension, which has this to say.
+    pub fn with(reading: &Reading) -> Self {
+        let kernel = Self::bare();
+        kernel.write("sys/module/kvm/parameters/mmio_caching", "Y\n");
+        kernel.write("sys/module/kvm_amd/parameters/npt", "Y\n");
+        for (name, value) in [("enabled", "Y\n"), ("fast", "Y\n"), ("heat", "N\n")] {
+            kernel.write(&format!("sys/module/kvm_mmio_ext/parameters/{name}"), value);
+        }
+        kernel.write(
+            "dev/kmsg",
+            "6,1,1,-;kvm_mmio_ext: installed MMIO SPTE value 0x9, mask 0x9\n",
+        );
+        kernel.write("dev/kvm_mmio_ext", sample::file(reading));
+        kernel
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    pub fn heat(&self) -> String {
+        fs::read_to_string(self.path("sys/module/kvm_mmio_ext/parameters/heat")).unwrap()
+    }
+
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvm-mmio"));
+        command
+            .arg("--root")
+            .arg(self.folder.path())
+            .args(arguments);
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Done {
+        Done::from(self.command(arguments).output().unwrap())
+    }
+}
+
+pub struct Done {
+    pub status: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Done {
+    #[track_caller]
+    pub fn expect(self, status: i32, out: &str, err: &str) -> Self {
+        let told = format!("status {}\n{}\n{}", self.status, self.out, self.err);
+        assert_eq!(self.status, status, "{told}");
+        assert!(self.out.contains(out), "no {out:?} in output: {told}");
+        assert!(self.err.contains(err), "no {err:?} in errors: {told}");
+        self
+    }
+
+    pub fn json(&self) -> Vec<serde_json::Value> {
+        self.out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+/// What the kernel says after everything has happened once more.
+pub fn doubled() -> Reading {
+    let mut reading = sample::two_vms();
+    reading.add(&sample::two_vms());
+    reading.clock.boottime += 1_500_000_000;
+    reading
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `kvm-mmio top` in a real terminal.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+// The generator of statistics files finds the types that it needs at this crate's root.
+use kvm_mmio::reading;
+#[allow(dead_code)]
+#[path = "../src/device/sample.rs"]
+mod sample;
+#[allow(dead_code)]
+mod support;
+
+use support::{Kernel, doubled};
+
+/// A terminal of 140 columns and 14 lines.
+struct Tmux<'a> {
+    kernel: &'a Kernel,
+}
+
+impl<'a> Tmux<'a> {
+    fn start(kernel: &'a Kernel, environment: &str, arguments: &str) -> Self {
+        let tmux = Self { kernel };
+        let program = env!("CARGO_BIN_EXE_kvm-mmio");
+        let root = kernel.folder().display();
+        let shell =
+            format!("{environment} {program} --root {root} top {arguments}; echo status $?; cat");
+        tmux.run(&["-f/dev/null", "new-session", "-d", "-x140", "-y14", &shell]);
+        tmux
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command
+            .arg("-u")
+            .arg("-S")
+            .arg(self.kernel.path("socket"))
+            .args(arguments)
+            .env("LC_ALL", "C.UTF-8");
+        let output = command.output().expect("tmux is not installed");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.run(&[&["send-keys"], keys].concat());
+    }
+
+    /// The screen, once it has this.
+    #[track_caller]
+    fn wait_for(&self, text: &str) -> Vec<String> {
+        let start = Instant::now();
+        loop {
+            let screen = self.run(&["capture-pane", "-p"]);
+            if screen.contains(text) {
+                return screen.lines().map(str::to_owned).collect();
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "no {text:?} in\n{screen}"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        let socket = self.kernel.path("socket");
+        let _ = Command::new("tmux")
+            .arg("-S")
+            .arg(socket)
+            .arg("kill-server")
+            .output();
+    }
+}
+
+#[test]
+#[ignore = "needs tmux"]
+fn a_session() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let tmux = Tmux::start(&kernel, "NO_COLOR=1", "--interval 0.2");
+    tmux.wait_for("0 pages, 0 accesses/s; every 0.2 s");
+    assert_eq!(kernel.heat(), "Y");
+    kernel.write("dev/kvm_mmio_ext", sample::file(&doubled()));
+    let screen = tmux.wait_for("4 pages");
+    let words: Vec<&str> = screen[6].split_whitespace().collect();
+    assert_eq!(
+        words[..7],
+        [
+            "1",
+            "4711",
+            "0xfe003000",
+            "PCI",
+            "hole",
+            "+0x7e003000",
+            "10000"
+        ]
+    );
+    tmux.keys(&["f", "APIC|HPET", "Enter"]);
+    tmux.wait_for("2 pages");
+    tmux.keys(&["x"]);
+    tmux.wait_for("vCPU page");
+    tmux.keys(&["h"]);
+    tmux.wait_for("reset the totals");
+    tmux.keys(&["h", "q"]);
+    let screen = tmux.wait_for("status 0");
+    assert!(
+        !screen.iter().any(|line| line.contains("kvm-mmio top")),
+        "{screen:?}"
+    );
+    assert_eq!(kernel.heat(), "N");
+}
+
+#[test]
+#[ignore = "needs tmux"]
+fn an_end_by_a_signal_puts_everything_back() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let tmux = Tmux::start(&kernel, "", "--interval 0.2");
+    tmux.wait_for("0 pages");
+    let program = kernel.folder().display().to_string();
+    let found = Command::new("pgrep")
+        .args(["-f", &format!("^[^ ]*kvm-mmio --root {program}")])
+        .output();
+    let pid = String::from_utf8(found.unwrap().stdout).unwrap();
+    assert!(
+        Command::new("kill")
+            .arg(pid.trim())
+            .status()
+            .unwrap()
+            .success()
+    );
+    tmux.wait_for("status 0");
+    assert_eq!(kernel.heat(), "N");
+}
