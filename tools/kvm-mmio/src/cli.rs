@@ -265,13 +265,13 @@ pub enum Generated {
     Completions { shell: Shell },
 }
 
-/// A time of 10 ms to a week.
+/// A time of 1 ms to a week.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "not a number of seconds".to_owned())?;
-    if !(0.01..=604_800.0).contains(&seconds) {
-        return Err("not between 0.01 and 604800 seconds".to_owned());
+    if !(0.001..=604_800.0).contains(&seconds) {
+        return Err("not between 0.001 and 604800 seconds".to_owned());
     }
     Ok(Duration::from_secs_f64(seconds))
 }

@@ -272,6 +272,9 @@ pub fn notes(summary: &Summary) -> Vec<String> {
             summary.clock.pages_per_vcpu
         ));
     }
+    if summary.clock.flags & HEAT == 0 {
+        notes.push("counting by page was off, at least for a part of the time".to_owned());
+    }
     if summary.clock.vms_lost != 0 {
         notes.push(format!(
             "{} not in this: they ended, and the kernel keeps {}",

@@ -158,6 +158,17 @@ fn stat_leaves_heat_as_it_was() {
 }
 
 #[test]
+fn stat_notices_that_somebody_has_switched_heat_off() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let mut after = doubled();
+    after.clock.flags &= !reading::HEAT;
+    let script = change(&kernel, &after);
+    kernel
+        .run(&["stat", "--", "sh", "-c", &script])
+        .expect(0, "", "counting by page was off");
+}
+
+#[test]
 fn stat_writes_json_to_a_file() {
     let kernel = Kernel::with(&sample::two_vms());
     let script = change(&kernel, &doubled());
@@ -400,7 +411,7 @@ fn help_man_page_and_completions() {
         .expect(2, "", "unrecognized subcommand");
     kernel
         .run(&["top", "-i", "0"])
-        .expect(2, "", "not between 0.01");
+        .expect(2, "", "not between 0.001");
     let man = kernel
         .run(&["generate", "man"])
         .expect(0, ".TH kvm-mmio 8", "");

@@ -106,7 +106,7 @@ fn a_session() {
     tmux.keys(&["f", "APIC|HPET", "Enter"]);
     tmux.wait_for("2 pages");
     tmux.keys(&["x"]);
-    tmux.wait_for("vCPU page");
+    tmux.wait_for("PID vCPU");
     tmux.keys(&["h"]);
     tmux.wait_for("reset the totals");
     tmux.keys(&["h", "q"]);
