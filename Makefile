@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# What a person types. Everything is built in a cache outside the clone; the
-# scripts in lab/ know where, and do nothing when nothing has changed.
+# What a person types. Everything but kvm-mmio is built in a cache outside the clone;
+# the scripts in lab/ know where, and do nothing when nothing has changed.
 
 # Own tools, sources and trees; also taken from the environment.
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules demo check check-long mutants bench shell lint clean
+.PHONY: help setup kernel modules tools demo check check-long mutants bench shell lint clean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -21,6 +21,9 @@ kernel: python	## build the patched kernel of the test machines
 
 modules: python	## build kvm_mmio_ext.ko (KDIR=tree: for your own kernel)
 	@lab/modules $(if $(KDIR),--kdir "$(KDIR)")
+
+tools:		## build the command kvm-mmio
+	@$(MAKE) --no-print-directory -C tools/kvm-mmio
 
 demo: python	## measure a guest's MMIO with the extension off and on
 	@lab/demo
@@ -44,7 +47,7 @@ lint: python	## check the style of all sources
 	@lab/lint
 
 clean:		## remove the module and tests built for this clone, not the kernels
-	@rm -rf "$$(dirname "$$(lab/modules --print-dir)")"
+	@rm -rf "$$(dirname "$$(lab/modules --print-dir)")" tools/kvm-mmio/target
 
 # The scripts are Python; a minimal Debian has none.
 .PHONY: python

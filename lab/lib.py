@@ -116,6 +116,23 @@ def test_programs(flavour):
     return out
 
 
+def tools_dir():
+    """Where kvm-mmio of this clone is built."""
+    return module_dir("release").parent / "tools"
+
+
+def kvm_mmio():
+    """Build the command kvm-mmio; return its file."""
+    tools, out = setup(), tools_dir()
+    log = CACHE / "log" / "tools.log"
+    log.unlink(missing_ok=True)
+    with lock(f"tools-{out.parent.name}"):
+        run_logged("building kvm-mmio",
+                   ["make", "-C", ROOT / "tools/kvm-mmio", f"OUTPUT={out}", f"CARGO={tools['CARGO']}"],
+                   log, env={**make_environment(), "RUSTC": tools["RUSTC"]})
+    return out / "kvm-mmio"
+
+
 class Progress:
     """One status line: rewritten on a terminal, repeated every 30 s elsewhere."""
 
