@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::with_sptes;
 use crate::expect_eq;
-use crate::guest::{Bus, Event, Machine, Match, Mode};
+use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, Vcpu};
 use crate::host::{Modes, Vendor, extension_enabled, fast_path};
 use crate::stats::Mark;
 use crate::tap::{Test, note};
@@ -14,6 +14,9 @@ const MATCH: &str = "handle_mmio_page_fault_common: \
     a doorbell signals once for each write that matches";
 const WILDCARD: &str = "handle_ept_misconfig and its SVM counterpart: \
     a zero-length doorbell signals once for each write, and RIP moves by one instruction";
+
+const REWIRED: &str = "rust/kvm/doorbell.rs: \
+    which doorbell a write signals is remembered only as long as it is true";
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -25,6 +28,16 @@ pub const TESTS: &[Test] = &[
         name: "doorbell_two_values",
         proves: MATCH,
         run: two_values,
+    },
+    Test {
+        name: "doorbell_rewired",
+        proves: REWIRED,
+        run: rewired,
+    },
+    Test {
+        name: "doorbell_many",
+        proves: REWIRED,
+        run: many,
     },
     Test {
         name: "doorbell_length",
@@ -104,6 +117,69 @@ fn two_values() -> Result<()> {
     }
     expect_eq!(vcpu.write(gva, 4, 2)?, [Event::write(gpa, 4, 2)]);
     expect_eq!((zero.rings()?, one.rings()?), (2, 3));
+    Ok(())
+}
+
+/// What the vCPU remembers of a doorbell must not outlive it, nor the place that it has on the bus.
+fn rewired() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1) + 0x50, machine.gpa(1) + 0x50);
+    let kind = Match::Data { len: 4, value: 7 };
+    let ring = |vcpu: &mut Vcpu, bell: &Doorbell| -> Result<()> {
+        for _ in 0..3 {
+            expect_eq!(vcpu.write(gva, 4, 7)?, []);
+        }
+        expect_eq!(bell.rings()?, 3);
+        Ok(())
+    };
+
+    let mut first = machine.doorbell(Bus::Mmio(gpa), kind)?;
+    ring(&mut vcpu, &first)?;
+
+    // Others before it on the bus, then none.
+    let before: Vec<_> = (0..3)
+        .map(|n| machine.doorbell(Bus::Mmio(machine.gpa(0) + 16 * n), kind))
+        .collect::<Result<_>>()?;
+    ring(&mut vcpu, &first)?;
+    for mut bell in before {
+        expect_eq!(bell.rings()?, 0);
+        bell.remove(machine.vm())?;
+        ring(&mut vcpu, &first)?;
+    }
+
+    // Another in its place.
+    first.remove(machine.vm())?;
+    let mut second = machine.doorbell(Bus::Mmio(gpa), kind)?;
+    ring(&mut vcpu, &second)?;
+    expect_eq!(first.rings()?, 0);
+
+    // None in its place; and, with the same devices on the bus as at first, one again.
+    second.remove(machine.vm())?;
+    expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
+    let third = machine.doorbell(Bus::Mmio(gpa), kind)?;
+    ring(&mut vcpu, &third)?;
+    expect_eq!(second.rings()?, 0);
+    Ok(())
+}
+
+/// More doorbells at one address than a vCPU remembers: each is signalled by its own value.
+fn many() -> Result<()> {
+    const COUNT: u64 = 300;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bells: Vec<_> = (0..COUNT)
+        .map(|value| machine.doorbell(Bus::Mmio(gpa), Match::Data { len: 4, value }))
+        .collect::<Result<_>>()?;
+
+    for round in 0..3 {
+        for value in 0..COUNT {
+            expect_eq!(vcpu.write(gva, 4, value)?, [], "round {round}");
+        }
+        for (value, bell) in bells.iter().enumerate() {
+            expect_eq!(bell.rings()?, 1, "round {round}, value {value}");
+        }
+    }
+    expect_eq!(vcpu.write(gva, 4, COUNT)?, [Event::write(gpa, 4, COUNT)]);
     Ok(())
 }
 

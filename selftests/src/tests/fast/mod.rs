@@ -3,6 +3,7 @@
 
 mod code;
 mod context;
+mod dispatch;
 mod pending;
 
 use std::fmt::Debug;
@@ -18,7 +19,7 @@ use crate::tap::Test;
 use crate::{expect_eq, skip};
 
 pub fn tests() -> impl Iterator<Item = &'static Test> {
-    [code::TESTS, context::TESTS, pending::TESTS]
+    [code::TESTS, context::TESTS, dispatch::TESTS, pending::TESTS]
         .into_iter()
         .flatten()
 }
