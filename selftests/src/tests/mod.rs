@@ -10,6 +10,7 @@ mod live_switch;
 mod page_tables;
 mod permission;
 mod slots;
+mod smm;
 mod string;
 mod sync;
 mod sysregs;
@@ -33,6 +34,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         sysregs::TESTS,
         live_switch::TESTS,
         allocation::TESTS,
+        smm::TESTS,
     ]
     .into_iter()
     .flatten()
