@@ -12,6 +12,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 /// How soon a signal is noticed.
 const STEP: Duration = Duration::from_millis(20);
 
+/// The time after another at intervals; if that is over, as something took long, a whole interval
+/// from now on.
+pub fn next_after(time: Instant, interval: Duration) -> Instant {
+    let now = Instant::now();
+    let next = time + interval;
+    if next < now { now + interval } else { next }
+}
+
 /// Which signal has come, if any.
 #[derive(Clone, Debug)]
 pub struct Stop(Arc<AtomicUsize>);
@@ -54,5 +62,18 @@ impl Stop {
             }
             thread::sleep(rest.min(STEP));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_not_made_up_for() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        assert_eq!(next_after(now, second), now + second);
+        let late = now.checked_sub(second * 5).unwrap();
+        assert!(next_after(late, second) >= now + second);
     }
 }

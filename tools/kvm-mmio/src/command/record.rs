@@ -14,7 +14,7 @@ use crate::device::{Device, Heat, System, warn_of_setting};
 use crate::output;
 use crate::reading::Reading;
 use crate::recording::{Recorder, Start};
-use crate::signal::Stop;
+use crate::signal::{Stop, next_after};
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Result<()> {
     if args.command.is_empty() {
@@ -129,8 +129,7 @@ impl<W: Write> Session<W> {
         let mut status = StatusLine::new();
         let mut next = self.started;
         loop {
-            // A sample that took long is not made up for by several short ones.
-            next = (next + args.interval).max(Instant::now());
+            next = next_after(next, args.interval);
             let done = || {
                 Ok(match &mut command {
                     Some(command) => command.poll()?.is_some(),

@@ -15,7 +15,7 @@ use crate::cli::Top;
 use crate::device::{Device, Heat, System, warn_of_setting};
 use crate::output;
 use crate::region::Regions;
-use crate::signal::Stop;
+use crate::signal::{Stop, next_after};
 use crate::summary::Summary;
 use app::{Action, App};
 
@@ -50,7 +50,7 @@ fn lines(
     warn_of_setting(&before);
     let mut next = Instant::now();
     for _ in 0..args.count.unwrap_or(u64::MAX) {
-        next += args.interval;
+        next = next_after(next, args.interval);
         if !stop.sleep_until(next, || Ok(false))? {
             break;
         }
