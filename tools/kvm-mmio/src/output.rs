@@ -162,15 +162,11 @@ pub fn table(titles: &[&str], left: &[usize]) -> Table {
     table
 }
 
-/// Cycles of one access on average, as time.
+/// The time of one access on average, in nanoseconds.
 pub fn time_each(summary: &Summary, counts: &Counts) -> String {
-    let timed = counts.count - counts.count.min(counts.faulted_in + counts.wildcard);
-    if timed == 0 {
-        return "-".to_owned();
-    }
     format!(
         "{:.0}",
-        summary.clock.seconds(counts.cycles) / timed as f64 * 1e9
+        summary.clock.seconds(counts.cycles) / counts.count.max(1) as f64 * 1e9
     )
 }
 

@@ -350,7 +350,11 @@ fn plots_are_made() {
     );
     kernel
         .run(&["plot", "rec", "-o", "-", "--top", "2"])
-        .expect(0, "2 with 62 accesses not drawn", "");
+        .expect(
+            0,
+            "10662 accesses to 4 pages of 2 VMs; 2 with 62 accesses not drawn",
+            "",
+        );
     kernel
         .run(&["plot", "rec", "-o", "/nonexistent/a.svg"])
         .expect(1, "", "cannot write");

@@ -118,6 +118,9 @@ fn explain(system: &System, path: &Path, error: &io::Error) -> Failure {
              `kvm-mmio status` says what else is missing"
                 .to_owned(),
         ),
+        ErrorKind::WouldBlock => {
+            Failure::Unavailable("the module is being loaded: try again".to_owned())
+        }
         _ => Failure::Unavailable(format!("cannot open {path}: {error}")),
     }
 }

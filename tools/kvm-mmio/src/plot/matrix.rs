@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a picture shows: accesses by page and time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::reading::{Counts, Reading};
@@ -39,6 +39,7 @@ pub struct Matrix {
     pub cells: Vec<Vec<f64>>,
     /// Accesses by device, of all pages.
     pub devices: Vec<(String, Counts)>,
+    /// VMs with any of all pages.
     pub vms: usize,
 }
 
@@ -77,10 +78,9 @@ impl Collector {
         };
         let mut shown = rows(&self.total, regions, &view);
         let devices = by_device(&shown);
+        let vms: BTreeSet<u64> = shown.iter().map(|row| row.key.vm).collect();
         let hidden = shown.split_off(top.min(shown.len()));
         shown.sort_by_key(|row| row.key);
-        let mut vms: Vec<_> = shown.iter().map(|row| row.key.vm).collect();
-        vms.dedup();
         Matrix {
             hidden: (
                 hidden.len(),
