@@ -139,3 +139,20 @@ fn an_end_by_a_signal_puts_everything_back() {
     tmux.wait_for("status 0");
     assert_eq!(kernel.heat(), "N");
 }
+
+#[test]
+#[ignore = "needs tmux"]
+fn a_terminal_that_goes_ends_it() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let tmux = Tmux::start(&kernel, "", "--interval 0.2");
+    tmux.wait_for("0 pages");
+    drop(tmux);
+    let start = Instant::now();
+    while kernel.heat() != "N" {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "it is still there"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}

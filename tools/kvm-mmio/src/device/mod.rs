@@ -155,8 +155,9 @@ impl Heat {
     }
 }
 
-impl Drop for Heat {
-    fn drop(&mut self) {
+impl Heat {
+    /// Switches counting off again, if it was off.
+    pub fn restore(&self) {
         if !self.switch_off {
             return;
         }
@@ -166,6 +167,12 @@ impl Drop for Heat {
                 self.path.display()
             ));
         }
+    }
+}
+
+impl Drop for Heat {
+    fn drop(&mut self) {
+        self.restore();
     }
 }
 

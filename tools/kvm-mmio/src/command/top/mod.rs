@@ -5,6 +5,9 @@ mod app;
 mod screen;
 
 use std::io::{self, IsTerminal, Write};
+use std::process;
+use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,9 +29,10 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Resu
     let regions = args.names.regions(&[])?;
     let stop = Stop::on_signals()?;
     let device = system.open()?;
-    let _heat = Heat::on(system)?;
+    let heat = Arc::new(Heat::on(system)?);
     let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
     if terminal && !args.text && !json {
+        leave_with_terminal(stop.clone(), Arc::downgrade(&heat));
         return interactive(&device, args, regions, &stop);
     }
     lines(out, &device, args, &regions, &stop, json)
@@ -83,6 +87,21 @@ impl Drop for Screen {
     fn drop(&mut self) {
         ratatui::restore();
     }
+}
+
+/// Ends the program if it has not ended a while after a signal: crossterm waits forever for a key
+/// of a terminal that has hung up.
+fn leave_with_terminal(stop: Stop, heat: Weak<Heat>) {
+    thread::spawn(move || {
+        while !stop.requested() {
+            thread::sleep(STEP);
+        }
+        thread::sleep(20 * STEP);
+        if let Some(heat) = heat.upgrade() {
+            heat.restore();
+        }
+        process::exit(0);
+    });
 }
 
 fn interactive(device: &Device, args: &Top, regions: Regions, stop: &Stop) -> Result<()> {
