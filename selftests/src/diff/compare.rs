@@ -1,49 +1,78 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Running each program both ways, and the smallest program that shows a difference.
 
+use std::ops::{AddAssign, Range};
+
 use anyhow::{Context, Result, bail, ensure};
 
 use super::machine::{Bench, Trace};
-use super::program::{Step, assemble, generate, listing};
+use super::program::{Guest, Program, Step, generate};
 use super::random::Random;
-use crate::guest::PAGE;
+use crate::guest::Mode;
 use crate::guest::layout::{code, code_end};
 use crate::host;
-use crate::stats::Mark;
+use crate::stats::{Delta, Mark};
+
+/// What is off when a program runs for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// The extension: KVM's C code does everything.
+    Enabled,
+    /// Its fast path: KVM's emulator does the accesses.
+    Fast,
+}
+
+impl Switch {
+    pub fn get(self) -> Option<bool> {
+        match self {
+            Self::Enabled => host::extension_enabled(),
+            Self::Fast => host::fast_path(),
+        }
+    }
+
+    pub fn set(self, on: bool) -> Result<()> {
+        match self {
+            Self::Enabled => host::set_extension(on).context("the parameter `enabled`"),
+            Self::Fast => host::set_fast_path(on).context("the parameter `fast`"),
+        }
+    }
+}
 
 /// How much to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    pub switch: Switch,
     pub seed: u64,
     pub programs: u64,
-    /// Accesses in a program.
+    /// Steps in a program.
     pub length: usize,
-    /// Every so many programs, compare with the extension switched off as well; 0: never.
-    pub switch_every: u64,
 }
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     pub programs: u64,
-    pub runs: u64,
+    /// Accesses of the programs that their host could see, each counted once.
     pub accesses: u64,
+    /// MMIO faults that the extension handled.
+    pub faults: u64,
     pub fast: u64,
     pub refused: u64,
 }
 
-/// How a program runs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    Emulated,
-    Fast,
-    /// Fast, with everything cached.
-    Again,
-    SwitchedOff,
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.programs += other.programs;
+        self.accesses += other.accesses;
+        self.faults += other.faults;
+        self.fast += other.fast;
+        self.refused += other.refused;
+    }
 }
 
 /// A program at its place.
-struct Placed {
+#[derive(Clone, Copy)]
+struct Place {
     address: u64,
     rflags: u64,
 }
@@ -51,9 +80,9 @@ struct Placed {
 /// The status flags; DF stays clear, IF means nothing without interrupts.
 const STATUS: u64 = 0x8d5;
 
-impl Placed {
-    fn choose(random: &mut Random, longest: u64) -> Self {
-        let (first, end) = (code(0), code_end(0) - longest);
+impl Place {
+    fn choose(random: &mut Random, length: u64) -> Self {
+        let (first, end) = (code(0), code_end(0) - length);
         // Pages end everywhere in a program.
         let address = first + random.below(end - first);
         Self {
@@ -63,31 +92,129 @@ impl Placed {
     }
 }
 
-fn run_as(bench: &mut Bench, placed: &Placed, way: Way) -> Result<Trace> {
-    host::set_fast_path(way != Way::Emulated).context("the parameter `fast`")?;
-    if way == Way::SwitchedOff {
-        host::set_extension(false).context("the parameter `enabled`")?;
-    }
-    let trace = bench.run(placed.address, placed.rflags);
-    if way == Way::SwitchedOff {
-        host::set_extension(true).context("the parameter `enabled`")?;
-    }
-    trace
+/// Part of the programs are accesses only; a change of a memslot makes KVM forget all it knew.
+const CHANGES: [u64; 4] = [0, 0, 3, 12];
+
+/// Programs that run one after another before the switch changes, which takes long.
+const BATCH: u64 = 50;
+
+/// A program and where it goes.
+struct Placed {
+    seed: u64,
+    steps: Vec<Step>,
+    place: Place,
+    program: Program,
 }
 
-/// Runs a program in all ways; returns the traces, the emulator's first.
-fn run_all(bench: &mut Bench, placed: &Placed, code: &[u8], switch: bool) -> Result<Vec<Trace>> {
-    bench.place(placed.address, code);
-    let mut ways = vec![Way::Emulated, Way::Fast, Way::Again];
-    if switch {
-        ways.extend([Way::SwitchedOff, Way::Fast]);
-    }
-    ways.into_iter()
-        .map(|way| run_as(bench, placed, way))
-        .collect()
+/// The machine of one mode, and which of the switches its programs test.
+struct Pair {
+    switch: Switch,
+    bench: Bench,
 }
 
-fn differs(traces: &[Trace]) -> Option<String> {
+impl Pair {
+    fn new(switch: Switch, mode: Mode) -> Result<Self> {
+        Ok(Self {
+            switch,
+            bench: Bench::new(mode)?,
+        })
+    }
+
+    fn generate(&self, seed: u64, length: usize) -> Placed {
+        let mode = self.bench.mode();
+        let mut random = Random::new(seed);
+        let changes = random.pick(&CHANGES);
+        let guest = Guest::new(mode, self.bench.roots());
+        let steps = generate(&mut random, guest, length, changes);
+        let longest = Program::assemble(&steps, mode, 0).code.len();
+        let place = Place::choose(&mut random, longest as u64);
+        let program = Program::assemble(&steps, mode, place.address);
+        Placed {
+            seed,
+            steps,
+            place,
+            program,
+        }
+    }
+
+    fn run(&mut self, program: &Program, place: Place) -> Result<Trace> {
+        let trace = self.bench.run(program, place.address, place.rflags)?;
+        if !trace.is_done() {
+            self.bench = Bench::new(self.bench.mode())?;
+        }
+        Ok(trace)
+    }
+
+    /// Runs a program off, on, and once more with everything cached.
+    fn run_alone(&mut self, program: &Program, place: Place) -> Result<Vec<Trace>> {
+        [false, true, true]
+            .into_iter()
+            .map(|on| {
+                self.switch.set(on)?;
+                self.run(program, place)
+            })
+            .collect()
+    }
+
+    /// Drops whatever does not matter for the difference.
+    fn shrink(&mut self, place: Place, mut steps: Vec<Step>) -> Result<Vec<Step>> {
+        let mut n = 0;
+        while n < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.remove(n);
+            let program = Program::assemble(&fewer, self.bench.mode(), place.address);
+            if difference(&self.run_alone(&program, place)?).is_some() {
+                steps = fewer;
+            } else {
+                n += 1;
+            }
+        }
+        Ok(steps)
+    }
+
+    fn report(&mut self, placed: &Placed, what: &str) -> Result<String> {
+        let (mode, place) = (self.bench.mode(), placed.place);
+        let steps = self.shrink(place, placed.steps.clone())?;
+        let program = Program::assemble(&steps, mode, place.address);
+        let now = difference(&self.run_alone(&program, place)?)
+            .unwrap_or_else(|| "not seen again with this program alone".to_owned());
+        Ok(format!(
+            "{what}\nsmallest program: {now}\nrflags {:#x}\n{}",
+            place.rflags,
+            program.listing(mode, place.address)
+        ))
+    }
+
+    /// Runs all programs off, then all on, and compares.
+    fn check(&mut self, seeds: Range<u64>, length: usize, totals: &mut Totals) -> Result<()> {
+        let mode = self.bench.mode();
+        let batch: Vec<_> = seeds.map(|seed| self.generate(seed, length)).collect();
+        let mut run_all = |on| -> Result<Vec<Trace>> {
+            self.switch.set(on)?;
+            batch
+                .iter()
+                .map(|placed| self.run(&placed.program, placed.place))
+                .collect()
+        };
+        let (off, on) = (run_all(false)?, run_all(true)?);
+        for ((placed, off), on) in batch.iter().zip(off).zip(on) {
+            let seed = placed.seed;
+            totals.programs += 1;
+            totals.accesses += off.accesses();
+            off.expect_done().with_context(|| {
+                let listing = placed.program.listing(mode, placed.place.address);
+                format!("--mode {mode} --seed {seed}: {listing}")
+            })?;
+            if let Some(what) = difference(&[off, on]) {
+                let report = self.report(placed, &what)?;
+                bail!("--mode {mode} --seed {seed} --programs 1: {report}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn difference(traces: &[Trace]) -> Option<String> {
     let (first, rest) = traces.split_first()?;
     rest.iter()
         .zip(1..)
@@ -95,64 +222,27 @@ fn differs(traces: &[Trace]) -> Option<String> {
         .map(|(trace, n)| format!("run {n}: {}", first.difference(trace)))
 }
 
-/// Drops whatever does not matter for the difference.
-fn shrink(bench: &mut Bench, placed: &Placed, mut steps: Vec<Step>) -> Result<Vec<Step>> {
-    let mut n = 0;
-    while n < steps.len() {
-        let mut fewer = steps.clone();
-        fewer.remove(n);
-        let code = assemble(&fewer, placed.address);
-        if differs(&run_all(bench, placed, &code, true)?).is_some() {
-            steps = fewer;
-        } else {
-            n += 1;
-        }
+fn add_counters(totals: &mut Totals, delta: &Delta) -> Result<()> {
+    let count = |name: &str| -> Result<u64> { Ok(delta.ext(name)?.unwrap_or(0)) };
+    totals.faults = count("faults")?;
+    totals.fast = count("fast")?;
+    for reason in ["context", "fetch", "insn", "address", "access"] {
+        totals.refused += count(&format!("refused_{reason}"))?;
     }
-    Ok(steps)
-}
-
-fn report(bench: &mut Bench, placed: &Placed, steps: Vec<Step>, what: &str) -> Result<String> {
-    let steps = shrink(bench, placed, steps)?;
-    let code = assemble(&steps, placed.address);
-    let now = differs(&run_all(bench, placed, &code, true)?)
-        .unwrap_or_else(|| "not seen again with this program alone".to_owned());
-    Ok(format!(
-        "{what}\nsmallest program: {now}\nrflags {:#x}\n{}",
-        placed.rflags,
-        listing(&code, placed.address)
-    ))
+    Ok(())
 }
 
 /// Runs programs until one differs or all have run.
-pub fn run(limits: &Limits) -> Result<Totals> {
-    ensure!(host::fast_path().is_some(), "the extension is not loaded");
+pub fn run(limits: &Limits, mode: Mode) -> Result<Totals> {
+    ensure!(limits.switch.get().is_some(), "the extension is not loaded");
     let mut totals = Totals::default();
-    let mut bench = Bench::new()?;
-    let start = Mark::here(&[bench.vcpu.fd()])?;
-    for number in 0..limits.programs {
-        let mut random = Random::new(limits.seed.wrapping_add(number));
-        let steps = generate(&mut random, limits.length);
-        // The longest step is an instruction with two or three registers to load.
-        let placed = Placed::choose(&mut random, limits.length as u64 * 48 + PAGE / 8);
-        let switch = limits.switch_every != 0 && number % limits.switch_every == 0;
-        let code = assemble(&steps, placed.address);
-        let traces = run_all(&mut bench, &placed, &code, switch)?;
-        if let Some(what) = differs(&traces) {
-            let seed = limits.seed.wrapping_add(number);
-            let report = report(&mut bench, &placed, steps, &what)?;
-            bail!("--seed {seed} --programs 1: {report}");
-        }
-        traces[0]
-            .expect_done()
-            .with_context(|| listing(&code, placed.address))?;
-        totals.programs += 1;
-        totals.runs += traces.len() as u64;
-        totals.accesses += traces[0].accesses();
+    let mut pair = Pair::new(limits.switch, mode)?;
+    let start = Mark::here(&[])?;
+    let end = limits.seed + limits.programs;
+    for first in (limits.seed..end).step_by(BATCH as usize) {
+        let seeds = first..end.min(first + BATCH);
+        pair.check(seeds, limits.length, &mut totals)?;
     }
-    let delta = start.delta(&[bench.vcpu.fd()])?;
-    totals.fast = delta.ext("fast")?.unwrap_or(0);
-    for reason in ["context", "fetch", "insn", "address", "access"] {
-        totals.refused += delta.ext(&format!("refused_{reason}"))?.unwrap_or(0);
-    }
+    add_counters(&mut totals, &start.delta(&[])?)?;
     Ok(totals)
 }

@@ -2,12 +2,14 @@
 //! The machine that the programs run on, and all that can be seen of a run.
 
 use anyhow::{Context, Result, ensure};
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{kvm_fpu, kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 
-use crate::guest::layout::{self, MMIO_GVA, SCRATCH, port};
+use super::program::Program;
+use super::slots::{Contents, Slots, pattern};
+use crate::guest::layout::{self, MMIO_GPA, MMIO_GVA, SCRATCH, port};
 use crate::guest::paging::{SUPERVISOR, USER};
-use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Vcpu};
+use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, PageTables, Vcpu};
 
 /// RAM for the programs: two pages.
 pub const RAM: u64 = SCRATCH;
@@ -18,11 +20,49 @@ pub const WINDOW: u64 = MMIO_GVA;
 pub const WINDOW_PAGES: u64 = layout::MMIO_PAGES;
 const RAM_PAGE: u64 = 5;
 
-/// Below everything that is accessed, so that offsets of 32 bits reach it all.
-pub const FS_BASE: u64 = 0x12_3000;
-
 /// Exits until a program counts as endless.
 const MAX_EXITS: usize = 10_000;
+
+/// The bases of FS and GS. In 64-bit code below everything that is accessed, so that offsets of
+/// 32 bits reach it all; in 32-bit code at the window, with paging and without, so that offsets
+/// of 16 bits reach that.
+pub fn segment_bases(mode: Mode) -> [u64; 2] {
+    if mode.is_long() {
+        [0x12_3000, 0x9_8765]
+    } else {
+        [MMIO_GVA, MMIO_GPA]
+    }
+}
+
+/// A page table entry of the guest.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    pub gpa: u64,
+    pub value: u64,
+}
+
+/// What programs need to know of one of the guest's page tables.
+pub struct Root {
+    pub gpa: u64,
+    /// The entries that map the window, as they are when a program starts.
+    pub entries: Vec<Entry>,
+}
+
+impl Root {
+    fn new(tables: &PageTables) -> Self {
+        let entry = |page| {
+            let gva = WINDOW + page * PAGE;
+            Entry {
+                gpa: tables.pte(gva),
+                value: tables.entry(gva),
+            }
+        };
+        Self {
+            gpa: tables.root(),
+            entries: (0..WINDOW_PAGES).map(entry).collect(),
+        }
+    }
+}
 
 /// All that a run shows.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +71,11 @@ pub struct Trace {
     /// How it ended.
     end: String,
     regs: kvm_regs,
+    /// CR0 and CR3.
+    control: [u64; 2],
+    xmm: [[u8; 16]; 16],
     ram: Vec<u8>,
+    slots: Contents,
     rings: Vec<u64>,
 }
 
@@ -58,6 +102,15 @@ impl Trace {
         if self.rings != other.rings {
             return format!("rings: {:?} became {:?}", self.rings, other.rings);
         }
+        if self.control != other.control {
+            return format!("CR0, CR3: {:x?} became {:x?}", self.control, other.control);
+        }
+        if self.xmm != other.xmm {
+            return format!("XMM: {:x?} became {:x?}", self.xmm, other.xmm);
+        }
+        if self.slots != other.slots {
+            return self.slots.difference(&other.slots);
+        }
         let at = self.ram.iter().zip(&other.ram).position(|(a, b)| a != b);
         format!("RAM at offset {at:x?}")
     }
@@ -66,50 +119,58 @@ impl Trace {
 pub struct Bench {
     machine: Machine,
     pub vcpu: Vcpu,
+    roots: Vec<Root>,
     bells: Vec<Doorbell>,
+    slots: Slots,
+    /// System registers when a program starts.
+    sregs: kvm_sregs,
 }
 
 impl Bench {
-    pub fn new() -> Result<Self> {
-        let (machine, vcpu) = Machine::with_vcpu(Mode::Long)?;
-        let tables = machine.tables();
-        tables.map(machine.gva(RAM_PAGE), RAM + PAGE, SUPERVISOR | USER);
-        // Neighbours for the guest, apart for the host.
-        tables.map(machine.gva(3), machine.gpa(20), SUPERVISOR);
+    pub fn new(mode: Mode) -> Result<Self> {
+        let (machine, vcpu) = Machine::with_vcpu(mode)?;
         let mut sregs = vcpu.sregs()?;
-        sregs.fs.base = FS_BASE;
+        [sregs.fs.base, sregs.gs.base] = segment_bases(mode);
         vcpu.set_sregs(&sregs)?;
-
-        let mut bells = Vec::new();
-        let mut bell = |page, offset, kind| -> Result<()> {
-            bells.push(machine.doorbell(Bus::Mmio(machine.gpa(page) + offset), kind)?);
-            Ok(())
-        };
-        for (page, len) in [(8, 4), (9, 1), (10, 2), (11, 8)] {
-            for value in 0..3 {
-                bell(page, 0, Match::Data { len, value })?;
-            }
-            bell(page, 8, Match::Len(len))?;
-            bell(page, 16, Match::Any)?;
-        }
-        bell(12, 0, Match::Any)?;
         Ok(Self {
+            roots: roots(&machine),
+            bells: bells(&machine)?,
+            slots: Slots::new()?,
+            sregs: vcpu.sregs()?,
             machine,
             vcpu,
-            bells,
         })
     }
 
-    /// Places a program.
-    pub fn place(&self, address: u64, code: &[u8]) {
-        self.machine.ram().write(address, code);
+    pub fn mode(&self) -> Mode {
+        self.machine.mode()
     }
 
-    /// Runs the program at `address` from a state that is always the same.
-    pub fn run(&mut self, address: u64, rflags: u64) -> Result<Trace> {
-        let pattern: Vec<u8> = (0..RAM_LEN).map(|n| (n * 7 + (n >> 8)) as u8).collect();
-        self.machine.ram().write(RAM, &pattern);
-        let regs = kvm_regs {
+    pub fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// Makes everything what it is when a program starts; the program has restored the rest.
+    fn reset(&mut self) -> Result<()> {
+        self.slots.reset(&self.machine)?;
+        self.machine.ram().write(RAM, &pattern(RAM_LEN, 0));
+        let now = self.vcpu.sregs()?;
+        if (now.cr0, now.cr3) != (self.sregs.cr0, self.sregs.cr3) {
+            self.vcpu.set_sregs(&self.sregs)?;
+        }
+        let fpu = kvm_fpu {
+            fcw: 0x37f,
+            mxcsr: 0x1f80,
+            ..Default::default()
+        };
+        self.vcpu.fd().set_fpu(&fpu).context("KVM_SET_FPU")
+    }
+
+    /// Runs a program from a state that is always the same.
+    pub fn run(&mut self, program: &Program, address: u64, rflags: u64) -> Result<Trace> {
+        self.reset()?;
+        self.machine.ram().write(address, &program.code);
+        let mut regs = kvm_regs {
             rax: 0x0102_0304_0506_0708,
             rbx: 0xf1f2_f3f4_f5f6_f7f8,
             r8: 0x8899_aabb_ccdd_eeff,
@@ -119,6 +180,12 @@ impl Bench {
             rflags: rflags | 2,
             ..Default::default()
         };
+        if !self.mode().is_long() {
+            for register in [&mut regs.rax, &mut regs.rbx] {
+                *register &= 0xffff_ffff;
+            }
+        }
+        let mut host = program.host.iter();
         let fd = self.vcpu.fd_mut();
         fd.set_regs(&regs).context("KVM_SET_REGS")?;
 
@@ -135,6 +202,10 @@ impl Bench {
                     let len = data.len();
                     exits.push(Event::Read { gpa, len });
                 }
+                Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::HOST) => {
+                    let op = host.next().context("more exits than operations")?;
+                    self.slots.change(&self.machine, *op)?;
+                }
                 Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::DONE) => {
                     break "done".to_owned();
                 }
@@ -150,6 +221,8 @@ impl Bench {
             }
         };
         let regs = fd.get_regs().context("KVM_GET_REGS")?;
+        let xmm = fd.get_fpu().context("KVM_GET_FPU")?.xmm;
+        let sregs = self.vcpu.sregs()?;
         let rings = self
             .bells
             .iter()
@@ -159,17 +232,59 @@ impl Bench {
             exits,
             end,
             regs,
+            control: [sregs.cr0, sregs.cr3],
+            xmm,
+            slots: self.slots.contents(&self.machine)?,
             ram: self.machine.ram().read(RAM, RAM_LEN as usize),
             rings,
         })
     }
 }
 
+/// Two page tables, in which the window's pages are others; none in a guest that does not page.
+fn roots(machine: &Machine) -> Vec<Root> {
+    if !machine.mode().is_paged() {
+        return Vec::new();
+    }
+    let first = machine.tables();
+    first.map(machine.gva(RAM_PAGE), RAM + PAGE, SUPERVISOR | USER);
+    // Neighbours for the guest, apart for the host.
+    first.map(machine.gva(3), machine.gpa(20), SUPERVISOR);
+    let second = machine.new_tables();
+    for page in 0..WINDOW_PAGES {
+        let other = machine.gpa(page ^ 5);
+        second.map(machine.gva(page), other, SUPERVISOR);
+    }
+    vec![Root::new(first), Root::new(&second)]
+}
+
+fn bells(machine: &Machine) -> Result<Vec<Doorbell>> {
+    let mut bells = Vec::new();
+    let mut bell = |page, offset, kind| -> Result<()> {
+        bells.push(machine.doorbell(Bus::Mmio(machine.gpa(page) + offset), kind)?);
+        Ok(())
+    };
+    for (page, len) in [(8, 4), (9, 1), (10, 2), (11, 8)] {
+        for value in 0..3 {
+            bell(page, 0, Match::Data { len, value })?;
+        }
+        bell(page, 8, Match::Len(len))?;
+        bell(page, 16, Match::Any)?;
+    }
+    bell(12, 0, Match::Any)?;
+    Ok(bells)
+}
+
 impl Trace {
+    /// Whether the program came to its end, and so has left the guest as it was.
+    pub fn is_done(&self) -> bool {
+        self.end == "done"
+    }
+
     /// Fails unless the program came to its end. What is in it cannot fail.
     pub fn expect_done(&self) -> Result<()> {
         ensure!(
-            self.end == "done",
+            self.is_done(),
             "a program ends with {}, {:x?}",
             self.end,
             self.regs

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random programs that run with the fast path off and on, and must not be able to tell.
+//! Random programs that run with the extension, or its fast path, off and on. Nothing that a
+//! guest or its host can see may tell which it was.
 
+mod access;
 mod compare;
+mod control;
 mod machine;
 mod program;
 pub(crate) mod random;
+mod slots;
 
-pub use compare::{Limits, Totals, run};
+pub use compare::{Limits, Switch, Totals, run};

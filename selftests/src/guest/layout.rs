@@ -41,6 +41,8 @@ pub mod port {
     pub const DONE: u8 = 0xf4;
     pub const FAULT: u8 = 0xf5;
     pub const REPORT: u8 = 0xf6;
+    /// The host is to do something.
+    pub const HOST: u8 = 0xf7;
     /// Nothing listens here: for measuring port I/O.
     pub const BENCH: u16 = 0x510;
 }

@@ -168,6 +168,11 @@ impl PageTables {
         table + index(last) * self.entry_size()
     }
 
+    /// The last-level entry for `gva`, as it is in memory now.
+    pub fn entry(&self, gva: u64) -> u64 {
+        self.read_entry(self.pte(gva))
+    }
+
     /// The entry of the root for `gva`, as it is in memory now.
     pub fn root_entry(&self, gva: u64) -> u64 {
         let first = self.levels().first().expect("mode without page tables");

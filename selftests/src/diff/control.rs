@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Steps that change what an address means: memslots, page tables, CR3, paging itself.
+
+use super::machine::{RAM, Root, WINDOW, WINDOW_PAGES};
+use super::program::{Guest, Step};
+use super::random::Random;
+use super::slots::{HostOp, SLOT_PAGES};
+use crate::guest::{Mode, PAGE, SlotKind};
+
+/// Registers that the steps here use.
+const AX: u8 = 0;
+const CX: u8 = 1;
+const DX: u8 = 2;
+
+pub fn step(random: &mut Random, guest: &mut Guest<'_>) -> Step {
+    match random.below(10) {
+        0..3 => slot(random),
+        3..5 => invlpg(random),
+        5..7 if guest.mode().is_paged() => remap(random, guest),
+        7..9 if guest.mode().is_paged() => load_cr3(random, guest),
+        9 if matches!(guest.mode(), Mode::Pae | Mode::Legacy) => {
+            guest.switch_paging();
+            switch_paging(guest)
+        }
+        _ => invlpg(random),
+    }
+}
+
+/// A memslot appears, moves, becomes another kind, or goes.
+fn slot(random: &mut Random) -> Step {
+    let slot = random.below(SLOT_PAGES.len() as u64) as usize;
+    let kinds = [SlotKind::Ram, SlotKind::ReadOnly, SlotKind::LogDirty];
+    let place = random
+        .percent(70)
+        .then(|| (random.pick(&SLOT_PAGES[slot]), random.pick(&kinds)));
+    Step {
+        host: Some(HostOp { slot, place }),
+        ..Step::default()
+    }
+}
+
+/// Mov to memory and INVLPG: the guest changes its own page tables.
+fn set_pte(mode: Mode, at: u64, entry: u64, gva: u64) -> Step {
+    // mov [rcx], rax; invlpg [rdx]. The high half of a PAE entry stays 0.
+    let mut bytes = vec![0x89, 0x01, 0x0f, 0x01, 0x3a];
+    if mode.is_long() {
+        bytes.insert(0, 0x48);
+    }
+    Step {
+        registers: vec![(AX, entry), (CX, at), (DX, gva)],
+        bytes,
+        ..Step::default()
+    }
+}
+
+fn pick_root<'a>(random: &mut Random, guest: &Guest<'a>) -> &'a Root {
+    let roots = guest.roots();
+    &roots[random.below(roots.len() as u64) as usize]
+}
+
+/// A page of the window gets another page frame: MMIO or RAM.
+fn remap(random: &mut Random, guest: &Guest<'_>) -> Step {
+    let page = random.below(WINDOW_PAGES);
+    let entry = pick_root(random, guest).entries[page as usize];
+    let frame = match random.below(3) {
+        0 => RAM + random.below(2) * PAGE,
+        _ => {
+            let others = &pick_root(random, guest).entries;
+            random.pick(others).value & !(PAGE - 1)
+        }
+    };
+    let new = frame | entry.value & (PAGE - 1);
+    let gva = WINDOW + page * PAGE;
+    Step {
+        undo: Some(Box::new(set_pte(guest.mode(), entry.gpa, entry.value, gva))),
+        ..set_pte(guest.mode(), entry.gpa, new, gva)
+    }
+}
+
+fn invlpg(random: &mut Random) -> Step {
+    Step {
+        registers: vec![(DX, WINDOW + random.below(WINDOW_PAGES) * PAGE)],
+        bytes: vec![0x0f, 0x01, 0x3a],
+        ..Step::default()
+    }
+}
+
+fn load_cr3(random: &mut Random, guest: &Guest<'_>) -> Step {
+    Step {
+        registers: vec![(AX, pick_root(random, guest).gpa)],
+        bytes: vec![0x0f, 0x22, 0xd8],
+        ..Step::default()
+    }
+}
+
+/// CR0.PG changes; the code is mapped at its own address.
+fn switch_paging(guest: &Guest<'_>) -> Step {
+    let mut bytes = Vec::new();
+    if guest.mode() == Mode::Pae && guest.is_paged() {
+        // QEMU has set the accessed bit in the entries that CR3 points to; it is reserved there,
+        // and KVM looks: mov edx, cr3; and dword ptr [edx + 8 * n], ~0x20
+        bytes.extend([0x0f, 0x20, 0xda]);
+        for entry in 0..4 {
+            bytes.extend([0x83, 0x62, 8 * entry, 0xdf]);
+        }
+    }
+    // mov eax, cr0; btc eax, 31; mov cr0, eax
+    bytes.extend([0x0f, 0x20, 0xc0, 0x0f, 0xba, 0xf8, 0x1f, 0x0f, 0x22, 0xc0]);
+    Step {
+        bytes,
+        ..Step::default()
+    }
+}
