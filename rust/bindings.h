@@ -9,6 +9,7 @@
 #include "mmio_ext.h"
 
 #include "helpers.h"
+#include "kunit.h"
 
 /* Function-like macros and BIT_ULL() mean nothing to bindgen, constants do. */
 static const u64 MMIO_EXT_PFERR_RSVD = PFERR_RSVD_MASK;
