@@ -7,7 +7,7 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules tools demo check check-long mutants bench shell lint clean
+.PHONY: help setup kernel modules tools demo check check-long mutants selftests fuzz bench shell lint clean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -36,6 +36,12 @@ check-long: python	## the same, with the torture and what else takes long
 
 mutants: python	## break the extension in many places and see that a test notices each
 	@lab/mutants
+
+selftests: python	## run the kernel's own KVM selftests, extension off and on
+	@lab/kselftests
+
+fuzz: python	## compare random guests, extension off and on (MINUTES=10)
+	@lab/fuzz $(or $(MINUTES),10)
 
 bench: python	## measure everything on all machines (BASE=run.json: compare)
 	@lab/bench $(if $(BASE),--base "$(BASE)")

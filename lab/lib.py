@@ -18,6 +18,14 @@ LAB = ROOT / "lab"
 FLAVOURS = ("release", "debug", "mainline")
 
 
+# What the kernel prints when something is wrong with it.
+KERNEL_REPORT = re.compile(
+    r"WARNING: |\bBUG\b|\bOops\b|KASAN|UBSAN|KCSAN|general protection|hung_task|"
+    r"blocked for more than|possible circular locking|possible recursive locking|"
+    r"inconsistent lock state|suspicious RCU usage|rcu.*detected.*stall|"
+    r"Kernel panic|kmemleak: [1-9]|soft lockup|Call Trace")
+
+
 def cache_root():
     """Everything downloaded or built lives here, never in the clone."""
     env = os.environ
