@@ -10,6 +10,7 @@
 
 #include "helpers.h"
 #include "kunit.h"
+#include "observe.h"
 
 /* Function-like macros and BIT_ULL() mean nothing to bindgen, constants do. */
 static const u64 MMIO_EXT_PFERR_RSVD = PFERR_RSVD_MASK;

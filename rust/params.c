@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Module parameters, which Rust cannot put into sysfs yet, and exports. */
+#include <linux/jump_label.h>
 #include <linux/kvm_types.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
@@ -7,6 +8,7 @@
 #include <asm/kvm_mmio_ext.h>
 
 #include "helpers.h"
+#include "observe.h"
 
 bool mmio_ext_enabled = true;
 
@@ -52,6 +54,35 @@ MODULE_PARM_DESC(enabled, "Handle emulated MMIO in the extension (default: Y)");
 bool mmio_ext_fast = true;
 module_param_named(fast, mmio_ext_fast, bool, 0644);
 MODULE_PARM_DESC(fast, "Complete plain moves without the emulator (default: Y)");
+
+DEFINE_STATIC_KEY_FALSE(mmio_ext_heat_key);
+
+static bool mmio_ext_heat;
+
+/* Parameters are set one at a time, see kernel_param_lock(). */
+static int mmio_ext_heat_set(const char *val, const struct kernel_param *kp)
+{
+	int r = param_set_bool(val, kp);
+
+	if (r)
+		return r;
+
+	if (mmio_ext_heat)
+		static_branch_enable(&mmio_ext_heat_key);
+	else
+		static_branch_disable(&mmio_ext_heat_key);
+	return 0;
+}
+
+static const struct kernel_param_ops mmio_ext_heat_ops = {
+	.flags = KERNEL_PARAM_OPS_FL_NOARG,
+	.set = mmio_ext_heat_set,
+	.get = param_get_bool,
+};
+
+module_param_cb(heat, &mmio_ext_heat_ops, &mmio_ext_heat, 0644);
+__MODULE_PARM_TYPE(heat, "bool");
+MODULE_PARM_DESC(heat, "Record what each vCPU does to each MMIO page (default: N)");
 
 /* Implemented in Rust, see rust/kvm/hooks.rs. */
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(handle_mmio_page_fault_common);

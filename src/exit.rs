@@ -7,6 +7,7 @@ use crate::{
     fast::{self, Refusal},
     fault::{handle_mmio_page_fault_common, FaultAddress},
     kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
+    observe,
     stats::Event, //
 };
 
@@ -111,6 +112,7 @@ fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
     }
 
     vcpu.stats().count(Event::Wildcard);
+    observe::wildcard(vcpu, gpa);
     Some(vcpu.skip_emulated_instruction())
 }
 
@@ -138,7 +140,7 @@ fn find_and_handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
     match handle_mmio_page_fault_common(vcpu, fault.addr) {
         Ok(PageFault::Emulate) => match fast::fetch_and_complete(vcpu, &fault) {
             Some(exit) => exit,
-            None => vcpu.emulate_instruction(&fault),
+            None => observe::emulate(vcpu, &fault),
         },
         Ok(PageFault::Retry) => Exit::Resume,
         Ok(PageFault::Invalid) => vcpu.fault_in(&fault),

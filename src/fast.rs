@@ -45,7 +45,6 @@ pub(crate) fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, R
     }
     let operation = prepare(vcpu, fault)?;
 
-    vcpu.stats().count(Event::Fast);
     Ok(carry_out(vcpu, operation))
 }
 

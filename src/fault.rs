@@ -7,6 +7,7 @@ use crate::{
     generation::MemslotGeneration,
     info_cache::MmioInfo,
     kvm::{PageFault, ShadowWalk, Vcpu},
+    observe,
     spte::{get_mmio_spte_generation, MmioFormat, Spte},
     stats::Event, //
 };
@@ -63,7 +64,11 @@ pub(crate) fn handle_mmio_page_fault(vcpu: &mut Vcpu<'_>, addr: FaultAddress) ->
         return Ok(PageFault::Invalid);
     }
 
-    handle_mmio_page_fault_common(vcpu, addr)
+    let result = handle_mmio_page_fault_common(vcpu, addr);
+    if matches!(result, Ok(PageFault::Emulate)) {
+        vcpu.stats().count_left_to_kvm();
+    }
+    result
 }
 
 /// Finds out what a page fault with a reserved bit means:
@@ -91,11 +96,13 @@ fn check_shadow_page_tables(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<P
 
     if !format.is_mmio_spte(spte) {
         vcpu.stats().count(Event::Retry);
+        observe::miss(vcpu, addr, false);
         return Ok(PageFault::Retry);
     }
 
     if !check_mmio_spte(vcpu, spte) {
         vcpu.stats().count(Event::SpteStale);
+        observe::miss(vcpu, addr, true);
         return Ok(PageFault::Invalid);
     }
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module as a whole: registration with KVM, debugfs.
+//! The module as a whole: registration with KVM, debugfs, the statistics file.
 
 use crate::{
-    kvm::{installed_mask, tdp_enabled, tdp_mmu_enabled, total_stats, Registration},
+    device::{self, show_heat, OpenFile},
+    kvm::{allow_readers, installed_mask, tdp_enabled, tdp_mmu_enabled, total_stats, Registration},
     mask::MmioMask,
     stats::zapped, //
 };
 use core::fmt;
 use kernel::{
     debugfs::{Dir, File},
+    miscdevice::{MiscDeviceOptions, MiscDeviceRegistration},
     prelude::*, //
 };
 
@@ -20,27 +22,37 @@ pub(crate) struct Extension {
     _registration: Registration,
     #[pin]
     _stats: File<()>,
+    #[pin]
+    _heat: File<()>,
     _dir: Dir,
+    #[pin]
+    _device: MiscDeviceRegistration<OpenFile>,
 }
 
 impl Extension {
-    /// Registers with KVM and makes `/sys/kernel/debug/kvm_mmio_ext/stats`.
+    /// Registers with KVM and makes `/dev/kvm_mmio_ext` and the files in
+    /// `/sys/kernel/debug/kvm_mmio_ext`.
     ///
     /// # Errors
     ///
-    /// Those of [`Registration::new`], or `ENOMEM`.
+    /// Those of [`Registration::new`] and `misc_register()`, or `ENOMEM`.
     pub(crate) fn new(module: &'static ThisModule) -> Result<Pin<KBox<Self>>> {
         let dir = Dir::new(c"kvm_mmio_ext");
         let extension = KBox::try_pin_init(
             try_pin_init!(Self {
                 _stats <- dir.read_callback_file(c"stats", (), &show_stats),
+                _heat <- dir.read_callback_file(c"heat", (), &show_heat),
                 _dir: dir.clone(),
+                _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                    name: device::NAME,
+                }),
                 // Last, as nothing may fail after it: VMs that exist are in from here on.
                 _registration: Registration::new(module)?,
             }),
             GFP_KERNEL,
         )?;
 
+        allow_readers();
         log_state();
         Ok(extension)
     }

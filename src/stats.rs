@@ -2,7 +2,10 @@
 
 //! What the extension did, counted for each vCPU.
 
-use crate::kvm::Counter;
+use crate::{
+    heat::Direction,
+    kvm::Counter, //
+};
 use core::fmt;
 use kernel::sync::atomic::{Atomic, Relaxed};
 
@@ -43,8 +46,6 @@ events! {
     Retry = "retry",
     /// An access signalled a zero-length ioeventfd.
     Wildcard = "wildcard",
-    /// An access was completed by the fast path, without the emulator.
-    Fast = "fast",
     /// The fast path refused: the vCPU is not running plain 64-bit code of L1.
     RefusedContext = "refused_context",
     /// The fast path refused: the instruction could not be read, or it is close to a page's end.
@@ -69,42 +70,113 @@ events! {
     CacheCleared = "cache_cleared",
 }
 
+/// Sizes of operands that are counted separately, in bytes; what is left goes to index 0.
+const SIZES: [u8; 4] = [1, 2, 4, 8];
+
 /// The counters of one vCPU.
 #[derive(Default)]
-pub(crate) struct Stats([Counter; NAMES.len()]);
+pub(crate) struct Stats {
+    events: [Counter; NAMES.len()],
+    /// Reads and writes of the fast path, by the size itself. It completes nothing that is not
+    /// counted here.
+    fast: [[Counter; 16]; 2],
+    /// Those that went to the emulator, by direction and by the place in [`SIZES`].
+    emulated: [[Counter; SIZES.len() + 1]; Direction::ALL.len()],
+    /// MMIO faults that KVM's own handler had asked about and that were MMIO.
+    left_to_kvm: Counter,
+    /// Accesses that heat has no record of, though it was on.
+    heat_dropped: Counter,
+}
 
 impl Stats {
-    /// Counts an event. To be called in the vCPU's thread only.
+    /// Counts an event. As all of this, to be called in the vCPU's thread only.
     #[inline(always)]
     pub(crate) fn count(&self, event: Event) {
-        self.0[event as usize].inc();
+        self.events[event as usize].inc();
+    }
+
+    /// Counts an access of `size` bytes, fewer than 16, that the fast path completes.
+    #[inline(always)]
+    pub(crate) fn count_fast(&self, write: bool, size: u8) {
+        self.fast[usize::from(write)][usize::from(size) & 15].inc();
+    }
+
+    /// Counts an access that went to the emulator.
+    pub(crate) fn count_emulated(&self, direction: Direction, size: u8) {
+        let place = SIZES.iter().position(|&s| s == size);
+        self.emulated[direction as usize][place.map_or(0, |place| place + 1)].inc();
+    }
+
+    /// Counts a fault that is MMIO and that KVM's own handler goes on with.
+    pub(crate) fn count_left_to_kvm(&self) {
+        self.left_to_kvm.inc();
+    }
+
+    /// Counts an access that heat has no room for.
+    pub(crate) fn count_heat_dropped(&self) {
+        self.heat_dropped.inc();
     }
 
     /// The counters now. Each is right, but they may be of slightly different times.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot(core::array::from_fn(|event| self.0[event].get()))
+        Snapshot {
+            events: self.events.each_ref().map(Counter::get),
+            fast: self.fast.each_ref().map(|n| n.each_ref().map(Counter::get)),
+            emulated: self
+                .emulated
+                .each_ref()
+                .map(|n| n.each_ref().map(Counter::get)),
+            left_to_kvm: self.left_to_kvm.get(),
+            heat_dropped: self.heat_dropped.get(),
+        }
     }
 }
 
 /// The values of the counters, of a vCPU or of several.
 #[derive(Clone, Copy)]
-pub(crate) struct Snapshot([u64; NAMES.len()]);
-
-impl Snapshot {
-    /// Nothing has happened.
-    pub(crate) const ZERO: Self = Self([0; NAMES.len()]);
-
-    /// Adds those of another vCPU.
-    pub(crate) fn add(&mut self, other: &Self) {
-        for (sum, n) in self.0.iter_mut().zip(other.0) {
-            *sum = sum.wrapping_add(n);
-        }
-    }
+pub(crate) struct Snapshot {
+    events: [u64; NAMES.len()],
+    fast: [[u64; 16]; 2],
+    emulated: [[u64; SIZES.len() + 1]; Direction::ALL.len()],
+    left_to_kvm: u64,
+    heat_dropped: u64,
 }
 
 impl Snapshot {
-    const fn get(&self, event: Event) -> u64 {
-        self.0[event as usize]
+    /// Nothing has happened.
+    pub(crate) const ZERO: Self = Self {
+        events: [0; NAMES.len()],
+        fast: [[0; 16]; 2],
+        emulated: [[0; SIZES.len() + 1]; Direction::ALL.len()],
+        left_to_kvm: 0,
+        heat_dropped: 0,
+    };
+
+    /// Adds those of another vCPU.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let add = |sums: &mut [u64], numbers: &[u64]| {
+            for (sum, n) in sums.iter_mut().zip(numbers) {
+                *sum = sum.wrapping_add(*n);
+            }
+        };
+        add(&mut self.events, &other.events);
+        add(self.fast.as_flattened_mut(), other.fast.as_flattened());
+        add(
+            self.emulated.as_flattened_mut(),
+            other.emulated.as_flattened(),
+        );
+        self.left_to_kvm = self.left_to_kvm.wrapping_add(other.left_to_kvm);
+        self.heat_dropped = self.heat_dropped.wrapping_add(other.heat_dropped);
+    }
+
+    /// How often an event has happened.
+    pub(crate) const fn get(&self, event: Event) -> u64 {
+        self.events[event as usize]
+    }
+
+    /// Accesses that were completed by the fast path, without the emulator.
+    pub(crate) fn fast(&self) -> u64 {
+        sum(self.fast.as_flattened())
     }
 
     /// Accesses that were found to be MMIO.
@@ -114,27 +186,62 @@ impl Snapshot {
     }
 
     /// Accesses that went to the instruction emulator.
-    const fn emulated(&self) -> u64 {
-        self.hits().wrapping_sub(self.get(Event::Fast))
+    pub(crate) fn emulated(&self) -> u64 {
+        self.hits().wrapping_sub(self.fast())
     }
 
     /// MMIO faults (EPT misconfigurations, or with a reserved bit) that were handled here: each
     /// has one outcome.
-    const fn faults(&self) -> u64 {
+    pub(crate) const fn faults(&self) -> u64 {
         self.hits()
             .wrapping_add(self.get(Event::SpteStale))
             .wrapping_add(self.get(Event::Retry))
             .wrapping_add(self.get(Event::Wildcard))
     }
+
+    /// Of the accesses that were found to be MMIO, those that KVM's own handler went on with.
+    pub(crate) const fn left_to_kvm(&self) -> u64 {
+        self.left_to_kvm
+    }
+
+    /// Accesses that heat has no record of, though it was on.
+    pub(crate) const fn heat_dropped(&self) -> u64 {
+        self.heat_dropped
+    }
+
+    /// Accesses in one direction, by size: of 1, 2, 4 and 8 bytes, and of any other number.
+    pub(crate) fn by_size(&self, direction: Direction) -> [u64; SIZES.len() + 1] {
+        let fast = |size: u8| match direction {
+            Direction::Unknown => 0,
+            Direction::Read => self.fast[0][usize::from(size)],
+            Direction::Write => self.fast[1][usize::from(size)],
+        };
+        let [other, emulated @ ..] = self.emulated[direction as usize];
+        let mut sizes = [other; SIZES.len() + 1];
+        for ((n, size), emulated) in sizes.iter_mut().zip(SIZES).zip(emulated) {
+            *n = emulated.wrapping_add(fast(size));
+        }
+        sizes
+    }
+
+    /// Accesses whose direction is not known.
+    pub(crate) fn direction_unknown(&self) -> u64 {
+        sum(&self.emulated[Direction::Unknown as usize])
+    }
+}
+
+fn sum(numbers: &[u64]) -> u64 {
+    numbers.iter().fold(0, |sum, n| sum.wrapping_add(*n))
 }
 
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "faults {}", self.faults())?;
         writeln!(f, "emulated {}", self.emulated())?;
+        writeln!(f, "fast {}", self.fast())?;
         NAMES
             .iter()
-            .zip(self.0)
+            .zip(self.events)
             .try_for_each(|(name, n)| writeln!(f, "{name} {n}"))
     }
 }

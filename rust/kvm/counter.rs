@@ -2,35 +2,60 @@
 
 //! Statistics counters with one writer.
 
-use core::{
-    cell::UnsafeCell,
-    ptr, //
+use core::sync::atomic::{
+    AtomicU64,
+    AtomicU8,
+    Ordering::{Acquire, Relaxed, Release}, //
 };
 
-/// A counter that one thread at a time increments, a vCPU's, and any thread reads.
+/// A number that one thread at a time changes, a vCPU's, and any thread reads.
 ///
 /// As KVM's own statistics it needs no atomic read-modify-write. Reading is racy by design and
-/// never torn.
+/// never torn; who reads one counter and then another sees the second at least as it was when the
+/// first got its value. On x86 that is free, and a change is one instruction.
 #[derive(Default)]
-pub(crate) struct Counter(UnsafeCell<u64>);
-
-// SAFETY: All accesses are volatile, aligned accesses of one machine word, the kernel's
-// `READ_ONCE()` and `WRITE_ONCE()`, which may race.
-unsafe impl Sync for Counter {}
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds one. An increment gets lost if two threads do so at once; that is not done.
     #[inline(always)]
     pub(crate) fn inc(&self) {
-        // SAFETY: The pointer is valid and aligned as it comes from a reference, see also the
-        // implementation of `Sync`.
-        unsafe { ptr::write_volatile(self.0.get(), self.get().wrapping_add(1)) };
+        self.add(1);
+    }
+
+    /// Adds a number, as [`Counter::inc`] does.
+    #[inline(always)]
+    pub(crate) fn add(&self, n: u64) {
+        self.set(self.0.load(Relaxed).wrapping_add(n));
+    }
+
+    /// Changes the value.
+    #[inline(always)]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Release);
     }
 
     /// The current value.
     #[inline(always)]
     pub(crate) fn get(&self) -> u64 {
-        // SAFETY: As in `inc()`.
-        unsafe { ptr::read_volatile(self.0.get()) }
+        self.0.load(Acquire)
+    }
+}
+
+/// The same for a number that is small and only replaced.
+#[derive(Default)]
+pub(crate) struct Byte(AtomicU8);
+
+impl Byte {
+    /// Changes the value.
+    #[inline(always)]
+    pub(crate) fn set(&self, value: u8) {
+        self.0.store(value, Release);
+    }
+
+    /// The current value.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> u8 {
+        self.0.load(Acquire)
     }
 }

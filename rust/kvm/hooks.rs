@@ -16,6 +16,7 @@ use crate::{
     fault::{self, remember_mmio_info, FaultAddress},
     generation::{MemslotGeneration, MmioGeneration},
     info_cache::{Clear, MmioInfo},
+    observe,
     spte::Spte,
     stats::count_zap,
     sync, //
@@ -283,6 +284,7 @@ unsafe extern "C" fn cache_info(
         generation: vcpu.memslots_generation(),
     };
     remember_mmio_info(&mut vcpu, info);
+    observe::faulted_in(&mut vcpu, info.gfn);
 }
 
 /// # Safety

@@ -10,10 +10,11 @@ mod doorbell;
 mod fetch;
 mod hooks;
 mod host;
+mod observe;
 mod registry;
 mod vcpu;
 
-pub(crate) use counter::Counter;
+pub(crate) use counter::{Byte, Counter};
 pub(crate) use doorbell::Write;
 pub(crate) use hooks::Registration;
 pub(crate) use host::{
@@ -26,5 +27,23 @@ pub(crate) use host::{
     tdp_mmu_enabled,
     VendorInit, //
 };
-pub(crate) use registry::{init as init_registry, total as total_stats};
+pub(crate) use observe::{
+    access_is_traced,
+    boottime,
+    heat_is_on,
+    miss_is_traced,
+    tsc,
+    tsc_khz, //
+};
+pub(crate) use registry::{
+    allow_readers,
+    for_each_vm,
+    init as init_registry,
+    total as total_stats,
+    vms_lost,
+    Reader,
+    VcpuEntry,
+    Vm,
+    VMS_KEPT, //
+};
 pub(crate) use vcpu::{AssistBytes, Exit, Mode, PageFault, PendingLoad, ShadowWalk, Vcpu};

@@ -1,28 +1,85 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All vCPUs that the extension has state for, so that their statistics can be added up.
+//! All vCPUs that the extension has state for, by VM, so that what they have counted can be added
+//! up and shown.
+//!
+//! One mutex protects it all. It is taken last, and where one may sleep.
 
-use crate::stats::{
-    Snapshot,
-    Stats, //
+use super::observe::VcpuId;
+use crate::{
+    heat::{self, Heat, Record},
+    stats::{Snapshot, Stats}, //
+};
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release}, //
 };
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 
+/// VMs that are kept for the readers after they have ended.
+pub(crate) const VMS_KEPT: usize = 64;
+
+/// The heat of one vCPU.
+pub(crate) type VcpuHeat = Heat<VBox<[Record; heat::PAGES]>>;
+
+/// What there is to see of a vCPU.
+pub(crate) struct VcpuEntry {
+    /// Its number.
+    pub(crate) id: u32,
+    /// Its counters.
+    pub(crate) stats: Arc<Stats>,
+    /// What it has recorded, if ever it did.
+    pub(crate) heat: Option<Arc<VcpuHeat>>,
+    gone: bool,
+}
+
+/// A VM of which at least one vCPU has state.
+pub(crate) struct Vm {
+    /// Its number, from 1 up.
+    pub(crate) id: u64,
+    /// Its process.
+    pub(crate) tgid: u32,
+    /// Its vCPUs, those that are gone included.
+    pub(crate) vcpus: KVec<VcpuEntry>,
+    /// The address of `struct kvm`, to recognize it. Another VM may get it when this has ended.
+    kvm: usize,
+}
+
+impl Vm {
+    /// Whether the VM is gone. All its vCPUs go at once, when it is destroyed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.vcpus.iter().all(|vcpu| vcpu.gone)
+    }
+}
+
 struct Registry {
-    live: KVec<Arc<Stats>>,
+    vms: KVec<Vm>,
+    /// How many VMs have been numbered.
+    numbered: u64,
+    /// What vCPUs have counted that are gone.
     gone: Snapshot,
+    /// Readers that want ended VMs to be kept.
+    readers: usize,
+    /// Ended VMs that were dropped although there were readers.
+    lost: u64,
 }
 
 kernel::sync::global_lock! {
     // SAFETY: `init()` runs before anything else in the module.
     unsafe(uninit) static REGISTRY: Mutex<Registry> = Registry {
-        live: KVec::new(),
+        vms: KVec::new(),
+        numbered: 0,
         gone: Snapshot::ZERO,
+        readers: 0,
+        lost: 0,
     };
 }
+
+/// Set when the module cannot fail to load any more, see [`Reader::new`].
+static READABLE: AtomicBool = AtomicBool::new(false);
 
 /// Makes the registry usable.
 ///
@@ -34,20 +91,88 @@ pub(crate) unsafe fn init() {
     unsafe { REGISTRY.init() };
 }
 
-/// Adds the statistics of a vCPU. Sleeps.
-pub(super) fn add(stats: Arc<Stats>) -> Result {
-    Ok(REGISTRY.lock().live.push(stats, GFP_KERNEL_ACCOUNT)?)
+/// Adds a vCPU of the VM that is at `kvm`, and tells how it is named. Sleeps.
+pub(super) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result<VcpuId> {
+    let entry = VcpuEntry {
+        id: vcpu,
+        stats,
+        heat: None,
+        gone: false,
+    };
+    let mut registry = REGISTRY.lock();
+    let vm = registry.vm_at(kvm, tgid)?;
+    vm.vcpus.push(entry, GFP_KERNEL_ACCOUNT)?;
+    Ok(VcpuId {
+        vm: vm.id,
+        tgid,
+        vcpu,
+    })
 }
 
-/// Removes them again, keeping what was counted. Sleeps.
+/// Shows the heat of a vCPU from now on. Sleeps.
+pub(super) fn add_heat(stats: &Arc<Stats>, heat: Arc<VcpuHeat>) {
+    let mut registry = REGISTRY.lock();
+    if let Some(entry) = registry.entry(stats) {
+        entry.heat = Some(heat);
+    }
+}
+
+/// Marks a vCPU as gone, keeping what it has counted. Sleeps.
 pub(super) fn remove(stats: &Arc<Stats>) {
     let mut registry = REGISTRY.lock();
     let registry = &mut *registry;
 
-    if let Some(index) = registry.live.iter().position(|s| Arc::ptr_eq(s, stats)) {
+    if let Some(entry) = registry.entry(stats) {
+        entry.gone = true;
         registry.gone.add(&stats.snapshot());
-        // Cannot fail, the index was just found.
-        let _ = registry.live.remove(index);
+    }
+    registry.forget_ended_vms();
+}
+
+impl Registry {
+    fn vm_at(&mut self, kvm: usize, tgid: u32) -> Result<&mut Vm> {
+        let found = self
+            .vms
+            .iter()
+            .position(|vm| vm.kvm == kvm && !vm.has_ended());
+        let index = match found {
+            Some(index) => index,
+            None => {
+                let vm = Vm {
+                    id: self.numbered + 1,
+                    tgid,
+                    vcpus: KVec::with_capacity(1, GFP_KERNEL_ACCOUNT)?,
+                    kvm,
+                };
+                self.vms.push(vm, GFP_KERNEL_ACCOUNT)?;
+                self.numbered += 1;
+                self.vms.len() - 1
+            }
+        };
+        Ok(&mut self.vms[index])
+    }
+
+    fn entry(&mut self, stats: &Arc<Stats>) -> Option<&mut VcpuEntry> {
+        self.vms
+            .iter_mut()
+            .flat_map(|vm| vm.vcpus.iter_mut())
+            .find(|entry| Arc::ptr_eq(&entry.stats, stats))
+    }
+
+    /// Drops the VMs that have ended, but for the last ones if there are readers.
+    fn forget_ended_vms(&mut self) {
+        let ended = self.vms.iter().filter(|vm| vm.has_ended()).count();
+        let kept = if self.readers > 0 { VMS_KEPT } else { 0 };
+        let mut surplus = ended.saturating_sub(kept);
+        if self.readers > 0 {
+            self.lost += surplus as u64;
+        }
+        // The order is that in which the VMs came.
+        self.vms.retain(|vm| {
+            let drop = surplus > 0 && vm.has_ended();
+            surplus -= usize::from(drop);
+            !drop
+        });
     }
 }
 
@@ -56,6 +181,53 @@ pub(crate) fn total() -> Snapshot {
     let registry = REGISTRY.lock();
     let mut total = registry.gone;
 
-    registry.live.iter().for_each(|s| total.add(&s.snapshot()));
+    registry
+        .vms
+        .iter()
+        .flat_map(|vm| vm.vcpus.iter())
+        .filter(|vcpu| !vcpu.gone)
+        .for_each(|vcpu| total.add(&vcpu.stats.snapshot()));
     total
+}
+
+/// Calls a function for each VM, with none coming or going meanwhile. Sleeps.
+pub(crate) fn for_each_vm<E>(mut f: impl FnMut(&Vm) -> Result<(), E>) -> Result<(), E> {
+    REGISTRY.lock().vms.iter().try_for_each(&mut f)
+}
+
+/// How many ended VMs were dropped that readers may have wanted. Sleeps.
+pub(crate) fn vms_lost() -> u64 {
+    REGISTRY.lock().lost
+}
+
+/// Lets readers in. To be called when the module cannot fail to load any more.
+pub(crate) fn allow_readers() {
+    READABLE.store(true, Release);
+}
+
+/// As long as it exists, VMs that end are kept.
+pub(crate) struct Reader(());
+
+impl Reader {
+    /// Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` if the module is still being loaded: who has its file open could survive its
+    /// failure.
+    pub(crate) fn new() -> Result<Self> {
+        if !READABLE.load(Acquire) {
+            return Err(EAGAIN);
+        }
+        REGISTRY.lock().readers += 1;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut registry = REGISTRY.lock();
+        registry.readers -= 1;
+        registry.forget_ended_vms();
+    }
 }

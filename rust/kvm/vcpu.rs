@@ -9,14 +9,17 @@ use super::{
     fetch::{self, FetchCache},
     hooks::complete_load,
     host::mmio_format,
-    registry, //
+    observe::{self, VcpuId},
+    registry::{self, VcpuHeat}, //
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
     decode::{Extend, Register, MAX_LENGTH},
     exit::MmioFault,
     generation::{MemslotGeneration, MmioGeneration},
+    heat::{self, Direction, Heat, Record, Recorder},
     info_cache::{Clear, InfoCache, MmioInfo},
+    observe::fast as see_fast,
     plan::Plan,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
@@ -40,6 +43,9 @@ const _: () = assert!(MAX_LEVEL == bindings::MMIO_EXT_ROOT_MAX_LEVEL as usize);
 /// What a vCPU has of the extension, `vcpu->arch.mmio_ext`. Made with the first MMIO access.
 struct State {
     stats: Arc<Stats>,
+    id: VcpuId,
+    /// Made with the first access for which heat is on.
+    recorder: Option<KBox<Recorder<Arc<VcpuHeat>>>>,
     info_cache: InfoCache,
     /// A stale MMIO SPTE was found and KVM is about to ask about it once more.
     faulting_in: bool,
@@ -65,22 +71,46 @@ pub(crate) struct PendingLoad {
 }
 
 impl State {
-    fn new() -> Result<KVBox<Self>> {
+    /// The state of the vCPU `vcpu` of the VM that is at `kvm`, made in the VM's process.
+    fn new(kvm: usize, vcpu: u32) -> Result<KVBox<Self>> {
         let stats = Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?;
-        // In place: it is too large for a stack.
-        let state = KVBox::try_init(
-            try_init!(Self {
+        let state = KVBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let id = registry::add(kvm, observe::tgid(), vcpu, stats.clone())?;
+        // In place: it is too large for a stack. Nothing of it can fail.
+        let state = state.write_init(try_init!(Self {
                 stats,
+                id,
+                recorder: None,
                 info_cache: InfoCache::new(),
                 faulting_in: false,
                 fetch_cache <- FetchCache::init(),
                 doorbells <- Doorbells::init(),
                 pending_load: None,
-            }? Error),
+            }? Error))?;
+        Ok(state)
+    }
+
+    /// Records an access. Returns whether that could be done.
+    fn record_heat(&mut self, access: &heat::Access) -> bool {
+        if self.recorder.is_none() && self.make_recorder().is_err() {
+            return false;
+        }
+        match &mut self.recorder {
+            Some(recorder) => recorder.record(access),
+            None => false,
+        }
+    }
+
+    #[cold]
+    fn make_recorder(&mut self) -> Result {
+        let records = VBox::init(
+            pin_init::init_array_from_fn(|_| Record::unused()),
             GFP_KERNEL_ACCOUNT,
         )?;
-        registry::add(state.stats.clone())?;
-        Ok(state)
+        let heat = Arc::new(Heat::new(records), GFP_KERNEL_ACCOUNT)?;
+        self.recorder = Some(KBox::new(Recorder::new(heat.clone()), GFP_KERNEL_ACCOUNT)?);
+        registry::add_heat(&self.stats, heat);
+        Ok(())
     }
 }
 
@@ -297,7 +327,9 @@ impl<'a> Vcpu<'a> {
     /// As for [`Vcpu::has_state`], which must not hold.
     #[cold]
     unsafe fn make_state(ptr: *mut bindings::kvm_vcpu) -> Option<()> {
-        let state = State::new().ok()?;
+        // SAFETY: By the contract of this function.
+        let (kvm, vcpu) = unsafe { ((*ptr).kvm as usize, (*ptr).vcpu_id as u32) };
+        let state = State::new(kvm, vcpu).ok()?;
         // SAFETY: By the contract of this function.
         unsafe { (*ptr).arch.mmio_ext = KVBox::into_raw(state).cast() };
         Some(())
@@ -336,7 +368,7 @@ impl<'a> Vcpu<'a> {
     /// The architecture's part of the vCPU. Other threads use parts of it, so there must be no
     /// reference to the whole.
     #[inline(always)]
-    fn arch(&self) -> *mut bindings::kvm_vcpu_arch {
+    pub(super) fn arch(&self) -> *mut bindings::kvm_vcpu_arch {
         // SAFETY: The vCPU is alive.
         unsafe { &raw mut (*self.raw()).arch }
     }
@@ -358,6 +390,47 @@ impl<'a> Vcpu<'a> {
     #[inline(always)]
     pub(crate) fn stats(&self) -> &Stats {
         &self.state().stats
+    }
+
+    /// How the vCPU is named where it is seen.
+    pub(crate) fn id(&self) -> VcpuId {
+        self.state().id
+    }
+
+    /// Records an access if that takes neither a search nor a multiplication: without any call,
+    /// the caller's registers stay where they are. Returns whether it is done.
+    #[inline(always)]
+    pub(crate) fn record_heat_quickly(
+        &self,
+        gpa: Gpa,
+        kind: heat::Kind,
+        size: u8,
+        value: u64,
+    ) -> bool {
+        let Some(recorder) = &self.state().recorder else {
+            return false;
+        };
+        let (Some(record), Some(offset)) = (recorder.look(gpa.gfn()), self.tsc_offset()) else {
+            return false;
+        };
+        let now = observe::tsc();
+        record.add(&heat::Access {
+            gpa,
+            kind,
+            size,
+            value,
+            cycles: now.wrapping_add(offset).wrapping_sub(self.exit_tsc()),
+            now,
+        });
+        true
+    }
+
+    /// Records an access, or counts it as dropped.
+    pub(crate) fn record_heat(&mut self, access: &heat::Access) {
+        let state = self.state_mut();
+        if !state.record_heat(access) {
+            state.stats.count_heat_dropped();
+        }
     }
 
     #[inline(always)]
@@ -645,7 +718,9 @@ impl<'a> Vcpu<'a> {
     /// Writes up to 8 bytes and goes on at `next_rip`.
     #[inline(always)]
     pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
+        self.stats().count_fast(true, write.size);
         if doorbell::ring(self, &write) {
+            self.see_write(&write, false);
             return self.retire(next_rip);
         }
         self.search_and_write_mmio(write, next_rip)
@@ -655,7 +730,7 @@ impl<'a> Vcpu<'a> {
     fn search_and_write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
         let mut dev_idx = 0;
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held.
-        let exit = Exit::from_handler(unsafe {
+        let done = unsafe {
             bindings::kvm_mmio_ext_write(
                 self.raw(),
                 write.gpa.0,
@@ -664,11 +739,23 @@ impl<'a> Vcpu<'a> {
                 next_rip as _,
                 &mut dev_idx,
             )
-        });
+        };
         if dev_idx >= 0 {
             doorbell::remember(self, &write, dev_idx);
         }
-        exit
+        self.see_write(&write, done == 0);
+        Exit::from_handler(done)
+    }
+
+    #[inline(always)]
+    fn see_write(&mut self, write: &Write, userspace: bool) {
+        see_fast(
+            self,
+            write.gpa,
+            (Direction::Write, write.size),
+            write.value,
+            userspace,
+        );
     }
 
     /// Reads up to 8 bytes. `None` if userspace has to provide them; [`complete_load`] then goes
@@ -676,18 +763,21 @@ impl<'a> Vcpu<'a> {
     #[inline(always)]
     pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
         let mut value = 0;
+        let (gpa, size) = (load.gpa, load.size);
         self.state_mut().pending_load = Some(load);
+        self.stats().count_fast(false, size);
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held. The
         // callback keeps its contract: KVM calls it in the same context.
         let done = unsafe {
             bindings::kvm_mmio_ext_read(
                 self.raw(),
-                load.gpa.0,
-                load.size.into(),
+                gpa.0,
+                size.into(),
                 &mut value,
                 Some(complete_load),
             )
         };
+        see_fast(self, gpa, (Direction::Read, size), value, done == 0);
         (done != 0).then_some(value)
     }
 

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What it takes to see an access: static keys, the clock, tracepoints, and what KVM knows of an
+//! access that its emulator has done.
+//!
+//! C header: `rust/observe.h`.
+
+use super::vcpu::Vcpu;
+use crate::{
+    addr::Gpa,
+    fault::FaultAddress,
+    heat::{Direction, Outcome}, //
+};
+use core::arch::x86_64::_rdtsc;
+use kernel::bindings::{static_key_false, tracepoint};
+use kvm_bindings as bindings;
+
+/// A static key as a structure, which the kernel's macro wants.
+#[repr(C)]
+struct Key {
+    key: static_key_false,
+}
+
+#[expect(improper_ctypes, reason = "bindgen's own types")]
+extern "C" {
+    static mmio_ext_heat_key: Key;
+    static __tracepoint_mmio_access: tracepoint;
+    static __tracepoint_mmio_miss: tracepoint;
+}
+
+/// Whether a static key is on: a NOP where the kernel has jump labels. Without, the kernel's own
+/// macro would call a function.
+macro_rules! is_on {
+    ($key:path, $type:ty) => {{
+        // SAFETY: It is a static key that C defines.
+        #[cfg(CONFIG_JUMP_LABEL)]
+        let on = unsafe { kernel::jump_label::static_branch_unlikely!($key, $type, key) };
+        // SAFETY: The variable is an aligned word that may change at any time.
+        #[cfg(not(CONFIG_JUMP_LABEL))]
+        let on = unsafe { (&raw const $key.key.key.enabled.counter).read_volatile() } > 0;
+        on
+    }};
+}
+
+/// Whether heat is to be recorded, the parameter `heat`.
+#[inline(always)]
+pub(crate) fn heat_is_on() -> bool {
+    is_on!(mmio_ext_heat_key, Key)
+}
+
+/// Whether somebody listens to the tracepoint `mmio_access`.
+#[inline(always)]
+pub(crate) fn access_is_traced() -> bool {
+    is_on!(__tracepoint_mmio_access, tracepoint)
+}
+
+/// Whether somebody listens to the tracepoint `mmio_miss`.
+#[inline(always)]
+pub(crate) fn miss_is_traced() -> bool {
+    is_on!(__tracepoint_mmio_miss, tracepoint)
+}
+
+/// The TSC.
+#[inline(always)]
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: Every processor that KVM runs on has it.
+    unsafe { _rdtsc() }
+}
+
+/// Its frequency in kHz.
+pub(crate) fn tsc_khz() -> u32 {
+    // SAFETY: The function has no preconditions.
+    unsafe { bindings::mmio_ext_tsc_khz() }
+}
+
+/// `CLOCK_BOOTTIME` in nanoseconds.
+pub(crate) fn boottime() -> u64 {
+    // SAFETY: The function has no preconditions.
+    unsafe { bindings::mmio_ext_boottime() }
+}
+
+/// The current process, as the initial PID namespace names it.
+pub(super) fn tgid() -> u32 {
+    // SAFETY: The function has no preconditions.
+    unsafe { bindings::mmio_ext_tgid() }
+}
+
+/// Names a vCPU in the tracepoints and in the statistics file.
+#[derive(Clone, Copy)]
+pub(crate) struct VcpuId {
+    /// The VM, from 1 up.
+    pub(crate) vm: u64,
+    /// Its process.
+    pub(crate) tgid: u32,
+    /// The number that userspace has given to the vCPU.
+    pub(crate) vcpu: u32,
+}
+
+impl VcpuId {
+    fn raw(self) -> bindings::mmio_ext_vcpu_id {
+        bindings::mmio_ext_vcpu_id {
+            vm: self.vm,
+            tgid: self.tgid,
+            vcpu: self.vcpu,
+        }
+    }
+
+    /// The tracepoint `kvm_mmio_ext:mmio_access`.
+    #[cold]
+    pub(crate) fn trace_access(self, gpa: Gpa, size: u8, direction: Direction, outcome: Outcome) {
+        // SAFETY: The function has no preconditions but a valid pointer.
+        unsafe {
+            bindings::mmio_ext_trace_access(
+                &self.raw(),
+                gpa.0,
+                size,
+                direction as u8,
+                outcome as u8,
+            )
+        };
+    }
+
+    /// The tracepoint `kvm_mmio_ext:mmio_miss`, for an MMIO SPTE that was stale, or gone.
+    #[cold]
+    pub(crate) fn trace_miss(self, addr: FaultAddress, stale: bool) {
+        let is_virtual = matches!(addr, FaultAddress::Virtual(_));
+        // SAFETY: The function has no preconditions but a valid pointer.
+        unsafe {
+            bindings::mmio_ext_trace_miss(&self.raw(), addr.raw(), is_virtual, (!stale).into())
+        };
+    }
+}
+
+impl Vcpu<'_> {
+    /// What is to be added to the TSC to get that of the guest. `None` if there is more to it.
+    #[inline(always)]
+    pub(super) fn tsc_offset(&self) -> Option<u64> {
+        let arch = self.arch();
+        // SAFETY: The vCPU is alive and in its own thread.
+        let (offset, ratio) = unsafe { ((*arch).l1_tsc_offset, (*arch).l1_tsc_scaling_ratio) };
+        // SAFETY: As for the other variables of KVM, see host.rs.
+        let plain = unsafe { (&raw const bindings::kvm_caps.default_tsc_scaling_ratio).read() };
+        (ratio == plain).then_some(offset)
+    }
+
+    /// The TSC of the guest when it exited.
+    #[inline(always)]
+    pub(super) fn exit_tsc(&self) -> u64 {
+        // SAFETY: The vCPU is alive and in its own thread.
+        unsafe { (*self.arch()).last_guest_tsc }
+    }
+
+    /// How long the vCPU has been out of the guest at `now`, in cycles of the TSC that the guest
+    /// has.
+    pub(crate) fn cycles_since_exit(&self, now: u64) -> u64 {
+        // SAFETY: The vCPU is alive and in its own thread.
+        unsafe { bindings::kvm_read_l1_tsc(self.raw(), now) }.wrapping_sub(self.exit_tsc())
+    }
+
+    /// Forgets what the emulator has done last, before it is used anew.
+    pub(crate) fn forget_operands(&mut self) {
+        // SAFETY: The vCPU is in its own thread, handling an exit; no emulation is going on.
+        unsafe { bindings::mmio_ext_forget_operands(self.raw()) };
+    }
+
+    /// Direction and size in bytes of the access that the emulator has done, or has left to
+    /// userspace.
+    pub(crate) fn emulated_access(&self, userspace: bool) -> (Direction, u8) {
+        // SAFETY: The vCPU is in its own thread.
+        let emulated = unsafe { bindings::mmio_ext_emulated(self.raw(), userspace) };
+        let direction = Direction::ALL
+            .get(usize::from(emulated.direction))
+            .copied()
+            .unwrap_or(Direction::Unknown);
+        (direction, emulated.size)
+    }
+}
