@@ -6,12 +6,16 @@
 
 #[path = "../../../src/addr.rs"]
 pub mod addr;
+#[path = "../../../src/binary_stats.rs"]
+pub mod binary_stats;
 #[path = "../../../src/decode.rs"]
 pub mod decode;
 #[path = "../../../src/generation.rs"]
 pub mod generation;
 #[path = "../../../src/guest_walk.rs"]
 pub mod guest_walk;
+#[path = "../../../src/heat.rs"]
+pub mod heat;
 #[path = "../../../src/info_cache.rs"]
 pub mod info_cache;
 #[path = "../../../src/mask.rs"]
@@ -22,3 +26,11 @@ pub mod plan;
 pub mod rsvd;
 #[path = "../../../src/spte.rs"]
 pub mod spte;
+
+#[path = "../../../rust/kvm/counter.rs"]
+mod counter;
+
+/// What of the abstractions over KVM needs no kernel either.
+mod kvm {
+    pub(crate) use crate::counter::{Byte, Counter};
+}

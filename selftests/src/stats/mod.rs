@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Counters of KVM and of the extension, read before and after something happened.
 
+pub mod device;
 pub mod ext;
 pub mod kvm;
 

@@ -7,6 +7,7 @@ mod doorbell;
 mod fast;
 mod first_access;
 mod live_switch;
+mod observe;
 mod page_tables;
 mod permission;
 mod slots;
@@ -39,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     .into_iter()
     .flatten()
     .chain(fast::tests())
+    .chain(observe::tests())
 }
 
 /// `count` where KVM makes MMIO SPTEs, and nothing where kvm.mmio_caching is off: then every

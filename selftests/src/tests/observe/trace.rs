@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tracepoints of system kvm_mmio_ext, as tracefs shows them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Heat, access, values};
+use crate::expect_eq;
+use crate::guest::{Bus, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
+use crate::host::Modes;
+use crate::stats::device::{Device, Vm};
+use crate::tap::Test;
+
+const EVENTS: &str = "tracepoints: one event for each access, with all that is known of it";
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "observe_trace_access",
+        proves: EVENTS,
+        run: accesses,
+    },
+    Test {
+        name: "observe_trace_with_heat",
+        proves: "tracepoints and heat: either is whole with the other",
+        run: with_heat,
+    },
+    Test {
+        name: "observe_trace_miss",
+        proves: "tracepoints: one event for each MMIO fault that is no access",
+        run: misses,
+    },
+];
+
+/// A trace buffer of our own, with the events switched on.
+struct Trace {
+    folder: PathBuf,
+}
+
+impl Trace {
+    fn start() -> Result<Self> {
+        let name = format!("mmio-test-{}", std::process::id());
+        let trace = Self {
+            folder: PathBuf::from("/sys/kernel/tracing/instances").join(name),
+        };
+        fs::create_dir(&trace.folder).with_context(|| format!("{}", trace.folder.display()))?;
+        trace.switch("1")?;
+        Ok(trace)
+    }
+
+    fn switch(&self, on: &str) -> Result<()> {
+        let path = self.folder.join("events/kvm_mmio_ext/enable");
+        fs::write(&path, on).with_context(|| format!("{}", path.display()))
+    }
+
+    /// Switches the events off and returns what `event` has said of VM `vm`, without that.
+    fn stop(&self, event: &str, vm: u64) -> Result<Vec<String>> {
+        self.switch("0")?;
+        let text = fs::read_to_string(self.folder.join("trace")).context("trace")?;
+        let (event, vm) = (format!(": {event}: "), format!("vm {vm} tgid "));
+        let mine = text
+            .lines()
+            .filter_map(|line| line.split_once(&event)?.1.strip_prefix(&vm));
+        Ok(mine.map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // A test that fails has said so already.
+        let _ = self.switch("0");
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+/// The only VM of this process.
+fn my_vm(device: &Device) -> Result<Vm> {
+    device.my_vms()?.pop().context("no VM")
+}
+
+/// Writes to userspace and to a doorbell, and a read.
+fn run_program(machine: &Machine, vcpu: &mut Vcpu) -> Result<()> {
+    let data = Match::Data { len: 2, value: 1 };
+    let _bell = machine.doorbell(Bus::Mmio(machine.gpa(2)), data)?;
+    access(machine, vcpu, 1, 4, (3, 0))?;
+    vcpu.touch(machine.gva(1) + 0x18, machine.gpa(1) + 0x18, 8)?;
+    for _ in 0..2 {
+        expect_eq!(vcpu.write(machine.gva(2), 2, 1)?, []);
+    }
+    Ok(())
+}
+
+/// What it has to leave in a trace: what follows the vCPU, and whether the fast path may have
+/// done it.
+fn expected(machine: &Machine) -> [(String, bool); 6] {
+    let line = |gpa, rest| format!("gpa {gpa:#x} {rest}");
+    let (one, two) = (machine.gpa(1), machine.gpa(2));
+    [
+        (line(one, "size 0 unknown faulted_in"), false),
+        (line(one, "size 4 write userspace"), true),
+        (line(one, "size 4 write userspace"), true),
+        (line(one + 0x18, "size 8 read userspace"), true),
+        (line(two, "size 0 unknown faulted_in"), false),
+        (line(two, "size 2 write kernel"), true),
+    ]
+}
+
+fn accesses() -> Result<()> {
+    let _heat = Heat::off()?;
+    let device = Device::open()?;
+    let trace = Trace::start()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    run_program(&machine, &mut vcpu)?;
+
+    let vm = my_vm(&device)?;
+    let events = trace.stop("mmio_access", vm.fields["vm"])?;
+    let me = format!("{} vcpu 0 ", std::process::id());
+    let wanted = expected(&machine);
+    expect_eq!(events.len(), wanted.len(), "{events:?}");
+    let mut fast = 0;
+    for (event, (want, may_be_fast)) in events.iter().zip(wanted) {
+        let plain = event.replace("fast_", "").replace("emulated_", "");
+        let want = format!("{me}{want}");
+        expect_eq!(plain, want);
+        expect_eq!(
+            event.contains("fast_") || event.contains("emulated_"),
+            may_be_fast
+        );
+        fast += u64::from(event.contains("fast_"));
+    }
+    expect_eq!(fast, vm.vcpus[0].fields["fast"]);
+    // Nobody asked for heat.
+    expect_eq!(vm.vcpus[0].pages.len(), 0);
+    Ok(())
+}
+
+fn with_heat() -> Result<()> {
+    let _heat = Heat::on()?;
+    let device = Device::open()?;
+    let trace = Trace::start()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    run_program(&machine, &mut vcpu)?;
+
+    let vm = my_vm(&device)?;
+    let events = trace.stop("mmio_access", vm.fields["vm"])?;
+    // Off: no events any more.
+    access(&machine, &mut vcpu, 1, 4, (3, 3))?;
+    expect_eq!(trace.stop("mmio_access", vm.fields["vm"])?, events);
+    for page in [1, 2] {
+        let at = format!("gpa {:#x}", machine.gpa(page) >> 12);
+        let count = events.iter().filter(|event| event.contains(&at)).count();
+        let seen = vm.vcpus[0].page(machine.gpa(page));
+        expect_eq!(seen["count"], count as u64, "page {page}");
+    }
+    Ok(())
+}
+
+fn misses() -> Result<()> {
+    let _heat = Heat::off()?;
+    let device = Device::open()?;
+    let trace = Trace::start()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let memory = Region::new(PAGE).context("memory for a slot")?;
+    access(&machine, &mut vcpu, 1, 4, (2, 0))?;
+    for _ in 0..3 {
+        // Any change makes all MMIO SPTEs stale.
+        machine.set_slot(1, machine.gpa(8), &memory, SlotKind::Ram)?;
+        access(&machine, &mut vcpu, 1, 4, (2, 0))?;
+        machine.delete_slot(1)?;
+        access(&machine, &mut vcpu, 1, 4, (2, 0))?;
+    }
+
+    let vm = my_vm(&device)?;
+    let [stale, retry] = values(&vm.vcpus[0].fields, ["spte_stale", "retry"]);
+    let events = trace.stop("mmio_miss", vm.fields["vm"])?;
+    expect_eq!(events.len() as u64, stale + retry, "{events:?}");
+    ensure!(stale > 0, "nothing was stale");
+    let at = if Modes::detect()?.tdp {
+        format!("gpa {:#x}", machine.gpa(1))
+    } else {
+        format!("gva {:#x}", machine.gva(1))
+    };
+    for (kind, count) in [("stale", stale), ("retry", retry)] {
+        let event = format!("{} vcpu 0 {at} {kind}", std::process::id());
+        expect_eq!(events.iter().filter(|e| **e == event).count() as u64, count);
+    }
+    Ok(())
+}
