@@ -6,6 +6,7 @@
 #include <asm/tsc.h>
 
 #include "kvm_emulate.h"
+#include "x86.h"
 
 #include "observe.h"
 
@@ -44,39 +45,45 @@ u64 mmio_ext_boottime(void)
 }
 
 /*
- * Make operands of an earlier instruction unrecognizable: the emulator may end
- * before it has decoded this one.
- */
-void mmio_ext_forget_operands(struct kvm_vcpu *vcpu)
-{
-	struct x86_emulate_ctxt *ctxt = vcpu->arch.emulate_ctxt;
-
-	ctxt->src.type = OP_NONE;
-	ctxt->dst.type = OP_NONE;
-}
-
-/*
- * What the emulator has just done, or has left to @userspace.  An instruction
+ * What the emulator has just done, or has left to userspace.  An instruction
  * whose destination was read before is a read, which it does first.  (POP to
  * memory is taken for one, as it reads the stack.)
  */
-struct mmio_ext_emulated mmio_ext_emulated(struct kvm_vcpu *vcpu,
-					   bool userspace)
+static void classify(struct kvm_vcpu *vcpu, struct mmio_ext_emulated *emulated)
 {
 	struct x86_emulate_ctxt *ctxt = vcpu->arch.emulate_ctxt;
 	bool src = ctxt->src.type == OP_MEM;
 	bool dst = ctxt->dst.type == OP_MEM;
-	struct mmio_ext_emulated emulated = {};
+	bool userspace = emulated->r <= 0;
 	bool write;
 
-	/* Of two operands, only an exit tells which it is. */
 	if (ctxt->have_exception || !(src || dst) ||
-	    (userspace ? !vcpu->mmio_needed : src && dst))
-		return emulated;
+	    (userspace && !vcpu->mmio_needed))
+		return;
 
-	write = userspace ? vcpu->mmio_is_write : dst && !ctxt->mem_read.end;
+	if (userspace)
+		write = vcpu->mmio_is_write;
+	else if (src && dst)
+		return;
+	else
+		write = dst && !ctxt->mem_read.end;
 
-	emulated.direction = write ? 2 : 1;
-	emulated.size = (write || !src) ? ctxt->dst.bytes : ctxt->src.bytes;
+	emulated->direction = write ? 2 : 1;
+	emulated->size = (write || !src) ? ctxt->dst.bytes : ctxt->src.bytes;
+}
+
+struct mmio_ext_emulated mmio_ext_emulate(struct kvm_vcpu *vcpu, u64 addr,
+					  void *insn, int insn_len)
+{
+	struct x86_emulate_ctxt *ctxt = vcpu->arch.emulate_ctxt;
+	struct mmio_ext_emulated emulated = {};
+
+	/* Those of an earlier instruction, if this one is not even decoded. */
+	ctxt->src.type = OP_NONE;
+	ctxt->dst.type = OP_NONE;
+
+	emulated.r = x86_emulate_instruction(vcpu, addr, EMULTYPE_PF, insn,
+					     insn_len);
+	classify(vcpu, &emulated);
 	return emulated;
 }

@@ -16,15 +16,15 @@ struct mmio_ext_vcpu_id {
 	u32 vcpu;
 };
 
-/* What the emulator has done: numbers as in src/heat.rs. */
+/* What the emulator returns, and has done: numbers as in src/heat.rs. */
 struct mmio_ext_emulated {
+	int r;
 	u8 direction;
 	u8 size;
 };
 
-void mmio_ext_forget_operands(struct kvm_vcpu *vcpu);
-struct mmio_ext_emulated mmio_ext_emulated(struct kvm_vcpu *vcpu,
-					   bool userspace);
+struct mmio_ext_emulated mmio_ext_emulate(struct kvm_vcpu *vcpu, u64 addr,
+					  void *insn, int insn_len);
 
 void mmio_ext_trace_access(const struct mmio_ext_vcpu_id *id, u64 gpa, u8 size,
 			   u8 direction, u8 outcome);

@@ -5,7 +5,7 @@
 use crate::{
     addr::{Gpa, Gva},
     fast::{self, Refusal},
-    fault::{handle_mmio_page_fault_common, FaultAddress},
+    fault::{handle_mmio_page_fault_common, quickly_check_mmio_pf, FaultAddress},
     kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
     observe,
     stats::Event, //
@@ -39,11 +39,11 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
 
     match complete(vcpu, &fault) {
         Ok(exit) => exit,
-        Err(Refusal::Off | Refusal::Context) => match signal_wildcard(vcpu, gpa) {
+        Err(refusal @ (Refusal::Off | Refusal::Context)) => match signal_wildcard(vcpu, gpa) {
             Some(exit) => exit,
-            None => find_and_handle_mmio_fault(vcpu, fault),
+            None => handle_refused(vcpu, fault, refusal),
         },
-        Err(_) => find_and_handle_mmio_fault(vcpu, fault),
+        Err(refusal) => handle_refused(vcpu, fault, refusal),
     }
 }
 
@@ -121,7 +121,7 @@ fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
 fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
     match complete(vcpu, &fault) {
         Ok(exit) => exit,
-        Err(_) => find_and_handle_mmio_fault(vcpu, fault),
+        Err(refusal) => handle_refused(vcpu, fault, refusal),
     }
 }
 
@@ -132,6 +132,21 @@ fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
     let exit = fast::complete(vcpu, fault)?;
     vcpu.stats().count(Event::CacheHit);
     Ok(exit)
+}
+
+/// Handles a fault that the fast path has refused.
+#[inline(always)]
+fn handle_refused(vcpu: &mut Vcpu<'_>, fault: MmioFault, refusal: Refusal) -> Exit {
+    // The shortest way to the emulator, if there is nothing to find out.
+    if refusal.is_final() && quickly_check_mmio_pf(vcpu, fault.addr) {
+        vcpu.stats().count(Event::CacheHit);
+        if let Some(reason) = refusal.reason() {
+            vcpu.stats().count(reason);
+        }
+        return observe::emulate(vcpu, &fault);
+    }
+
+    find_and_handle_mmio_fault(vcpu, fault)
 }
 
 /// Handles a fault as `kvm_mmu_page_fault()` does.

@@ -48,8 +48,8 @@ pub(crate) fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, R
     Ok(carry_out(vcpu, operation))
 }
 
-/// Completes the access of a fault whose page is known to be MMIO. `None` leaves it to the
-/// emulator.
+/// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
+/// if that is necessary. `None` leaves it to the emulator.
 pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Option<Exit> {
     let mut result = complete(vcpu, fault);
     if let Err(Refusal::UnknownInsn(generation)) = result {
@@ -60,15 +60,14 @@ pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Opti
     }
 
     match result {
-        Ok(exit) => return Some(exit),
-        Err(Refusal::Off) => (),
-        Err(Refusal::For(reason)) => vcpu.stats().count(reason),
-        // Or the memslots are just being changed.
-        Err(Refusal::Context | Refusal::UnknownPage) => vcpu.stats().count(Event::RefusedContext),
-        // The instruction is just being changed.
-        Err(Refusal::UnknownInsn(_)) => vcpu.stats().count(Event::RefusedFetch),
+        Ok(exit) => Some(exit),
+        Err(refusal) => {
+            if let Some(reason) = refusal.reason() {
+                vcpu.stats().count(reason);
+            }
+            None
+        }
     }
-    None
 }
 
 /// Why an access is not completed.
@@ -83,6 +82,27 @@ pub(crate) enum Refusal {
     UnknownInsn(MemslotGeneration),
     /// It is nothing for the fast path.
     For(Event),
+}
+
+impl Refusal {
+    /// Whether a look at page tables or the instruction would change nothing.
+    #[inline(always)]
+    pub(crate) const fn is_final(&self) -> bool {
+        matches!(self, Self::Off | Self::Context | Self::For(_))
+    }
+
+    /// What it is counted as.
+    #[inline(always)]
+    pub(crate) const fn reason(&self) -> Option<Event> {
+        match self {
+            Self::Off => None,
+            Self::For(reason) => Some(*reason),
+            // Or the memslots are just being changed.
+            Self::Context | Self::UnknownPage => Some(Event::RefusedContext),
+            // The instruction is just being changed.
+            Self::UnknownInsn(_) => Some(Event::RefusedFetch),
+        }
+    }
 }
 
 /// Finds out what the access is, where it goes and which instruction comes next.

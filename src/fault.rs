@@ -41,7 +41,7 @@ impl FaultAddress {
     }
 
     /// Whether `info` is of the page that has faulted, as of the memslots' generation `now`.
-    fn matches(self, info: &MmioInfo, now: MemslotGeneration) -> bool {
+    pub(crate) fn matches(self, info: &MmioInfo, now: MemslotGeneration) -> bool {
         match self {
             Self::Physical(gpa) => info.matches_gpa(gpa, now),
             Self::Virtual(gva) => info.matches_gva(gva, now),
@@ -126,18 +126,26 @@ pub(crate) fn known_page<'a>(
 
 /// Whether an info cache knows a page: the extension's, or KVM's, which alone was filled while
 /// the extension was switched off. Afterwards both know it, as the emulator looks into KVM's.
-fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> bool {
+#[inline(always)]
+pub(crate) fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> bool {
     // The address is one of L2's, the caches hold those of L1.
     if vcpu.mmu_is_nested() {
         return false;
     }
 
     let now = vcpu.memslots_generation();
-    if let Some(&info) = known_page(vcpu, addr, now) {
-        vcpu.set_last_mmio_info(info);
-        return true;
+    match known_page(vcpu, addr, now) {
+        Some(&info) => {
+            vcpu.set_last_mmio_info(info);
+            true
+        }
+        None => recall_mmio_info(vcpu, addr, now),
     }
+}
 
+/// Looks into KVM's info cache.
+#[inline(never)]
+fn recall_mmio_info(vcpu: &mut Vcpu<'_>, addr: FaultAddress, now: MemslotGeneration) -> bool {
     let info = vcpu.last_mmio_info();
     let found = addr.matches(&info, now);
     if found {

@@ -29,21 +29,26 @@ pub(crate) fn fast(
     }
 }
 
-/// Lets the emulator do an access, and sees what it did.
+/// Lets the emulator do an access. What it did is found out only if somebody looks.
+#[inline(always)]
 pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+    if heat_is_on() || access_is_traced() {
+        return emulate_and_see(vcpu, fault);
+    }
+    vcpu.stats().count_emulated(Direction::Unknown, 0);
+    vcpu.emulate_instruction(fault)
+}
+
+#[cold]
+fn emulate_and_see(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
     // The emulator may change what KVM knows of the page.
     let gpa = gpa(vcpu, fault.addr);
-    vcpu.forget_operands();
-    let exit = vcpu.emulate_instruction(fault);
-
-    let userspace = matches!(exit, Exit::Userspace | Exit::Error(_));
-    let (direction, size) = vcpu.emulated_access(userspace);
+    let (exit, direction, size) = vcpu.emulate_and_classify(fault);
     vcpu.stats().count_emulated(direction, size);
 
-    let outcome = if userspace {
-        Outcome::EmulatedUserspace
-    } else {
-        Outcome::EmulatedKernel
+    let outcome = match exit {
+        Exit::Userspace | Exit::Error(_) => Outcome::EmulatedUserspace,
+        Exit::Pass | Exit::Resume => Outcome::EmulatedKernel,
     };
     let kind = Kind::new(outcome, direction);
     match gpa {

@@ -156,22 +156,4 @@ impl Vcpu<'_> {
         // SAFETY: The vCPU is alive and in its own thread.
         unsafe { bindings::kvm_read_l1_tsc(self.raw(), now) }.wrapping_sub(self.exit_tsc())
     }
-
-    /// Forgets what the emulator has done last, before it is used anew.
-    pub(crate) fn forget_operands(&mut self) {
-        // SAFETY: The vCPU is in its own thread, handling an exit; no emulation is going on.
-        unsafe { bindings::mmio_ext_forget_operands(self.raw()) };
-    }
-
-    /// Direction and size in bytes of the access that the emulator has done, or has left to
-    /// userspace.
-    pub(crate) fn emulated_access(&self, userspace: bool) -> (Direction, u8) {
-        // SAFETY: The vCPU is in its own thread.
-        let emulated = unsafe { bindings::mmio_ext_emulated(self.raw(), userspace) };
-        let direction = Direction::ALL
-            .get(usize::from(emulated.direction))
-            .copied()
-            .unwrap_or(Direction::Unknown);
-        (direction, emulated.size)
-    }
 }

@@ -583,6 +583,7 @@ impl<'a> Vcpu<'a> {
     }
 
     /// Emulates the instruction that has caused a fault.
+    #[inline(always)]
     pub(crate) fn emulate_instruction(&mut self, fault: &MmioFault) -> Exit {
         // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
         Exit::from_handler(unsafe {
@@ -594,6 +595,26 @@ impl<'a> Vcpu<'a> {
                 fault.insn.len,
             )
         })
+    }
+
+    /// The same; also returns direction and size in bytes of the access that the emulator has done,
+    /// or has left to userspace.
+    pub(crate) fn emulate_and_classify(&mut self, fault: &MmioFault) -> (Exit, Direction, u8) {
+        // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
+        let emulated = unsafe {
+            bindings::mmio_ext_emulate(
+                self.raw(),
+                fault.addr.raw(),
+                fault.insn.bytes,
+                fault.insn.len,
+            )
+        };
+        let direction = match emulated.direction {
+            1 => Direction::Read,
+            2 => Direction::Write,
+            _ => Direction::Unknown,
+        };
+        (Exit::from_handler(emulated.r), direction, emulated.size)
     }
 
     /// Whether the fast path is switched on, the parameter `fast`.
