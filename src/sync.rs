@@ -5,7 +5,7 @@
 use crate::{
     addr::Gfn,
     kvm::Vcpu,
-    spte::{Spte, NONPRESENT},
+    spte::{get_mmio_spte_generation, Spte, NONPRESENT},
     stats::Event, //
 };
 
@@ -17,10 +17,16 @@ pub(crate) fn set_mmio_spte(vcpu: &Vcpu<'_>, gfn: Gfn, access: u32) -> Spte {
 }
 
 /// What the MMIO SPTE `spte` is to become now that the guest's page table maps `gfn` with the
-/// rights `access`: an MMIO SPTE of the current generation, or, if it stood for another frame,
-/// none; the next access then faults the page in.
+/// rights `access`: an MMIO SPTE with these, or none; the next access then faults the page in.
+///
+/// There is none if it stood for another frame, or if memslots have changed since it was made:
+/// there may be one now that holds the frame. KVM does not look, and gives the entry the current
+/// generation; its guest then has MMIO where there is RAM, until memslots change again.
 pub(crate) fn sync_mmio_spte(vcpu: &Vcpu<'_>, spte: Spte, gfn: Gfn, access: u32) -> Spte {
-    if vcpu.mmio_format().get_mmio_spte_gfn(spte) != gfn {
+    let now = vcpu.memslots_generation();
+    let is_stale = now.update_in_progress() || get_mmio_spte_generation(spte) != now.mmio();
+
+    if is_stale || vcpu.mmio_format().get_mmio_spte_gfn(spte) != gfn {
         vcpu.stats().count(Event::SpteSyncDropped);
         return NONPRESENT;
     }

@@ -92,7 +92,9 @@ impl Trace {
             .find(|n| self.exits.get(*n) != other.exits.get(*n));
         if let Some(n) = first {
             let (a, b) = (self.exits.get(n), other.exits.get(n));
-            return format!("exit {n}: {a:?} became {b:?}");
+            // With what came before: the instruction may have been another one.
+            let before = &self.exits[n.saturating_sub(3)..n];
+            return format!("exit {n}, after {before:?}: {a:?} became {b:?}");
         }
         if self.end != other.end {
             return format!("end: {} became {}", self.end, other.end);

@@ -9,10 +9,10 @@ use super::with_sptes;
 use crate::expect_eq;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::vcpu::load_cr3;
-use crate::guest::{Event, Machine, Mode, Vcpu, operand};
-use crate::host::Modes;
+use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, operand};
+use crate::host::{Modes, extension_enabled};
 use crate::stats::{Delta, Mark};
-use crate::tap::Test;
+use crate::tap::{Test, note};
 
 const PROVES: &str = "sync_mmio_spte: on INVLPG and CR3 reload an MMIO SPTE is kept when its PTE \
     names the same gfn, and dropped when it does not";
@@ -33,7 +33,20 @@ pub const TESTS: &[Test] = &[
         proves: PROVES,
         run: || sync(Mode::Legacy),
     },
+    Test {
+        name: "sync_new_slot_long",
+        proves: NEW_SLOT,
+        run: || new_slot(Mode::Long),
+    },
+    Test {
+        name: "sync_new_slot_legacy",
+        proves: NEW_SLOT,
+        run: || new_slot(Mode::Legacy),
+    },
 ];
+
+const NEW_SLOT: &str = "sync_mmio_spte: an MMIO SPTE that is older than a memslot does not come \
+    to life again when its table is synced";
 
 /// Pages of the window, all in one last-level table.
 const PAGES: u64 = 8;
@@ -108,5 +121,46 @@ fn sync(mode: Mode) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// A page becomes RAM while its MMIO SPTE exists, and the next that happens is a sync.
+fn new_slot(mode: Mode) -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    let (page, other) = (2, 3);
+    for n in [page, other] {
+        vcpu.touch(machine.gva(n), machine.gpa(n), 4)?;
+    }
+
+    let ram = Region::new(PAGE)?;
+    ram.write(0, &0x1234_5678u32.to_le_bytes());
+    machine.set_slot(1, machine.gpa(page), &ram, SlotKind::Ram)?;
+
+    let regs = kvm_regs {
+        rsi: machine.tables().root(),
+        rdx: machine.tables().pte(machine.gva(other)),
+        rcx: machine.gpa(9) | SUPERVISOR,
+        ..Default::default()
+    };
+    let run = vcpu.exec(regs, |a| {
+        if mode.is_long() {
+            a.mov(asm::dword_ptr(asm::rdx), asm::ecx)?;
+        } else {
+            a.mov(asm::dword_ptr(asm::edx), asm::ecx)?;
+        }
+        load_cr3(a, mode)?;
+        a.nop()
+    })?;
+    expect_eq!(run.done()?, [] as [Event; 0]);
+
+    let (value, events) = vcpu.read(machine.gva(page), 4)?;
+    if extension_enabled() != Some(true) && !Modes::detect()?.tdp {
+        note(format!(
+            "without the extension: {value:#x}, events {events:?}"
+        ));
+        return Ok(());
+    }
+    expect_eq!(events, []);
+    expect_eq!(value, 0x1234_5678);
     Ok(())
 }
