@@ -98,6 +98,12 @@ impl Modes {
     pub fn fast_wildcard(&self) -> bool {
         self.mmio_caching && self.tdp && (self.vendor == Vendor::Intel || self.nrips)
     }
+
+    /// Whether the extension does: on Intel its fast path comes first, as it knows what a
+    /// misconfiguration does not tell.
+    pub fn ext_skips_wildcards(&self) -> bool {
+        self.fast_wildcard() && !(self.vendor == Vendor::Intel && fast_path() == Some(true))
+    }
 }
 
 /// Keeps the calling thread on one processor.
