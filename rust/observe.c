@@ -61,12 +61,10 @@ static void classify(struct kvm_vcpu *vcpu, struct mmio_ext_emulated *emulated)
 	    (userspace && !vcpu->mmio_needed))
 		return;
 
-	if (userspace)
-		write = vcpu->mmio_is_write;
-	else if (src && dst)
+	if (!userspace && src && dst)
 		return;
-	else
-		write = dst && !ctxt->mem_read.end;
+
+	write = userspace ? vcpu->mmio_is_write : dst && !ctxt->mem_read.end;
 
 	emulated->direction = write ? 2 : 1;
 	emulated->size = (write || !src) ? ctxt->dst.bytes : ctxt->src.bytes;
