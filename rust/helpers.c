@@ -145,8 +145,10 @@ bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch)
 	changed |= now ^ fetch->bytes[1];
 
 #define CHECK_PTE(i)							\
+do {									\
 	unsafe_get_user(now, fetch->ptes[i].ptep, fault);		\
-	changed |= now ^ fetch->ptes[i].pte
+	changed |= now ^ fetch->ptes[i].pte;				\
+} while (0)
 	CHECK_PTE(0);
 	CHECK_PTE(1);
 	CHECK_PTE(2);

@@ -164,7 +164,7 @@ fn compare(access: &Access, insn: &Instruction, bytes: &[u8], registers: &[u64; 
             ))
         })
         .unwrap();
-    let plan = Plan::new(&access, RIP);
+    let plan = Plan::new(access, RIP);
     assert_eq!(
         (plan.next_rip, plan.size),
         (next_rip, access.size),
