@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register as Reg};
-use kvm_mmio_ext_host_tests::decode::{Access, Base, Extend, MAX_LENGTH, Operation, decode};
+use kvm_mmio_ext_host_tests::decode::{decode, Access, Base, Extend, Operation, MAX_LENGTH};
 use kvm_mmio_ext_host_tests::plan::Plan;
 
 /// Where the instruction is: an address whose sum with a displacement carries out of 32 bits.
