@@ -115,6 +115,7 @@ impl Entry {
     }
 
     /// Refuses the instruction once more; the last time forgets it.
+    #[inline(always)]
     fn refuse_again(&mut self) -> Event {
         self.refusals -= 1;
         if self.refusals == 0 {
@@ -170,6 +171,7 @@ impl FetchCache {
         &self.entries[Self::index(rip)]
     }
 
+    #[inline(always)]
     fn entry_mut(&mut self, rip: u64) -> &mut Entry {
         &mut self.entries[Self::index(rip)]
     }
@@ -207,8 +209,16 @@ pub(super) fn known_plan<'a>(
     holds.then_some(&entry.plan)
 }
 
+/// Refuses the instruction at RIP once more, if it was refused before.
+#[inline(always)]
+pub(super) fn known_refusal(vcpu: &mut Vcpu<'_>) -> Option<Event> {
+    let (rip, _) = vcpu.rip_and_cr3();
+    let entry = vcpu.fetch_cache_mut().entry_mut(rip);
+    (entry.rip == rip && entry.refusals != 0).then(|| entry.refuse_again())
+}
+
 /// Reads and decodes the instruction at RIP, or tells why that is not to be. Under the same
-/// conditions.
+/// conditions as [`known_plan`].
 pub(super) fn fetch(
     vcpu: &mut Vcpu<'_>,
     mode: Mode,
@@ -216,11 +226,6 @@ pub(super) fn fetch(
     generation: MemslotGeneration,
 ) -> Result<(), Event> {
     let (rip, cr3) = vcpu.rip_and_cr3();
-    let entry = vcpu.fetch_cache_mut().entry_mut(rip);
-    if entry.rip == rip && entry.refusals != 0 {
-        return Err(entry.refuse_again());
-    }
-
     match assist.words() {
         Some(_) => decode_assist(vcpu, rip, assist),
         None => read(vcpu, rip, context(vcpu, cr3, mode, generation)),

@@ -693,6 +693,12 @@ impl<'a> Vcpu<'a> {
         fetch::known_plan(self, mode, assist, generation)
     }
 
+    /// Why the current instruction is refused, if it was refused a short time ago.
+    #[inline(always)]
+    pub(crate) fn known_refusal(&mut self) -> Option<Event> {
+        fetch::known_refusal(self)
+    }
+
     /// Reads and decodes the current instruction, under the same conditions; it is then known.
     ///
     /// # Errors
