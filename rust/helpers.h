@@ -4,7 +4,6 @@
 #define KVM_MMIO_EXT_HELPERS_H
 
 #include <linux/kvm_host.h>
-#include <linux/tracepoint-defs.h>
 
 #include <asm/kvm_mmio_ext.h>
 
@@ -54,7 +53,6 @@ gpa_t mmio_ext_translate_fetch(struct kvm_vcpu *vcpu, gva_t gva, bool user);
 
 void mmio_ext_trace_check_mmio_spte(u64 spte, u32 kvm_gen, u32 spte_gen);
 void mmio_ext_trace_handle_mmio_page_fault(u64 addr, gfn_t gfn, u32 access);
-DECLARE_TRACEPOINT(kvm_page_fault);
 void mmio_ext_trace_page_fault(struct kvm_vcpu *vcpu, u64 addr, u64 error_code);
 
 /* Defined in Rust, see rust/kvm/hooks.rs. */

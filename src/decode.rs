@@ -10,7 +10,7 @@
 pub const MAX_LENGTH: usize = 15;
 
 /// The number of RSP, which nothing here uses for data.
-const RSP: u8 = 4;
+pub const RSP: u8 = 4;
 
 /// An instruction with one operand in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

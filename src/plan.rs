@@ -5,11 +5,8 @@
 
 use super::{
     addr::Gva,
-    decode::{Access, Base, Extend, Operation, Register}, //
+    decode::{Access, Base, Extend, Operation, Register, RSP}, //
 };
-
-/// The number of RSP.
-const RSP: u8 = 4;
 
 /// An instruction with one operand in memory, at a certain address.
 #[derive(Clone, Copy, Debug)]

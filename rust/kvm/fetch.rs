@@ -227,22 +227,15 @@ pub(super) fn fetch(
 ) -> Result<(), Event> {
     let (rip, cr3) = vcpu.rip_and_cr3();
     match assist.words() {
-        Some(_) => decode_assist(vcpu, rip, assist),
+        Some([first, last]) => {
+            let fetch = bindings::mmio_ext_fetch {
+                bytes: [first, last >> 8],
+                ..NO_FETCH
+            };
+            remember(vcpu, rip, Context::NONE, fetch, assist.len())
+        }
         None => read(vcpu, rip, context(vcpu, cr3, mode, generation)),
     }
-}
-
-/// Decodes what the processor has executed, and remembers it.
-fn decode_assist(vcpu: &mut Vcpu<'_>, rip: u64, assist: AssistBytes) -> Result<(), Event> {
-    let mut bytes = [0; WINDOW];
-    let valid = assist.bytes();
-    bytes[..valid.len()].copy_from_slice(valid);
-
-    let fetch = bindings::mmio_ext_fetch {
-        bytes: [0, 8].map(|at| u64::from_le_bytes(core::array::from_fn(|i| bytes[at + i]))),
-        ..NO_FETCH
-    };
-    remember(vcpu, rip, Context::NONE, fetch, valid.len())
 }
 
 /// Reads the instruction with a walk of the page tables, and remembers all that was read.
@@ -264,12 +257,9 @@ fn remember(
     fetch: bindings::mmio_ext_fetch,
     valid: usize,
 ) -> Result<(), Event> {
-    let mut bytes = [0; WINDOW];
-    for (bytes, word) in bytes.chunks_mut(size_of::<u64>()).zip(fetch.bytes) {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
+    let bytes = fetch.bytes.map(u64::to_le_bytes);
     let entry = vcpu.fetch_cache_mut().entry_mut(rip);
-    let Some(access) = decode(&bytes[..valid]) else {
+    let Some(access) = decode(&bytes.as_flattened()[..valid]) else {
         return Err(entry.refuse(rip, Event::RefusedInsn));
     };
     let length = usize::from(access.length);

@@ -24,6 +24,7 @@ struct Key {
 #[expect(improper_ctypes, reason = "bindgen's own types")]
 extern "C" {
     static mmio_ext_heat_key: Key;
+    static __tracepoint_kvm_page_fault: tracepoint;
     static __tracepoint_mmio_access: tracepoint;
     static __tracepoint_mmio_miss: tracepoint;
 }
@@ -46,6 +47,12 @@ macro_rules! is_on {
 #[inline(always)]
 pub(crate) fn heat_is_on() -> bool {
     is_on!(mmio_ext_heat_key, Key)
+}
+
+/// Whether somebody listens to KVM's tracepoint `kvm_page_fault`.
+#[inline(always)]
+pub(super) fn page_fault_is_traced() -> bool {
+    is_on!(__tracepoint_kvm_page_fault, tracepoint)
 }
 
 /// Whether somebody listens to the tracepoint `mmio_access`.

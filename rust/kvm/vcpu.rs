@@ -29,7 +29,6 @@ use core::{
     ffi::c_void,
     marker::PhantomData,
     ptr::{self, NonNull},
-    slice, //
 };
 use kernel::{
     ffi::c_int,
@@ -189,14 +188,9 @@ impl AssistBytes {
         self.bytes.is_null() || self.len <= 0
     }
 
-    /// The bytes.
-    pub(super) fn bytes(&self) -> &[u8] {
-        if self.is_empty() {
-            return &[];
-        }
-        let len = (self.len as usize).min(MAX_LENGTH);
-        // SAFETY: By the contract of `new()`.
-        unsafe { slice::from_raw_parts(self.bytes.cast(), len) }
+    /// How many bytes are those of the instruction or follow it, at most [`MAX_LENGTH`].
+    pub(super) fn len(&self) -> usize {
+        usize::try_from(self.len).unwrap_or(0).min(MAX_LENGTH)
     }
 
     /// The bytes 0 to 7 and 7 to 14, if there are any. What is beyond the instruction means
@@ -876,29 +870,9 @@ impl<'a> Vcpu<'a> {
     /// The tracepoint `kvm:kvm_page_fault`.
     #[inline(always)]
     pub(crate) fn trace_page_fault(&self, gpa: Gpa, error_code: u64) {
-        if page_fault_is_traced() {
+        if observe::page_fault_is_traced() {
             // SAFETY: The vCPU is alive and in its own thread.
             unsafe { bindings::mmio_ext_trace_page_fault(self.raw(), gpa.0, error_code) };
         }
     }
-}
-
-#[cfg(CONFIG_JUMP_LABEL)]
-#[inline(always)]
-fn page_fault_is_traced() -> bool {
-    // SAFETY: The key is that of a tracepoint of kvm.ko.
-    unsafe {
-        kernel::jump_label::arch_static_branch!(
-            bindings::__tracepoint_kvm_page_fault,
-            bindings::tracepoint,
-            key,
-            false
-        )
-    }
-}
-
-/// The call itself asks then.
-#[cfg(not(CONFIG_JUMP_LABEL))]
-const fn page_fault_is_traced() -> bool {
-    true
 }
