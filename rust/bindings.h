@@ -15,10 +15,13 @@
 /* Function-like macros and BIT_ULL() mean nothing to bindgen, constants do. */
 static const u64 MMIO_EXT_PFERR_RSVD = PFERR_RSVD_MASK;
 static const u64 MMIO_EXT_PFERR_WRITE = PFERR_WRITE_MASK;
+static const u64 MMIO_EXT_PFERR_USER = PFERR_USER_MASK;
 static const u64 MMIO_EXT_PFERR_TAKEN = PFERR_PRESENT_MASK | PFERR_WRITE_MASK |
 					PFERR_USER_MASK | PFERR_RSVD_MASK |
 					PFERR_GUEST_FINAL_MASK |
 					PFERR_GUEST_PAGE_MASK;
+static const u32 MMIO_EXT_PFERR_SMAP_OFF = PFERR_RSVD_MASK;
+static const u32 MMIO_EXT_ACC_READ = ACC_READ_MASK;
 static const u8 MMIO_EXT_RSP = VCPU_REGS_RSP;
 static const u64 MMIO_EXT_RIP_AND_CR3 = BIT_ULL(VCPU_REG_RIP) |
 					BIT_ULL(VCPU_REG_CR3);
@@ -31,6 +34,7 @@ static const u32 MMIO_EXT_HF_SMM;
 #endif
 static const int MMIO_EXT_EMULTYPE_PF = EMULTYPE_PF;
 static const int MMIO_EXT_ROOT_MAX_LEVEL = PT64_ROOT_MAX_LEVEL;
+static const unsigned long MMIO_EXT_MMIO_BUS = KVM_MMIO_BUS;
 static const unsigned long MMIO_EXT_FAST_MMIO_BUS = KVM_FAST_MMIO_BUS;
 static const u64 MMIO_EXT_GVA_ANY = MMIO_GVA_ANY;
 static const u64 MMIO_EXT_INVALID_GPA = INVALID_GPA;

@@ -42,6 +42,13 @@ static struct kvm_io_bus *mmio_bus(struct kvm *kvm)
 	return srcu_dereference(kvm->buses[KVM_MMIO_BUS], &kvm->srcu);
 }
 
+/* Zero-length ioeventfds have no length, but an address. */
+static bool overlaps(const struct kvm_io_range *range, gpa_t gpa, u32 len)
+{
+	return range->addr < gpa + len &&
+	       gpa < range->addr + max(range->len, 1);
+}
+
 /* Signal an ioeventfd that has taken the same write before. */
 bool mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
 			    const struct mmio_ext_doorbell *doorbell)
@@ -57,13 +64,11 @@ bool mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
 	    gpa - vcpu->arch.apic->base_address < PAGE_SIZE)
 		return false;
 
-	if (kvm_iodevice_write(vcpu, bus->range[doorbell->dev_idx].dev, gpa,
-			       doorbell->len, &doorbell->val))
-		return false;
-
 	trace_kvm_mmio(KVM_TRACE_MMIO_WRITE, doorbell->len, gpa,
 		       (void *)&doorbell->val);
-	return true;
+
+	return !kvm_iodevice_write(vcpu, bus->range[doorbell->dev_idx].dev, gpa,
+				   doorbell->len, &doorbell->val);
 }
 
 /*
@@ -89,13 +94,27 @@ u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
 
 	for (i = 0; i <= doorbell->dev_idx; i++) {
 		range = &bus->range[i];
-		if (range->addr < doorbell->gpa + doorbell->len &&
-		    doorbell->gpa < range->addr + max(range->len, 1) &&
+		if (overlaps(range, doorbell->gpa, doorbell->len) &&
 		    !kvm_is_ioeventfd(range->dev))
 			return 0;
 	}
 
 	return bus->generation;
+}
+
+/* Fill in whether the place is vacant, and the generation of the bus. */
+void mmio_ext_find_vacancy(struct kvm_vcpu *vcpu,
+			   struct mmio_ext_vacancy *vacancy)
+{
+	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
+	int i;
+
+	vacancy->generation = bus ? bus->generation : 0;
+	vacancy->vacant = true;
+	for (i = 0; bus && i < bus->dev_count; i++) {
+		if (overlaps(&bus->range[i], vacancy->gpa, vacancy->len))
+			vacancy->vacant = false;
+	}
 }
 
 /* The width of a physical address, without what memory encryption takes. */

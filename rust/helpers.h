@@ -41,6 +41,17 @@ bool mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
 u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
 				 const struct mmio_ext_doorbell *doorbell);
 
+/* Whether no device on the MMIO bus can take an access to @gpa of @len bytes. */
+struct mmio_ext_vacancy {
+	u64 generation;		/* of the bus */
+	gpa_t gpa;
+	u32 len;
+	bool vacant;
+};
+
+void mmio_ext_find_vacancy(struct kvm_vcpu *vcpu,
+			   struct mmio_ext_vacancy *vacancy);
+
 void mmio_ext_warn_reserved(void);
 
 void mmio_ext_read_rip_and_cr3(struct kvm_vcpu *vcpu);

@@ -137,10 +137,6 @@ fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
 /// Handles a fault that the fast path has refused.
 #[inline(always)]
 fn handle_refused(vcpu: &mut Vcpu<'_>, fault: MmioFault, refusal: Refusal) -> Exit {
-    let refusal = match refusal {
-        Refusal::UnknownInsn(_) => vcpu.known_refusal().map_or(refusal, Refusal::For),
-        other => other,
-    };
     // The shortest way to the emulator, if there is nothing to find out.
     if refusal.is_final() && quickly_check_mmio_pf(vcpu, fault.addr) {
         vcpu.stats().count(Event::CacheHit);

@@ -112,10 +112,10 @@ fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Refusal> {
         return Err(Refusal::Context);
     }
     let now = vcpu.memslots_generation();
-    let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
     let plan = vcpu
         .known_plan(fault.mode, fault.insn, now)
-        .ok_or(Refusal::UnknownInsn(now))?;
+        .map_err(|refused| refused.map_or(Refusal::UnknownInsn(now), Refusal::For))?;
+    let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
 
     if plan.uses_rsp {
         vcpu.read_rsp();

@@ -17,7 +17,7 @@ use crate::{
     plan::Plan,
     stats::Event, //
 };
-use core::mem::size_of;
+use core::{cell::Cell, mem::size_of};
 use kernel::prelude::*;
 use kvm_bindings as bindings;
 use pin_init::init_array_from_fn;
@@ -63,7 +63,7 @@ impl Context {
 
 /// An instruction that was read.
 struct Entry {
-    rip: u64,
+    rip: Cell<u64>,
     context: Context,
     /// What was read, if `context` is that of a vCPU.
     fetch: bindings::mmio_ext_fetch,
@@ -72,18 +72,18 @@ struct Entry {
     /// The bytes that belong to it, of the first eight and of those from the eighth on.
     masks: [u64; 2],
     /// How often it is refused yet, and why.
-    refusals: u8,
+    refusals: Cell<u8>,
     reason: Event,
 }
 
 impl Entry {
     const EMPTY: Self = Self {
-        rip: NOWHERE,
+        rip: Cell::new(NOWHERE),
         context: Context::NONE,
         fetch: NO_FETCH,
         plan: Plan::EMPTY,
         masks: [0; 2],
-        refusals: 0,
+        refusals: Cell::new(0),
         reason: Event::RefusedInsn,
     };
 
@@ -106,8 +106,8 @@ impl Entry {
     /// some accesses more than necessary go to the emulator, which is no harm.
     fn refuse(&mut self, rip: u64, reason: Event) -> Event {
         *self = Self {
-            rip,
-            refusals: REFUSALS,
+            rip: Cell::new(rip),
+            refusals: Cell::new(REFUSALS),
             reason,
             ..Self::EMPTY
         };
@@ -116,10 +116,11 @@ impl Entry {
 
     /// Refuses the instruction once more; the last time forgets it.
     #[inline(always)]
-    fn refuse_again(&mut self) -> Event {
-        self.refusals -= 1;
-        if self.refusals == 0 {
-            self.rip = NOWHERE;
+    fn refuse_again(&self) -> Event {
+        let left = self.refusals.get() - 1;
+        self.refusals.set(left);
+        if left == 0 {
+            self.rip.set(NOWHERE);
         }
         self.reason
     }
@@ -187,34 +188,37 @@ fn context(vcpu: &Vcpu<'_>, cr3: u64, mode: Mode, generation: MemslotGeneration)
     }
 }
 
-/// What the instruction at RIP does, if that is known. The vCPU runs 64-bit code of L1;
-/// `generation` is that of the memslots now.
+/// What the instruction at RIP does. The vCPU runs 64-bit code of L1; `generation` is that of the
+/// memslots now.
+///
+/// # Errors
+///
+/// Why the instruction was refused a short time ago, `None` if it is not known.
 #[inline(always)]
 pub(super) fn known_plan<'a>(
     vcpu: &'a Vcpu<'_>,
     mode: Mode,
     assist: AssistBytes,
     generation: MemslotGeneration,
-) -> Option<&'a Plan> {
+) -> Result<&'a Plan, Option<Event>> {
     let (rip, cr3) = vcpu.rip_and_cr3();
     let entry = vcpu.fetch_cache().entry(rip);
-    if entry.rip != rip || entry.refusals != 0 {
-        return None;
+    if entry.rip.get() != rip {
+        return Err(None);
+    }
+    if entry.refusals.get() != 0 {
+        return Err(Some(entry.refuse_again()));
     }
 
     let holds = match assist.words() {
         Some(words) => entry.is_executed(words),
         None => entry.is_at_rip(&context(vcpu, cr3, mode, generation)),
     };
-    holds.then_some(&entry.plan)
-}
-
-/// Refuses the instruction at RIP once more, if it was refused before.
-#[inline(always)]
-pub(super) fn known_refusal(vcpu: &mut Vcpu<'_>) -> Option<Event> {
-    let (rip, _) = vcpu.rip_and_cr3();
-    let entry = vcpu.fetch_cache_mut().entry_mut(rip);
-    (entry.rip == rip && entry.refusals != 0).then(|| entry.refuse_again())
+    if holds {
+        Ok(&entry.plan)
+    } else {
+        Err(None)
+    }
 }
 
 /// Reads and decodes the instruction at RIP, or tells why that is not to be. Under the same
@@ -265,7 +269,7 @@ fn remember(
     let length = usize::from(access.length);
 
     *entry = Entry {
-        rip,
+        rip: Cell::new(rip),
         context,
         fetch,
         plan: Plan::new(&access, rip),

@@ -12,6 +12,7 @@ mod hooks;
 mod host;
 mod observe;
 mod registry;
+mod vacancy;
 mod vcpu;
 
 pub(crate) use counter::{Byte, Counter};

@@ -10,7 +10,8 @@ use super::{
     hooks::complete_load,
     host::mmio_format,
     observe::{self, VcpuId},
-    registry::{self, VcpuHeat}, //
+    registry::{self, VcpuHeat},
+    vacancy::{self, Place, Vacancies}, //
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
@@ -50,6 +51,7 @@ struct State {
     faulting_in: bool,
     fetch_cache: FetchCache,
     doorbells: Doorbells,
+    vacancies: Vacancies,
     /// What a load waits for userspace to provide.
     pending_load: Option<PendingLoad>,
 }
@@ -84,6 +86,7 @@ impl State {
                 faulting_in: false,
                 fetch_cache <- FetchCache::init(),
                 doorbells <- Doorbells::init(),
+                vacancies <- Vacancies::init(),
                 pending_load: None,
             }? Error))?;
         Ok(state)
@@ -232,8 +235,15 @@ impl Mode {
     #[inline(always)]
     const fn is_plain_64_bit(self) -> bool {
         const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
-        const DEBUG: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_DEBUG;
-        self.0 & (CS_L | DEBUG) == CS_L
+        const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
+        const RF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_RF;
+        self.0 & (CS_L | TF | RF) == CS_L
+    }
+
+    /// Whether RFLAGS.AC is set.
+    #[inline(always)]
+    const fn alignment_checked(self) -> bool {
+        self.0 & bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_AC != 0
     }
 
     /// Whether the CPL is 3.
@@ -552,16 +562,35 @@ impl<'a> Vcpu<'a> {
         walk
     }
 
+    /// One of the VM's I/O buses, null if it has been lost. The devices on it never change:
+    /// another bus takes its place.
+    #[inline(always)]
+    fn bus(&self, number: usize) -> *mut bindings::kvm_io_bus {
+        // SAFETY: The vCPU is alive and `kvm->srcu` is held. `READ_ONCE()` makes
+        // `srcu_dereference()` out of this on x86.
+        unsafe {
+            let kvm = (*self.raw()).kvm;
+            ptr::read_volatile(&raw const (*kvm).buses[number])
+        }
+    }
+
     /// Whether there is any zero-length ioeventfd. Most VMs have none.
     #[inline(always)]
     pub(crate) fn has_wildcards(&self) -> bool {
-        // SAFETY: The vCPU is alive and `kvm->srcu` is held, so that the bus is alive as well, if
-        // there is one. `READ_ONCE()` makes `srcu_dereference()` out of this on x86.
-        unsafe {
-            let kvm = (*self.raw()).kvm;
-            let bus = ptr::read_volatile(&raw const (*kvm).buses[bindings::MMIO_EXT_FAST_MMIO_BUS]);
-            !bus.is_null() && (*bus).dev_count != 0
+        let bus = self.bus(bindings::MMIO_EXT_FAST_MMIO_BUS);
+        // SAFETY: The bus is alive as long as `kvm->srcu` is held.
+        !bus.is_null() && unsafe { (*bus).dev_count } != 0
+    }
+
+    /// A number for what is on the MMIO bus, unique within the VM; 0 if that is nothing.
+    #[inline(always)]
+    pub(super) fn mmio_bus_generation(&self) -> u64 {
+        let bus = self.bus(bindings::MMIO_EXT_MMIO_BUS);
+        if bus.is_null() {
+            return 0;
         }
+        // SAFETY: The bus is alive as long as `kvm->srcu` is held.
+        unsafe { (*bus).generation }
     }
 
     /// Signals the zero-length ioeventfd at `gpa`. Returns whether there is one.
@@ -634,6 +663,11 @@ impl<'a> Vcpu<'a> {
         &mut self.state_mut().doorbells
     }
 
+    #[inline(always)]
+    pub(super) fn vacancies(&mut self) -> &mut Vacancies {
+        &mut self.state_mut().vacancies
+    }
+
     /// Whether the vCPU runs plain 64-bit code of L1: no nested guest, SMM, encrypted state,
     /// single-stepping, debugging, or event that is being delivered.
     #[inline(always)]
@@ -675,22 +709,20 @@ impl<'a> Vcpu<'a> {
         unsafe { (*self.arch()).gva_walk.cpu_role.as_u64 }
     }
 
-    /// What the current instruction does, if that is known, for a vCPU that runs plain code.
-    /// `generation` is that of the memslots now.
+    /// What the current instruction does, for a vCPU that runs plain code. `generation` is that of
+    /// the memslots now.
+    ///
+    /// # Errors
+    ///
+    /// Why the fast path has refused it a short time ago, `None` if it is not known.
     #[inline(always)]
     pub(crate) fn known_plan(
         &self,
         mode: Mode,
         assist: AssistBytes,
         generation: MemslotGeneration,
-    ) -> Option<&Plan> {
+    ) -> Result<&Plan, Option<Event>> {
         fetch::known_plan(self, mode, assist, generation)
-    }
-
-    /// Why the current instruction is refused, if it was refused a short time ago.
-    #[inline(always)]
-    pub(crate) fn known_refusal(&mut self) -> Option<Event> {
-        fetch::known_refusal(self)
     }
 
     /// Reads and decodes the current instruction, under the same conditions; it is then known.
@@ -730,10 +762,32 @@ impl<'a> Vcpu<'a> {
         unsafe { (*self.arch()).regs[usize::from(number & 0xf)] = value as _ };
     }
 
-    /// Whether the guest's page tables allow an access to a page of the info cache.
+    /// Whether the guest's page tables allow an access to a page of the info cache, as
+    /// `vcpu_mmio_gva_to_gpa()` asks `permission_fault()`. The vCPU runs plain code with shadow
+    /// paging. `false` as well if protection keys would have to be looked at.
+    #[inline(always)]
     pub(crate) fn may_access_mmio(&self, page: &MmioInfo, mode: Mode, write: bool) -> bool {
-        // SAFETY: The vCPU is in its own thread.
-        unsafe { bindings::kvm_mmio_ext_may_access(self.raw(), page.access, mode.is_user(), write) }
+        let arch = self.arch();
+        let mut error_code = 0;
+        if mode.is_user() {
+            error_code |= bindings::MMIO_EXT_PFERR_USER as u32;
+        }
+        if write {
+            error_code |= bindings::MMIO_EXT_PFERR_WRITE as u32;
+        }
+        // RFLAGS.AC switches SMAP off for explicit accesses, as all of plain code are.
+        if mode.alignment_checked() {
+            error_code |= bindings::MMIO_EXT_PFERR_SMAP_OFF;
+        }
+        // What is mapped is readable, but MMIO SPTEs have no room to say so.
+        let access = page.access | bindings::MMIO_EXT_ACC_READ;
+
+        // SAFETY: The vCPU is alive, and only its thread changes these fields.
+        unsafe {
+            let format = &raw const (*arch).gva_walk.fmt;
+            let faults = (*format).permissions[(error_code >> 1) as usize % 16];
+            (*format).pkru_mask == 0 && faults >> (access & 0xf) & 1 == 0
+        }
     }
 
     /// Writes up to 8 bytes and goes on at `next_rip`.
@@ -749,7 +803,8 @@ impl<'a> Vcpu<'a> {
 
     #[inline(never)]
     fn search_and_write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
-        let mut dev_idx = 0;
+        let place = vacancy::place(self, write.gpa, write.size);
+        let mut dev_idx = -1;
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held.
         let done = unsafe {
             bindings::kvm_mmio_ext_write(
@@ -758,11 +813,16 @@ impl<'a> Vcpu<'a> {
                 write.size.into(),
                 write.value,
                 next_rip as _,
-                &mut dev_idx,
+                match place {
+                    Place::Vacant => ptr::null_mut(),
+                    _ => &mut dev_idx,
+                },
             )
         };
         if dev_idx >= 0 {
             doorbell::remember(self, &write, dev_idx);
+        } else if place == Place::Unknown {
+            vacancy::look(self, write.gpa, write.size);
         }
         self.see_write(&write, done == 0);
         Exit::from_handler(done)
@@ -785,6 +845,7 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
         let mut value = 0;
         let (gpa, size) = (load.gpa, load.size);
+        let place = vacancy::place(self, gpa, size);
         self.state_mut().pending_load = Some(load);
         self.stats().count_fast(false, size);
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held. The
@@ -795,9 +856,13 @@ impl<'a> Vcpu<'a> {
                 gpa.0,
                 size.into(),
                 &mut value,
+                place == Place::Vacant,
                 Some(complete_load),
             )
         };
+        if place == Place::Unknown {
+            vacancy::look(self, gpa, size);
+        }
         see_fast(self, gpa, (Direction::Read, size), value, done == 0);
         (done != 0).then_some(value)
     }

@@ -18,6 +18,9 @@ const WILDCARD: &str = "handle_ept_misconfig and its SVM counterpart: \
 const REWIRED: &str = "rust/kvm/doorbell.rs: \
     which doorbell a write signals is remembered only as long as it is true";
 
+const VACANT: &str = "rust/kvm/vacancy.rs: \
+    that no device is at an address is remembered only as long as it is true";
+
 pub const TESTS: &[Test] = &[
     Test {
         name: "doorbell_datamatch",
@@ -38,6 +41,11 @@ pub const TESTS: &[Test] = &[
         name: "doorbell_many",
         proves: REWIRED,
         run: many,
+    },
+    Test {
+        name: "doorbell_at_vacant_address",
+        proves: VACANT,
+        run: at_vacant_address,
     },
     Test {
         name: "doorbell_length",
@@ -159,6 +167,36 @@ fn rewired() -> Result<()> {
     let third = machine.doorbell(Bus::Mmio(gpa), kind)?;
     ring(&mut vcpu, &third)?;
     expect_eq!(second.rings()?, 0);
+    Ok(())
+}
+
+/// An address at which there was nothing gets a doorbell, loses it and gets another.
+fn at_vacant_address() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1) + 0x50, machine.gpa(1) + 0x50);
+    let exits = |vcpu: &mut Vcpu| -> Result<()> {
+        for _ in 0..3 {
+            expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
+            expect_eq!(vcpu.read(gva, 4)?.1, [Event::read(gpa, 4)]);
+            // One that only touches the address.
+            let exit = [Event::write(gpa - 4, 8, VALUE)];
+            expect_eq!(vcpu.write(gva - 4, 8, VALUE)?, exit);
+        }
+        Ok(())
+    };
+
+    exits(&mut vcpu)?;
+    let kinds = [Match::Data { len: 4, value: 7 }, Match::Len(4), Match::Any];
+    for kind in kinds {
+        let mut bell = machine.doorbell(Bus::Mmio(gpa), kind)?;
+        for _ in 0..3 {
+            expect_eq!(vcpu.write(gva, 4, 7)?, [], "{kind:?}");
+        }
+        expect_eq!(bell.rings()?, 3, "{kind:?}");
+        bell.remove(machine.vm())?;
+        exits(&mut vcpu)?;
+        expect_eq!(bell.rings()?, 0, "{kind:?}");
+    }
     Ok(())
 }
 
