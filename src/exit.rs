@@ -125,8 +125,8 @@ fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
     }
 }
 
-/// Completes an access of which all is known. If it does not, nothing has happened: it is cheap
-/// to begin anew.
+/// Completes an access of which all is known. If it does not, nothing has happened that could be
+/// seen: it is cheap to begin anew.
 #[inline(always)]
 fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
     let exit = fast::complete(vcpu, fault)?;
@@ -137,8 +137,13 @@ fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
 /// Handles a fault that the fast path has refused.
 #[inline(always)]
 fn handle_refused(vcpu: &mut Vcpu<'_>, fault: MmioFault, refusal: Refusal) -> Exit {
+    let page_is_known = match refusal {
+        Refusal::For(_) => true,
+        Refusal::Off | Refusal::Context => quickly_check_mmio_pf(vcpu, fault.addr),
+        Refusal::UnknownPage | Refusal::UnknownInsn(_) => false,
+    };
     // The shortest way to the emulator, if there is nothing to find out.
-    if refusal.is_final() && quickly_check_mmio_pf(vcpu, fault.addr) {
+    if page_is_known {
         vcpu.stats().count(Event::CacheHit);
         if let Some(reason) = refusal.reason() {
             vcpu.stats().count(reason);

@@ -37,7 +37,7 @@ enum Action {
 ///
 /// # Errors
 ///
-/// Why it is not for the fast path; nothing has happened then.
+/// Why it is not for the fast path; nothing has happened then that could be seen.
 #[inline(always)]
 pub(crate) fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
     if !Vcpu::fast_path_enabled() {
@@ -80,17 +80,11 @@ pub(crate) enum Refusal {
     UnknownPage,
     /// The instruction has not been read yet, or it has changed; with the memslots' generation.
     UnknownInsn(MemslotGeneration),
-    /// It is nothing for the fast path.
+    /// It is nothing for the fast path. The page is known, and in KVM's own info cache.
     For(Event),
 }
 
 impl Refusal {
-    /// Whether a look at page tables or the instruction would change nothing.
-    #[inline(always)]
-    pub(crate) const fn is_final(&self) -> bool {
-        matches!(self, Self::Off | Self::Context | Self::For(_))
-    }
-
     /// What it is counted as.
     #[inline(always)]
     pub(crate) const fn reason(&self) -> Option<Event> {
@@ -112,16 +106,20 @@ fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Refusal> {
         return Err(Refusal::Context);
     }
     let now = vcpu.memslots_generation();
+    let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
+    let refuse = |reason| {
+        vcpu.set_last_mmio_info(*page);
+        Refusal::For(reason)
+    };
     let plan = vcpu
         .known_plan(fault.mode, fault.insn, now)
-        .map_err(|refused| refused.map_or(Refusal::UnknownInsn(now), Refusal::For))?;
-    let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
+        .map_err(|refused| refused.map_or(Refusal::UnknownInsn(now), refuse))?;
 
     if plan.uses_rsp {
         vcpu.read_rsp();
     }
     let register = |number| vcpu.register(number);
-    let gpa = locate(vcpu, fault, page, plan, plan.address(register)).map_err(Refusal::For)?;
+    let gpa = locate(vcpu, fault, page, plan, plan.address(register)).map_err(refuse)?;
     let action = match plan.load {
         None => Action::Store(plan.stored(register)),
         Some((register, extend)) => Action::Load(register, extend),

@@ -476,7 +476,7 @@ impl<'a> Vcpu<'a> {
 
     /// Puts a page into KVM's own info cache, where the emulator looks.
     #[inline(always)]
-    pub(crate) fn set_last_mmio_info(&mut self, info: MmioInfo) {
+    pub(crate) fn set_last_mmio_info(&self, info: MmioInfo) {
         let arch = self.arch();
         // SAFETY: The vCPU is alive, and only its thread uses these fields.
         unsafe {
