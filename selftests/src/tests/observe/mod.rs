@@ -3,6 +3,7 @@
 
 mod counts;
 mod file;
+mod programs;
 mod trace;
 
 use std::{fs, io};
@@ -16,7 +17,7 @@ use crate::stats::Counters;
 use crate::tap::Test;
 
 pub fn tests() -> impl Iterator<Item = &'static Test> {
-    [counts::TESTS, file::TESTS, trace::TESTS]
+    [counts::TESTS, file::TESTS, trace::TESTS, programs::TESTS]
         .into_iter()
         .flatten()
 }

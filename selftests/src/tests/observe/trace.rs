@@ -58,11 +58,7 @@ impl Trace {
     fn stop(&self, event: &str, vm: u64) -> Result<Vec<String>> {
         self.switch("0")?;
         let text = fs::read_to_string(self.folder.join("trace")).context("trace")?;
-        let (event, vm) = (format!(": {event}: "), format!("vm {vm} tgid "));
-        let mine = text
-            .lines()
-            .filter_map(|line| line.split_once(&event)?.1.strip_prefix(&vm));
-        Ok(mine.map(str::to_owned).collect())
+        Ok(events_of(&text, event, vm))
     }
 }
 
@@ -74,13 +70,22 @@ impl Drop for Trace {
     }
 }
 
+/// What `event` has said of VM `vm`, without that, in a trace that was printed.
+pub(super) fn events_of(text: &str, event: &str, vm: u64) -> Vec<String> {
+    let (event, vm) = (format!("{event}: "), format!("vm {vm} tgid "));
+    text.lines()
+        .filter_map(|line| line.split_once(&event)?.1.trim_start().strip_prefix(&vm))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The only VM of this process.
-fn my_vm(device: &Device) -> Result<Vm> {
+pub(super) fn my_vm(device: &Device) -> Result<Vm> {
     device.my_vms()?.pop().context("no VM")
 }
 
 /// Writes to userspace and to a doorbell, and a read.
-fn run_program(machine: &Machine, vcpu: &mut Vcpu) -> Result<()> {
+pub(super) fn run_program(machine: &Machine, vcpu: &mut Vcpu) -> Result<()> {
     let data = Match::Data { len: 2, value: 1 };
     let _bell = machine.doorbell(Bus::Mmio(machine.gpa(2)), data)?;
     access(machine, vcpu, 1, 4, (3, 0))?;
@@ -106,17 +111,11 @@ fn expected(machine: &Machine) -> [(String, bool); 6] {
     ]
 }
 
-fn accesses() -> Result<()> {
-    let _heat = Heat::off()?;
-    let device = Device::open()?;
-    let trace = Trace::start()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
-    run_program(&machine, &mut vcpu)?;
-
-    let vm = my_vm(&device)?;
-    let events = trace.stop("mmio_access", vm.fields["vm"])?;
+/// Fails unless the events are those of run_program() on vCPU 0; returns how many accesses the
+/// fast path did.
+pub(super) fn expect_program(events: &[String], machine: &Machine) -> Result<u64> {
     let me = format!("{} vcpu 0 ", std::process::id());
-    let wanted = expected(&machine);
+    let wanted = expected(machine);
     expect_eq!(events.len(), wanted.len(), "{events:?}");
     let mut fast = 0;
     for (event, (want, may_be_fast)) in events.iter().zip(wanted) {
@@ -129,6 +128,19 @@ fn accesses() -> Result<()> {
         );
         fast += u64::from(event.contains("fast_"));
     }
+    Ok(fast)
+}
+
+fn accesses() -> Result<()> {
+    let _heat = Heat::off()?;
+    let device = Device::open()?;
+    let trace = Trace::start()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    run_program(&machine, &mut vcpu)?;
+
+    let vm = my_vm(&device)?;
+    let events = trace.stop("mmio_access", vm.fields["vm"])?;
+    let fast = expect_program(&events, &machine)?;
     expect_eq!(fast, vm.vcpus[0].fields["fast"]);
     // Nobody asked for heat.
     expect_eq!(vm.vcpus[0].pages.len(), 0);

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Programs that people use read what the extension shows: perf, trace-cmd, and kvm-mmio.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::trace::{events_of, expect_program, my_vm, run_program};
+use super::{HEAT, Heat, access, machine_with};
+use crate::expect_eq;
+use crate::guest::{Machine, Vcpu};
+use crate::skip;
+use crate::stats::device::{Device, PATH};
+use crate::tap::Test;
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "observe_by_trace_cmd",
+        proves: "trace-cmd records one event for each access, with all that is known of it",
+        run: trace_cmd,
+    },
+    Test {
+        name: "observe_by_perf",
+        proves: "perf records one event for each access, with all that is known of it",
+        run: perf,
+    },
+    Test {
+        name: "observe_by_perf_filtered",
+        proves: "the fields of the events can be used in filters",
+        run: perf_filtered,
+    },
+    Test {
+        name: "observe_by_kvm_mmio",
+        proves: "kvm-mmio shows exactly what a guest did while a command ran",
+        run: kvm_mmio,
+    },
+    Test {
+        name: "observe_by_nobody",
+        proves: "kvm-mmio tells who is not root what is wrong",
+        run: nobody,
+    },
+];
+
+/// Of vCPU 1, to have more events than fit into one piece of a trace buffer.
+const MANY: u64 = 200;
+
+/// A file of this test alone, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let name = format!("mmio-test-{}-{name}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn path(&self) -> Result<&str> {
+        self.0.to_str().context("the path is not UTF-8")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Who has failed has not made it.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A program that records as long as a command runs. That is `cat`: what it repeats says that
+/// it runs, the end of its input ends it.
+struct Recorder {
+    program: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Recorder {
+    fn start(program: &str, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).arg("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut program = command.stderr(Stdio::piped()).spawn()?;
+        let mut input = program.stdin.take().context("no input")?;
+        input.write_all(b"recording\n")?;
+        program.stdin = Some(input);
+        let mut output = BufReader::new(program.stdout.take().context("no output")?);
+        let mut line = String::new();
+        while line != "recording\n" {
+            line.clear();
+            if output.read_line(&mut line)? == 0 {
+                finish(program.wait_with_output()?)?;
+                anyhow::bail!("it has not run the command");
+            }
+        }
+        Ok(Self { program, output })
+    }
+
+    fn stop(mut self) -> Result<()> {
+        drop(self.program.stdin.take());
+        io::copy(&mut self.output, &mut io::sink())?;
+        finish(self.program.wait_with_output()?).map(|_| ())
+    }
+}
+
+/// What a program has printed, if it succeeded.
+fn finish(output: Output) -> Result<String> {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {errors}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output();
+    finish(output.context(program.to_owned())?).with_context(|| format!("{program} {arguments:?}"))
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+}
+
+/// The guest of these tests: a program with one event of each kind on vCPU 0, many on vCPU 1.
+fn run_guest(machine: &Machine, vcpus: &mut [Vcpu]) -> Result<()> {
+    run_program(machine, &mut vcpus[0])?;
+    access(machine, &mut vcpus[1], 3, 1, (MANY, 0))
+}
+
+/// Records that guest, and fails unless what `print` then says of it is exactly what it did.
+fn expect_trace(program: &str, record: &[&str], print: &[&str]) -> Result<()> {
+    if !is_in_path(program) {
+        skip!("{program} is not in PATH");
+    }
+    let _heat = Heat::off()?;
+    let file = Scratch::new(program);
+    let device = Device::open()?;
+    let (machine, mut vcpus) = machine_with(2)?;
+    let recorder = Recorder::start(program, &[record, &["-o", file.path()?]].concat())
+        .with_context(|| format!("{program} {record:?}"))?;
+    run_guest(&machine, &mut vcpus)?;
+    recorder
+        .stop()
+        .with_context(|| format!("{program} {record:?}"))?;
+    // Not recorded any more.
+    access(&machine, &mut vcpus[1], 3, 1, (1, 1))?;
+
+    let text = run(program, &[print, &["-i", file.path()?]].concat())?;
+    let vm = my_vm(&device)?;
+    let events = events_of(&text, "mmio_access", vm.fields["vm"]);
+    expect_eq!(events.len() as u64, 6 + MANY, "{text}");
+    let (one, zero): (Vec<_>, Vec<_>) = events
+        .into_iter()
+        .partition(|event| event.contains(" vcpu 1 "));
+    expect_program(&zero, &machine)?;
+    let me = std::process::id();
+    let at = machine.gpa(3);
+    let faulted_in = format!("{me} vcpu 1 gpa {at:#x} size 0 unknown faulted_in");
+    expect_eq!(one[0], faulted_in);
+    let write = format!("{me} vcpu 1 gpa {at:#x} size 1 write");
+    for event in &one[1..] {
+        let (event, outcome) = event.rsplit_once(' ').context("no outcome")?;
+        expect_eq!(event, write);
+        ensure!(
+            ["fast_userspace", "emulated_userspace"].contains(&outcome),
+            "{outcome}"
+        );
+    }
+    Ok(())
+}
+
+fn trace_cmd() -> Result<()> {
+    expect_trace("trace-cmd", &["record", "-e", "kvm_mmio_ext"], &["report"])
+}
+
+const PERF_RECORD: &[&str] = &["record", "--all-cpus", "--no-buildid", "-e"];
+const PERF_SCRIPT: &[&str] = &["script", "--fields", "event,trace"];
+
+fn perf() -> Result<()> {
+    let record = [PERF_RECORD, &["kvm_mmio_ext:*"]].concat();
+    expect_trace("perf", &record, PERF_SCRIPT)
+}
+
+fn perf_filtered() -> Result<()> {
+    if !is_in_path("perf") {
+        skip!("perf is not in PATH");
+    }
+    let _heat = Heat::off()?;
+    let file = Scratch::new("perf");
+    let device = Device::open()?;
+    let (machine, mut vcpus) = machine_with(2)?;
+    // The doorbell of run_program(), once it is known as MMIO.
+    let filter = format!(
+        "gpa == {:#x} && vcpu == 0 && size == 2 && direction == 2 && outcome != 5",
+        machine.gpa(2)
+    );
+    let event = ["kvm_mmio_ext:mmio_access", "--filter", &filter];
+    let output = ["-o", file.path()?];
+    let recorder = Recorder::start("perf", &[PERF_RECORD, &event, &output].concat())?;
+    run_guest(&machine, &mut vcpus)?;
+    recorder.stop()?;
+
+    let text = run("perf", &[PERF_SCRIPT, &["-i", file.path()?]].concat())?;
+    let events = events_of(&text, "mmio_access", my_vm(&device)?.fields["vm"]);
+    expect_eq!(events.len(), 1, "{text}");
+    expect_eq!(events[0].ends_with("kernel"), true, "{text}");
+    Ok(())
+}
+
+/// A number of a JSON line.
+fn number(line: &Value, name: &str) -> u64 {
+    line[name].as_u64().unwrap_or(u64::MAX)
+}
+
+fn kvm_mmio() -> Result<()> {
+    if !is_in_path("kvm-mmio") {
+        skip!("kvm-mmio is not in PATH");
+    }
+    let _heat = Heat::off()?;
+    let (json, names) = (Scratch::new("json"), Scratch::new("toml"));
+    let (machine, mut vcpus) = machine_with(2)?;
+    let name = format!(
+        "[[region]]\nname = \"bell\"\nstart = {:#x}\n",
+        machine.gpa(2)
+    );
+    fs::write(&names.0, name)?;
+    let stat = ["--json", "stat", "--per-vcpu", "--regions", names.path()?];
+    let recorder = Recorder::start(
+        "kvm-mmio",
+        &[&stat[..], &["-o", json.path()?, "--"]].concat(),
+    )?;
+    expect_eq!(fs::read_to_string(HEAT)?, "Y\n");
+    run_guest(&machine, &mut vcpus)?;
+    recorder.stop()?;
+    expect_eq!(fs::read_to_string(HEAT)?, "N\n");
+
+    let text = fs::read_to_string(&json.0)?;
+    let lines = text.lines().map(serde_json::from_str);
+    let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
+    let me = u64::from(std::process::id());
+    let pages = lines.iter().filter(|line| line["kind"] == "page");
+    let mine: Vec<_> = pages.filter(|line| number(line, "tgid") == me).collect();
+    expect_eq!(mine.len(), 3, "{text}");
+    // vCPU and page; accesses, reads, writes, done in the kernel, by userspace, first ones.
+    for (vcpu, page, wanted) in [
+        (0, 1, [4, 1, 2, 0, 3, 1]),
+        (0, 2, [2, 0, 1, 1, 0, 1]),
+        (1, 3, [MANY, 0, MANY - 1, 0, MANY - 1, 1]),
+    ] {
+        let gpa = format!("{:#x}", machine.gpa(page));
+        let line = mine.iter().find(|line| line["gpa"] == *gpa);
+        let line = line.with_context(|| format!("nothing of {gpa}: {text}"))?;
+        let names = [
+            "count",
+            "reads",
+            "writes",
+            "kernel",
+            "userspace",
+            "faulted_in",
+        ];
+        expect_eq!(names.map(|name| number(line, name)), wanted, "{line}");
+        expect_eq!(number(line, "vcpu"), vcpu);
+        expect_eq!(line["device"] == "bell", page == 2, "{line}");
+    }
+
+    let status = run("kvm-mmio", &["status"])?;
+    ensure!(
+        status.contains("readable: 1 VM, 3 page records"),
+        "{status}"
+    );
+    let metrics = run("kvm-mmio", &["export"])?;
+    ensure!(metrics.contains("\nkvm_mmio_up 1\n"), "{metrics}");
+    Ok(())
+}
+
+fn nobody() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    if !is_in_path("kvm-mmio") {
+        skip!("kvm-mmio is not in PATH");
+    }
+    let _heat = Heat::off()?;
+    expect_eq!(Path::new(PATH).exists(), true);
+    let mut command = Command::new("kvm-mmio");
+    let output = command
+        .args(["top", "-n1"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    expect_eq!(output.status.code(), Some(4), "{errors}");
+    ensure!(errors.contains("run this as root"), "{errors}");
+    Ok(())
+}
