@@ -7,11 +7,11 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules tools demo check check-long mutants selftests fuzz bench shell lint clean
+.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench shell lint clean
 .DEFAULT_GOAL := help
 
 help:		## this text
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z_-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: python	## install what is missing on this machine
 	@lab/setup
@@ -22,8 +22,17 @@ kernel: python	## build the patched kernel of the test machines
 modules: python	## build kvm_mmio_ext.ko (KDIR=tree: for your own kernel)
 	@lab/modules $(if $(KDIR),--kdir "$(KDIR)")
 
+modules_install:	## install kvm_mmio_ext.ko for your own kernel (KDIR=tree), once it is built
+	@[ -n "$(KDIR)" ] || { echo "name a kernel tree: make KDIR=... modules_install" >&2; exit 1; }
+	@[ -e "$(or $(MO),.)/modules.order" ] || \
+		{ echo "build it first: make KDIR=$(KDIR) modules" >&2; exit 1; }
+	@$(MAKE) --no-print-directory -C "$(KDIR)" M="$(CURDIR)" modules_install
+
 tools:		## build the command kvm-mmio
 	@$(MAKE) --no-print-directory -C tools/kvm-mmio
+
+install:	## install kvm-mmio, once it is built (PREFIX=, DESTDIR=)
+	@$(MAKE) --no-print-directory -C tools/kvm-mmio install
 
 demo: python	## measure a guest's MMIO with the extension off and on
 	@lab/demo
