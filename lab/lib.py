@@ -2,6 +2,7 @@
 """What the lab's Python scripts share: places, errors, locks, long steps."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -16,7 +17,17 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAB = ROOT / "lab"
 FLAVOURS = ("release", "debug", "mainline")
+# A file that the patches add to a kernel.
+HOOKS = "arch/x86/include/asm/kvm_mmio_ext.h"
 
+
+# What programs print when they lack something, and what to do about it.
+CAUSES = {
+    r"No space left on device|not enough free space|Disk quota exceeded":
+        "the disk is full: free some space, or set KVM_MMIO_EXT_CACHE to a larger disk",
+    r"[Cc]ould(n't| not) (resolve|connect)|Temporary failure|Failed to (fetch|connect)|"
+    r"(Network|Host) (is )?unreachable|[Cc]onnection (refused|timed out)|Cannot connect to proxy":
+        "the network does not answer: connect this machine, and run it again"}
 
 # What the kernel prints when something is wrong with it.
 KERNEL_REPORT = re.compile(
@@ -101,6 +112,15 @@ def need_space(directory, gigabytes):
     if free < gigabytes:
         die(f"{directory} has {free:.1f} GB free and {gigabytes} are needed: "
             "free some space or set KVM_MMIO_EXT_CACHE to a larger disk")
+
+
+def version(*argv):
+    """The first line that a tool prints of its version."""
+    try:
+        out = subprocess.run([*argv, "--version"], stdout=subprocess.PIPE, text=True).stdout
+    except OSError:
+        die(f"{argv[0]} not found: install it or name another in the environment")
+    return out.split("\n")[0]
 
 
 def setup():
@@ -205,10 +225,18 @@ def run_logged(what, argv, log, expected=0, **kwargs):
             stop(process)
     if process.returncode:
         progress.end("FAILED")
-        tail = log.read_text(errors="replace").splitlines()[-15:]
-        die("\n".join([f"{what} failed; last lines of {log}:", *tail]))
+        explain(what, log)
     progress.end()
     return progress.done
+
+
+def explain(what, log):
+    """End with why a step has failed."""
+    tail = log.read_text(errors="replace").splitlines()[-40:]
+    for pattern, cause in CAUSES.items():
+        if any(re.search(pattern, line) for line in tail):
+            die(f"{what} failed as {cause} (log: {log})")
+    die("\n".join([f"{what} failed; last lines of {log}:", *tail[-15:]]))
 
 
 def count_steps(reader):
@@ -255,3 +283,7 @@ def run_main(main):
         main()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        die(f"{error}: KVM_MMIO_EXT_CACHE names a folder with more space, or one of your own")
