@@ -233,6 +233,9 @@ def run_logged(what, argv, log, expected=0, **kwargs):
 def explain(what, log):
     """End with why a step has failed."""
     tail = log.read_text(errors="replace").splitlines()[-40:]
+    if shutil.disk_usage(log.parent).free < 2**24:
+        # Then the log cannot tell.
+        tail.append(os.strerror(errno.ENOSPC))
     for pattern, cause in CAUSES.items():
         if any(re.search(pattern, line) for line in tail):
             die(f"{what} failed as {cause} (log: {log})")
