@@ -15,11 +15,12 @@
 
 #define MMIO_EXT_STATS		"/sys/kernel/debug/kvm_mmio_ext/stats"
 #define MMIO_EXT_ENABLED	"/sys/module/kvm_mmio_ext/parameters/enabled"
+#define MMIO_EXT_FAST		"/sys/module/kvm_mmio_ext/parameters/fast"
 
-/* Whether the extension is loaded and switched on. */
-static inline bool mmio_ext_on(void)
+/* A switch of the extension; false when it is not loaded. */
+static inline bool mmio_ext_switch(const char *path)
 {
-	FILE *file = fopen(MMIO_EXT_ENABLED, "r");
+	FILE *file = fopen(path, "r");
 	int c;
 
 	if (!file)
@@ -27,6 +28,20 @@ static inline bool mmio_ext_on(void)
 	c = fgetc(file);
 	fclose(file);
 	return c == 'Y';
+}
+
+/* Whether the extension is loaded and switched on. */
+static inline bool mmio_ext_on(void)
+{
+	return mmio_ext_switch(MMIO_EXT_ENABLED);
+}
+
+static inline void mmio_ext_set_switch(const char *path, bool on)
+{
+	FILE *file = fopen(path, "w");
+
+	TEST_ASSERT(file && fputc(on ? 'Y' : 'N', file) != EOF && !fclose(file),
+		    "%s: cannot write %d, errno %d", path, on, errno);
 }
 
 /* One counter, summed over all vCPUs; 0 when the extension is not loaded. */
