@@ -7,7 +7,7 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench shell lint clean
+.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench macro shell lint clean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -54,6 +54,9 @@ fuzz: python	## compare random guests, extension off and on (MINUTES=10)
 
 bench: python	## measure everything on all machines (BASE=run.json: compare)
 	@lab/bench $(if $(BASE),--base "$(BASE)")
+
+macro: python	## measure what a Linux guest with virtio-mmio gains
+	@lab/macro
 
 shell: python	## a shell on machine svm with the modules loaded
 	@lab/run --shell

@@ -16,6 +16,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAB = ROOT / "lab"
+# The kernels of the test machines.
 FLAVOURS = ("release", "debug", "mainline")
 # A file that the patches add to a kernel.
 HOOKS = "arch/x86/include/asm/kvm_mmio_ext.h"
@@ -59,9 +60,14 @@ def say(message):
     print(message, file=sys.stderr, flush=True)
 
 
+def tree_by_hand(flavour):
+    """The tree that somebody built for the test machines, if any."""
+    return os.environ.get("KVM_MMIO_EXT_TREE") if flavour in FLAVOURS else None
+
+
 def tree(flavour):
-    """The kernel tree of a flavour; the variable is for trees built by hand."""
-    return pathlib.Path(os.environ.get("KVM_MMIO_EXT_TREE") or CACHE / "kernel" / flavour)
+    """The kernel tree of a flavour."""
+    return pathlib.Path(tree_by_hand(flavour) or CACHE / "kernel" / flavour)
 
 
 def module_dir(flavour):
@@ -78,6 +84,20 @@ def digest(*parts):
         data = data.encode() if isinstance(data, str) else data
         total.update(b"%d:" % len(data) + data)
     return total.hexdigest()
+
+
+def revision():
+    """What was measured, with a mark if files were changed."""
+    out = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"],
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return out.stdout.strip() or "unknown"
+
+
+def emulator(machine):
+    """What runs a test machine, with its version."""
+    argv = ["qemu-system-x86_64", "--version"] if machine == "svm" else ["dpkg-query", "-W", "bochs"]
+    out = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return " ".join(out.splitlines()[0].split()) if out else "unknown"
 
 
 def write_atomically(path, text):

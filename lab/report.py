@@ -16,8 +16,6 @@ from results import median, number, ratio
 DOCUMENTS = (lib.ROOT / "README.rst", lib.ROOT / "Documentation" / "performance.rst")
 CHART = lib.ROOT / "Documentation" / "bench.svg"
 
-PLACE = re.compile(r"^\.\. bench: (?!end$)(\S+)\n.*?^\.\. bench: end$", re.M | re.S)
-
 # For a run that is limited to some machines or rows.
 NOTHING = "Not measured in the last run."
 
@@ -140,17 +138,18 @@ PLACES = {
 }
 
 
-def fill(text, run):
+def fill(text, marker, places, run):
+    """The text with what is between `.. MARKER: NAME` and `.. MARKER: end` written anew."""
     def place(match):
         name = match[1]
-        return f".. bench: {name}\n\n{PLACES[name](run)}\n\n.. bench: end"
+        return f".. {marker}: {name}\n\n{places[name](run)}\n\n.. {marker}: end"
 
-    return PLACE.sub(place, text)
+    return re.sub(rf"^\.\. {marker}: (?!end$)(\S+)\n.*?^\.\. {marker}: end$", place, text, flags=re.M | re.S)
 
 
 def write(run, path):
     """Rewrite the documents and draw the chart of the run in the file `path`."""
-    texts = {document: fill(document.read_text(), run) for document in DOCUMENTS}
+    texts = {document: fill(document.read_text(), "bench", PLACES, run) for document in DOCUMENTS}
     out = lib.call([lib.LAB / "setup", "--charts"], stdout=subprocess.PIPE)
     if out.returncode:
         sys.exit(out.returncode)
