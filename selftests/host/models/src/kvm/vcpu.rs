@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0
+//! In the place of `rust/kvm/vcpu.rs`: a vCPU of 64-bit code without wildcards or nested guests.
+
+use super::{
+    doorbell::{self, Doorbells, Write},
+    fetch::{self, FetchCache},
+    registry,
+};
+use crate::{
+    addr::{Gfn, Gpa, Gva},
+    decode::{Extend, Register},
+    exit::MmioFault,
+    fast::finish_load,
+    generation::{MemslotGeneration, MmioGeneration},
+    info_cache::{Clear, InfoCache, MmioInfo},
+    linux::{
+        mmu::FORMAT,
+        vcpu::{Completion, KvmVcpu, ROOT},
+        Kvm,
+    },
+    plan::Plan,
+    prelude::*,
+    rsvd::{PageFormat, MAX_LEVEL},
+    spte::{MmioFormat, Spte},
+    stats::{Event, Stats},
+    sync::Arc,
+};
+use loom::sync::atomic::Ordering::Relaxed;
+use std::rc::Rc;
+
+/// What a vCPU has of the extension, as there.
+pub(crate) struct State {
+    stats: Stats,
+    info_cache: InfoCache,
+    faulting_in: bool,
+    fetch_cache: Box<FetchCache>,
+    doorbells: Box<Doorbells>,
+    pending_load: Option<PendingLoad>,
+}
+
+impl State {
+    pub(crate) fn new() -> Self {
+        Self {
+            stats: Stats::default(),
+            info_cache: InfoCache::new(),
+            faulting_in: false,
+            fetch_cache: FetchCache::init().make(),
+            doorbells: Doorbells::init().make(),
+            pending_load: None,
+        }
+    }
+
+    pub(crate) fn clear_info(&mut self, what: Clear) {
+        self.info_cache.clear(what);
+    }
+
+    /// How many faults a cache or an MMIO SPTE has answered.
+    pub(crate) fn hits(&self) -> u64 {
+        let now = self.stats.snapshot();
+        now.get(Event::CacheHit) + now.get(Event::SpteHit)
+    }
+
+    /// How many accesses the fast path has completed.
+    pub(crate) fn fast(&self) -> u64 {
+        self.stats.snapshot().fast()
+    }
+
+    pub(crate) fn is_faulting_in(&self) -> bool {
+        self.faulting_in
+    }
+}
+
+/// Of a vCPU's state what the life of a VM is about: `State::new()` and `Vcpu::free_state()` there.
+pub(crate) struct OwnState(Arc<Stats>);
+
+impl OwnState {
+    pub(crate) fn new() -> Result<Self> {
+        let stats = Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?;
+        registry::add(KVM, 1, 0, stats.clone())?;
+        Ok(Self(stats))
+    }
+
+    pub(crate) fn count_access(&self) {
+        self.0.count(Event::CacheFilled);
+    }
+
+    pub(crate) fn free(self) {
+        registry::remove(&self.0);
+    }
+}
+
+/// The address of the one `struct kvm`.
+const KVM: usize = 0x1000;
+
+#[derive(Clone, Copy)]
+pub(crate) struct PendingLoad {
+    pub(crate) gpa: Gpa,
+    pub(crate) register: Register,
+    pub(crate) extend: Extend,
+    pub(crate) size: u8,
+    pub(crate) next_rip: u64,
+}
+
+pub(crate) enum Exit {
+    Pass,
+    Resume,
+    Userspace,
+    Error(Error),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageFault {
+    Retry,
+    Emulate,
+    Invalid,
+}
+
+/// No processor reports bytes here.
+#[derive(Clone, Copy)]
+pub(crate) struct AssistBytes;
+
+impl AssistBytes {
+    pub(crate) const NONE: Self = Self;
+
+    pub(super) fn len(&self) -> usize {
+        0
+    }
+
+    pub(super) fn words(&self) -> Option<[u64; 2]> {
+        None
+    }
+}
+
+/// The kernel of the guest runs 64-bit code.
+#[derive(Clone, Copy)]
+pub(crate) struct Mode;
+
+impl Mode {
+    pub(crate) const fn can_skip(self) -> bool {
+        false
+    }
+
+    pub(super) const fn is_user(self) -> bool {
+        false
+    }
+}
+
+/// A walk of page tables that have one level.
+pub(crate) struct ShadowWalk(Spte);
+
+impl ShadowWalk {
+    pub(crate) fn leaf(&self) -> Option<Spte> {
+        Some(self.0)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Spte)> + '_ {
+        [(1, self.0)].into_iter()
+    }
+}
+
+/// Nothing is reserved but in MMIO SPTEs.
+const RESERVED: [[u64; MAX_LEVEL]; 2] = [[0; MAX_LEVEL]; 2];
+
+/// A vCPU in its own thread with `kvm->srcu` held, and with state.
+pub(crate) struct Vcpu<'a>(&'a mut KvmVcpu);
+
+impl<'a> Vcpu<'a> {
+    pub(crate) const PFERR_RSVD: u64 = 1 << 3;
+    pub(crate) const PFERR_WRITE: u64 = 1 << 1;
+
+    pub(crate) const fn takes_error_code(_: u64) -> bool {
+        true
+    }
+
+    /// Makes the state if there is none.
+    pub(crate) fn enter(vcpu: &'a mut KvmVcpu) -> Self {
+        if vcpu.mmio_ext.is_none() {
+            vcpu.mmio_ext = Some(Box::new(State::new()));
+        }
+        Self(vcpu)
+    }
+
+    /// What the module's abstractions hand to C.
+    pub(super) fn raw(&self) -> Rc<Kvm> {
+        self.0.kvm.clone()
+    }
+
+    fn state(&self) -> &State {
+        self.0.mmio_ext.as_deref().expect("has state")
+    }
+
+    fn state_mut(&mut self) -> &mut State {
+        self.0.mmio_ext.as_deref_mut().expect("has state")
+    }
+
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.state().stats
+    }
+
+    pub(crate) fn info_cache(&self) -> &InfoCache {
+        &self.state().info_cache
+    }
+
+    pub(crate) fn info_cache_mut(&mut self) -> &mut InfoCache {
+        &mut self.state_mut().info_cache
+    }
+
+    pub(crate) fn take_faulting_in(&mut self) -> bool {
+        core::mem::take(&mut self.state_mut().faulting_in)
+    }
+
+    pub(crate) fn last_mmio_info(&self) -> MmioInfo {
+        self.0.mmio_info
+    }
+
+    pub(crate) fn set_last_mmio_info(&mut self, info: MmioInfo) {
+        self.0.mmio_info = info;
+    }
+
+    pub(crate) fn memslots_generation(&self) -> MemslotGeneration {
+        self.0.kvm.memslots.generation()
+    }
+
+    pub(crate) fn mmu_is_nested(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn mmu_is_direct(&self) -> bool {
+        self.0.direct
+    }
+
+    pub(crate) fn mmio_format(&self) -> MmioFormat {
+        FORMAT
+    }
+
+    pub(crate) fn page_format(&self) -> PageFormat<'_> {
+        PageFormat {
+            reserved: &RESERVED,
+            bad_mt_xwr: 0,
+        }
+    }
+
+    pub(crate) fn walk_shadow_page_lockless(&mut self, _: u64) -> ShadowWalk {
+        ShadowWalk(self.0.kvm.mmu.spte())
+    }
+
+    pub(crate) fn has_wildcards(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn signal_wildcard(&mut self, _: Gpa) -> bool {
+        false
+    }
+
+    pub(crate) fn skip_emulated_instruction(&mut self) -> Exit {
+        Exit::Resume
+    }
+
+    pub(crate) fn emulate_instruction(&mut self, _: &MmioFault) -> Exit {
+        self.0.emulate()
+    }
+
+    pub(crate) fn fast_path_enabled() -> bool {
+        crate::linux::FAST.load(Relaxed)
+    }
+
+    pub(super) fn fetch_cache(&self) -> &FetchCache {
+        &self.state().fetch_cache
+    }
+
+    pub(super) fn fetch_cache_mut(&mut self) -> &mut FetchCache {
+        &mut self.state_mut().fetch_cache
+    }
+
+    pub(super) fn doorbells(&mut self) -> &mut Doorbells {
+        &mut self.state_mut().doorbells
+    }
+
+    pub(crate) fn runs_plain_code(&self, _: Mode) -> bool {
+        true
+    }
+
+    pub(super) fn rip_and_cr3(&self) -> (u64, u64) {
+        (self.0.rip.0, ROOT.gpa().0)
+    }
+
+    pub(super) fn cpu_role(&self) -> u64 {
+        0
+    }
+
+    pub(crate) fn known_plan(
+        &self,
+        mode: Mode,
+        assist: AssistBytes,
+        generation: MemslotGeneration,
+    ) -> Option<&Plan> {
+        fetch::known_plan(self, mode, assist, generation)
+    }
+
+    pub(crate) fn known_refusal(&mut self) -> Option<Event> {
+        fetch::known_refusal(self)
+    }
+
+    pub(crate) fn fetch(
+        &mut self,
+        mode: Mode,
+        assist: AssistBytes,
+        generation: MemslotGeneration,
+    ) -> Result<(), Event> {
+        fetch::fetch(self, mode, assist, generation)
+    }
+
+    pub(crate) fn read_rsp(&self) {}
+
+    pub(crate) fn register(&self, number: u8) -> u64 {
+        self.0.regs[usize::from(number)]
+    }
+
+    pub(crate) fn set_register(&mut self, number: u8, value: u64) {
+        self.0.regs[usize::from(number)] = value;
+    }
+
+    pub(crate) fn may_access_mmio(&self, _: &MmioInfo, _: Mode, _: bool) -> bool {
+        true
+    }
+
+    pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
+        self.stats().count_fast(true, write.size);
+        if doorbell::ring(self, &write) {
+            self.0.rang();
+            return self.retire(next_rip);
+        }
+        let dev_idx = self.0.write(write.gpa, write.value, write.size);
+        if let Some(dev_idx) = dev_idx {
+            doorbell::remember(self, &write, dev_idx);
+        }
+        self.retire(next_rip)
+    }
+
+    pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
+        self.state_mut().pending_load = Some(load);
+        self.stats().count_fast(false, load.size);
+        self.0
+            .exit_for_read(load.gpa, load.size, Completion::Extension);
+        None
+    }
+
+    /// `complete_load()` of `rust/kvm/hooks.rs`.
+    pub(crate) fn complete_load(&mut self, value: u64) {
+        let load = self.state_mut().pending_load.take().expect("pending");
+        finish_load(self, load, value);
+    }
+
+    pub(crate) fn retire(&mut self, next_rip: u64) -> Exit {
+        self.0.retire(Gva(next_rip));
+        Exit::Resume
+    }
+
+    pub(crate) fn retire_read(&mut self, next_rip: u64) -> Exit {
+        self.retire(next_rip)
+    }
+
+    pub(crate) fn fault_in(&mut self, _: &MmioFault) -> Exit {
+        self.state_mut().faulting_in = true;
+        let exit = self.0.kvm_mmu_page_fault(true);
+        self.state_mut().faulting_in = false;
+        exit
+    }
+
+    pub(crate) fn warn_reserved(&self) {
+        panic!("reserved bits");
+    }
+
+    pub(crate) fn trace_check_mmio_spte(&self, _: Spte, _: MmioGeneration, _: MmioGeneration) {}
+
+    pub(crate) fn trace_handle_mmio_page_fault(&self, _: Gva, _: Gfn, _: u32) {}
+
+    pub(crate) fn trace_page_fault(&self, _: Gpa, _: u64) {}
+}

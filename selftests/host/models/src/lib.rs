@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What threads share in the extension, in every order that their steps can have.
+//!
+//! loom runs each test again and again, with another order of the threads' steps each time and
+//! with every value that a load may return. The way of an access is the module's own code, from
+//! the exit handlers down to the doorbells; `kvm/vcpu.rs` puts a model into the place of `struct
+//! kvm_vcpu`, and `linux/` models what KVM does around it. Atomics are no stronger there than on
+//! x86.
+//!
+//! loom's threads take turns on one of the system's, hence `Rc` and `Cell` in what they share.
+//!
+//! A test of a protocol has a second one beside it, of the same with a mistake made on purpose:
+//! a model that finds nothing wrong there would prove nothing.
+
+#![cfg(test)]
+#![allow(dead_code, reason = "the module needs more of it")]
+
+// The crates that the module's files name.
+extern crate self as kernel;
+extern crate self as kvm_bindings;
+extern crate self as pin_init;
+
+use kvm_mmio_ext_host_tests::{
+    addr, decode, generation, guest_walk, heat, info_cache, plan, rsvd, spte,
+};
+use linux::bindings::*;
+
+#[path = "../../../../src/exit.rs"]
+mod exit;
+#[path = "../../../../src/fast.rs"]
+mod fast;
+#[path = "../../../../src/fault.rs"]
+mod fault;
+#[path = "../../../../src/sync.rs"]
+mod shadow;
+#[path = "../../../../src/stats.rs"]
+mod stats;
+
+mod kvm;
+mod linux;
+mod tests;
+
+/// Nobody looks at an access.
+mod observe {
+    use crate::{
+        addr::Gpa,
+        exit::MmioFault,
+        fault::FaultAddress,
+        kvm::{Exit, Vcpu},
+    };
+
+    pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+        vcpu.emulate_instruction(fault)
+    }
+
+    pub(crate) fn wildcard(_: &mut Vcpu<'_>, _: Gpa) {}
+
+    pub(crate) fn miss(_: &Vcpu<'_>, _: FaultAddress, _: bool) {}
+}
+
+/// `kernel::prelude`, as far as it is used.
+mod prelude {
+    pub(crate) use crate::init;
+    use std::ops::{Deref, DerefMut};
+
+    #[derive(Debug)]
+    pub(crate) struct Error(pub(crate) i32);
+
+    pub(crate) type Result<T = (), E = Error> = core::result::Result<T, E>;
+
+    pub(crate) const EINVAL: Error = Error(-22);
+    pub(crate) const EAGAIN: Error = Error(-11);
+
+    pub(crate) struct Flags;
+
+    pub(crate) const GFP_KERNEL_ACCOUNT: Flags = Flags;
+
+    pub(crate) type VBox<T> = Box<T>;
+
+    /// A vector for which there is always memory.
+    pub(crate) struct KVec<T>(Vec<T>);
+
+    impl<T> KVec<T> {
+        pub(crate) fn new() -> Self {
+            Self(Vec::new())
+        }
+
+        pub(crate) fn with_capacity(capacity: usize, _: Flags) -> Result<Self> {
+            Ok(Self(Vec::with_capacity(capacity)))
+        }
+
+        pub(crate) fn push(&mut self, value: T, _: Flags) -> Result {
+            self.0.push(value);
+            Ok(())
+        }
+    }
+
+    impl<T> Deref for KVec<T> {
+        type Target = Vec<T>;
+
+        fn deref(&self) -> &Vec<T> {
+            &self.0
+        }
+    }
+
+    impl<T> DerefMut for KVec<T> {
+        fn deref_mut(&mut self) -> &mut Vec<T> {
+            &mut self.0
+        }
+    }
+
+    /// What makes a value in place: the stacks of loom's threads are small.
+    pub(crate) trait Init<T>: Sized {
+        /// # Safety
+        ///
+        /// `place` must be good for writing.
+        unsafe fn write(self, place: *mut T);
+
+        fn make(self) -> Box<T> {
+            let mut place = Box::new_uninit();
+            // SAFETY: There is room for it, and it is written.
+            unsafe {
+                self.write(place.as_mut_ptr());
+                place.assume_init()
+            }
+        }
+    }
+
+    impl<T, F: FnOnce(*mut T)> Init<T> for F {
+        unsafe fn write(self, place: *mut T) {
+            self(place)
+        }
+    }
+
+    /// Where the log goes.
+    #[macro_export]
+    macro_rules! pr_err {
+        ($($arg:tt)*) => { eprint!($($arg)*) };
+    }
+    pub(crate) use pr_err;
+}
+
+/// `init!` for a structure with one field.
+#[macro_export]
+macro_rules! init {
+    ($Type:ident { $field:ident <- $init:expr, }) => {
+        |place: *mut $Type| {
+            let init = $init;
+            // SAFETY: By the contract of `Init::write()`.
+            unsafe { init.write(&raw mut (*place).$field) }
+        }
+    };
+}
+
+/// `pin_init::init_array_from_fn()`.
+fn init_array_from_fn<T, const N: usize>(
+    mut make: impl FnMut(usize) -> T,
+) -> impl prelude::Init<[T; N]> {
+    move |place: *mut [T; N]| {
+        for i in 0..N {
+            // SAFETY: By the contract of `Init::write()`.
+            unsafe { place.cast::<T>().add(i).write(make(i)) };
+        }
+    }
+}
+
+/// `kernel::sync`, as far as it is used.
+mod sync {
+    use crate::prelude::{Flags, Result};
+    use std::ops::Deref;
+
+    /// loom notices if one is never freed.
+    pub(crate) struct Arc<T>(loom::sync::Arc<T>);
+
+    impl<T> Arc<T> {
+        pub(crate) fn new(value: T, _: Flags) -> Result<Self> {
+            Ok(Self(loom::sync::Arc::new(value)))
+        }
+
+        pub(crate) fn ptr_eq(a: &Self, b: &Self) -> bool {
+            loom::sync::Arc::ptr_eq(&a.0, &b.0)
+        }
+    }
+
+    impl<T> Clone for Arc<T> {
+        fn clone(&self) -> Self {
+            Self(self.0.clone())
+        }
+    }
+
+    impl<T> Deref for Arc<T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.0
+        }
+    }
+
+    /// A lock that loom makes anew for each order.
+    #[macro_export]
+    macro_rules! global_lock {
+        (unsafe(uninit) static $name:ident: Mutex<$Type:ty> = $value:expr;) => {
+            loom::lazy_static! {
+                static ref LOCK: loom::sync::Mutex<$Type> = loom::sync::Mutex::new($value);
+            }
+
+            struct Global;
+
+            impl Global {
+                unsafe fn init(&self) {}
+
+                fn lock(&self) -> loom::sync::MutexGuard<'static, $Type> {
+                    LOCK.lock().unwrap()
+                }
+            }
+
+            static $name: Global = Global;
+        };
+    }
+    pub(crate) use global_lock;
+
+    /// A counter that no model looks at.
+    pub(crate) mod atomic {
+        use std::sync::atomic::{AtomicI64, Ordering};
+
+        pub(crate) use Ordering::Relaxed;
+
+        pub(crate) struct Atomic<T>(AtomicI64, std::marker::PhantomData<T>);
+
+        impl Atomic<i64> {
+            pub(crate) const fn new(value: i64) -> Self {
+                Self(AtomicI64::new(value), std::marker::PhantomData)
+            }
+
+            pub(crate) fn add(&self, n: i64, order: Ordering) {
+                self.0.fetch_add(n, order);
+            }
+
+            pub(crate) fn load(&self, order: Ordering) -> i64 {
+                self.0.load(order)
+            }
+        }
+    }
+}

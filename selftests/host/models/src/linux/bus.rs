@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The I/O bus for MMIO: `kvm_io_bus_register_dev()` and its like.
+
+use super::{bindings::mmio_ext_doorbell, Kvm, Mistake};
+use crate::addr::Gpa;
+use loom::{
+    cell::UnsafeCell,
+    sync::atomic::{
+        fence, AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
+    },
+};
+use std::{cell::RefCell, rc::Rc};
+
+/// A device on the bus.
+pub(crate) struct Device {
+    gpa: u64,
+    len: u32,
+    /// What an ioeventfd waits for, `None` if it is another kind of device.
+    datamatch: Option<u64>,
+    /// Writes that it has taken.
+    writes: AtomicUsize,
+    is_alive: UnsafeCell<bool>,
+}
+
+impl Device {
+    fn new(gpa: Gpa, len: u32, datamatch: Option<u64>) -> Rc<Self> {
+        Rc::new(Self {
+            gpa: gpa.0,
+            len,
+            datamatch,
+            writes: AtomicUsize::new(0),
+            is_alive: UnsafeCell::new(true),
+        })
+    }
+
+    pub(crate) fn ioeventfd(gpa: Gpa, len: u8, datamatch: u64) -> Rc<Self> {
+        Self::new(gpa, len.into(), Some(datamatch))
+    }
+
+    /// One that takes every write in its range.
+    pub(crate) fn other(gpa: Gpa, len: u32) -> Rc<Self> {
+        Self::new(gpa, len, None)
+    }
+
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.load(Relaxed)
+    }
+
+    fn is_ioeventfd(&self) -> bool {
+        self.datamatch.is_some()
+    }
+
+    /// `kvm_iodevice_write()`: whether it takes the write.
+    fn write(&self, gpa: u64, value: u64, len: u32) -> bool {
+        assert_alive(&self.is_alive, "device");
+        let takes = match self.datamatch {
+            Some(datamatch) => gpa == self.gpa && len == self.len && value == datamatch,
+            None => self.gpa <= gpa && gpa + u64::from(len) <= self.gpa + u64::from(self.len),
+        };
+        if takes {
+            self.writes.fetch_add(1, Relaxed);
+        }
+        takes
+    }
+}
+
+fn assert_alive(is_alive: &UnsafeCell<bool>, what: &str) {
+    // SAFETY: loom sees to it that nobody writes meanwhile.
+    is_alive.with(|is_alive| assert!(unsafe { *is_alive }, "{what} used after it was freed"));
+}
+
+fn free(is_alive: &UnsafeCell<bool>) {
+    // SAFETY: loom sees to it that nobody reads meanwhile.
+    is_alive.with_mut(|is_alive| unsafe { *is_alive = false });
+}
+
+/// `struct kvm_io_bus`
+struct State {
+    generation: u64,
+    range: Vec<Rc<Device>>,
+    is_alive: UnsafeCell<bool>,
+}
+
+/// `kvm->buses[KVM_MMIO_BUS]`
+pub(crate) struct Bus {
+    /// All there ever were; a pointer is an index.
+    states: RefCell<Vec<Rc<State>>>,
+    active: AtomicUsize,
+}
+
+impl Bus {
+    pub(super) fn new() -> Self {
+        let bus = Self {
+            states: RefCell::default(),
+            active: AtomicUsize::new(0),
+        };
+        bus.add(0, Vec::new());
+        bus
+    }
+
+    fn add(&self, generation: u64, range: Vec<Rc<Device>>) -> usize {
+        let mut states = self.states.borrow_mut();
+        states.push(Rc::new(State {
+            generation,
+            range,
+            is_alive: UnsafeCell::new(true),
+        }));
+        states.len() - 1
+    }
+
+    fn state(&self, index: usize) -> Rc<State> {
+        self.states.borrow()[index].clone()
+    }
+}
+
+/// An old bus that is freed after a grace period, `call_srcu()`.
+#[must_use]
+pub(crate) struct OldBus(Option<Rc<State>>);
+
+impl Kvm {
+    /// `kvm_get_bus_srcu()`
+    fn bus(&self) -> Rc<State> {
+        if !self.makes(Mistake::NoBarrier) {
+            fence(SeqCst);
+        }
+        let bus = self.bus.state(self.bus.active.load(Acquire));
+        assert_alive(&bus.is_alive, "bus");
+        bus
+    }
+
+    fn replace_bus(&self, change: impl FnOnce(&mut Vec<Rc<Device>>)) -> Rc<State> {
+        let old = self.bus.state(self.bus.active.load(Relaxed));
+        let mut range = old.range.clone();
+        change(&mut range);
+        let new = self.bus.add(old.generation + 1, range);
+        self.bus.active.store(new, Release);
+        old
+    }
+
+    pub(crate) fn register_dev(&self, device: &Rc<Device>) -> OldBus {
+        let old = self.replace_bus(|range| {
+            let at = range.partition_point(|other| other.gpa <= device.gpa);
+            range.insert(at, device.clone());
+        });
+        if self.makes(Mistake::BusFreedAtOnce) {
+            free(&old.is_alive);
+            return OldBus(None);
+        }
+        OldBus(Some(old))
+    }
+
+    /// Frees buses some time later.
+    pub(crate) fn free_later(&self, buses: impl IntoIterator<Item = OldBus>) {
+        self.srcu.synchronize();
+        for bus in buses.into_iter().filter_map(|bus| bus.0) {
+            free(&bus.is_alive);
+        }
+    }
+
+    pub(crate) fn unregister_dev(&self, device: &Rc<Device>) {
+        let old = self.replace_bus(|range| range.retain(|other| !Rc::ptr_eq(other, device)));
+        self.synchronize();
+        free(&device.is_alive);
+        free(&old.is_alive);
+    }
+
+    /// `kvm_io_bus_write_cookie()`: the index of the device that takes a write.
+    pub(crate) fn bus_write(&self, gpa: Gpa, value: u64, len: u8) -> Option<i32> {
+        let bus = self.bus();
+        let taken = |device: &Rc<Device>| device.write(gpa.0, value, len.into());
+        bus.range.iter().position(taken).map(|index| index as i32)
+    }
+
+    /// `mmio_ext_ring_doorbell()` of `rust/helpers.c`
+    pub(super) fn ring_doorbell(&self, doorbell: &mmio_ext_doorbell) -> bool {
+        let bus = self.bus();
+        if self.makes(Mistake::AnyBus) {
+            let index = doorbell.dev_idx as usize;
+            return doorbell.generation != 0
+                && index < bus.range.len()
+                && bus.range[index].write(doorbell.gpa, doorbell.val, doorbell.len);
+        }
+        bus.generation == doorbell.generation
+            && bus.range[doorbell.dev_idx as usize].write(doorbell.gpa, doorbell.val, doorbell.len)
+    }
+
+    /// `mmio_ext_doorbell_generation()` of `rust/helpers.c`
+    pub(super) fn doorbell_generation(&self, doorbell: &mmio_ext_doorbell) -> u64 {
+        let bus = self.bus();
+        let Some(device) = bus.range.get(doorbell.dev_idx as usize) else {
+            return 0;
+        };
+        if device.gpa != doorbell.gpa || device.len != doorbell.len {
+            return 0;
+        }
+        let overlaps = |device: &Rc<Device>| {
+            device.gpa < doorbell.gpa + u64::from(doorbell.len)
+                && doorbell.gpa < device.gpa + u64::from(device.len.max(1))
+        };
+        let before = &bus.range[..=doorbell.dev_idx as usize];
+        if before
+            .iter()
+            .any(|dev| overlaps(dev) && !dev.is_ioeventfd())
+        {
+            return 0;
+        }
+        bus.generation
+    }
+}

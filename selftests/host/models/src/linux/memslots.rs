@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The memslots of a VM, of which one page changes: `kvm_swap_active_memslots()` and
+//! `kvm_set_memslot()`.
+
+use super::{Kvm, Mistake};
+use crate::{addr::Gfn, generation::MemslotGeneration};
+use loom::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+/// `KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS`
+const IN_PROGRESS: u64 = 1 << 63;
+
+/// By how much a generation grows: the number of address spaces.
+const SPACES: u64 = 2;
+
+/// What a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    Hole,
+    /// Memory, and which.
+    Ram(usize),
+    /// `KVM_MEMSLOT_INVALID`: about to be deleted.
+    Invalid,
+}
+
+impl Page {
+    fn raw(self) -> usize {
+        match self {
+            Self::Hole => 0,
+            Self::Invalid => 1,
+            Self::Ram(n) => 2 + n,
+        }
+    }
+
+    fn from_raw(raw: usize) -> Self {
+        match raw {
+            0 => Self::Hole,
+            1 => Self::Invalid,
+            _ => Self::Ram(raw - 2),
+        }
+    }
+}
+
+/// `struct kvm_memslots`
+struct Set {
+    page: AtomicUsize,
+    generation: AtomicU64,
+}
+
+/// Two sets that take turns, `kvm->memslots`.
+pub(crate) struct Memslots {
+    gfn: Gfn,
+    sets: [Set; 2],
+    active: AtomicUsize,
+}
+
+impl Memslots {
+    /// Memslots in which `gfn` changes, and begins as `page`.
+    pub(super) fn new(gfn: Gfn, page: Page) -> Self {
+        let set = || Set {
+            page: AtomicUsize::new(page.raw()),
+            generation: AtomicU64::new(SPACES),
+        };
+        Self {
+            gfn,
+            sets: [set(), set()],
+            active: AtomicUsize::new(0),
+        }
+    }
+
+    fn active(&self) -> &Set {
+        &self.sets[self.active.load(Acquire)]
+    }
+
+    pub(crate) fn generation(&self) -> MemslotGeneration {
+        MemslotGeneration(self.active().generation.load(Acquire))
+    }
+
+    /// What `gfn` is, if it is the page that changes.
+    pub(crate) fn page(&self, gfn: Gfn) -> Option<Page> {
+        (gfn == self.gfn).then(|| Page::from_raw(self.active().page.load(Relaxed)))
+    }
+}
+
+impl Kvm {
+    fn swap_active_memslots(&self, page: Page) {
+        let old = self.memslots.active.load(Relaxed);
+        let slots = &self.memslots.sets[1 - old];
+        let generation = self.memslots.sets[old].generation.load(Relaxed);
+
+        slots.page.store(page.raw(), Relaxed);
+        let next = match self.makes(Mistake::SameGeneration) {
+            true => generation,
+            false => generation + SPACES,
+        };
+        let meanwhile = match self.makes(Mistake::GenerationAtOnce) {
+            true => next,
+            false => generation | IN_PROGRESS,
+        };
+        slots.generation.store(meanwhile, Relaxed);
+        self.memslots.active.store(1 - old, Release);
+
+        self.synchronize();
+        slots.generation.store(next, Release);
+    }
+
+    /// The ioctl that makes `page` of the page.
+    pub(crate) fn set_memslot(&self, page: Page) {
+        if matches!(self.memslots.page(self.memslots.gfn), Some(Page::Ram(_))) {
+            self.swap_active_memslots(Page::Invalid);
+            self.mmu.zap();
+        }
+        self.swap_active_memslots(page);
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Changes of memslots against accesses: once an ioctl has returned, every access sees what it has
+//! made, whichever cache knew something else (invariants 1 and 2).
+
+use super::explore;
+use crate::{
+    addr::Gfn,
+    linux::{
+        memory::{store_size, CODE, DEVICE},
+        memslots::Page,
+        vcpu::{Effect, KvmVcpu},
+        Kvm, Mistake,
+    },
+};
+use loom::{
+    sync::atomic::{
+        AtomicUsize,
+        Ordering::{Acquire, Release},
+    },
+    thread,
+};
+use std::{cell::Cell, rc::Rc};
+
+/// What the page is, from the beginning on.
+struct Truth {
+    pages: &'static [Page],
+    /// Changes that have begun.
+    begun: Cell<usize>,
+    /// Changes that have returned.
+    returned: AtomicUsize,
+}
+
+impl Truth {
+    fn new(pages: &'static [Page]) -> Self {
+        Self {
+            pages,
+            begun: Cell::new(0),
+            returned: AtomicUsize::new(0),
+        }
+    }
+
+    fn make_changes(&self, kvm: &Kvm) {
+        for (change, page) in self.pages.iter().enumerate().skip(1) {
+            self.begun.set(change);
+            kvm.set_memslot(*page);
+            self.returned.store(change, Release);
+        }
+    }
+
+    /// Has a vCPU make an access. One that overlaps a change may have either outcome.
+    fn check(&self, access: impl FnOnce() -> Effect, expected: fn(Page) -> Effect) {
+        let before = self.returned.load(Acquire);
+        let effect = access();
+        if self.begun.get() == before {
+            assert_eq!(effect, expected(self.pages[before]), "is not the truth");
+        }
+    }
+}
+
+fn store_to(page: Page) -> Effect {
+    match page {
+        Page::Ram(ram) => Effect::Ram(ram),
+        _ => Effect::Mmio {
+            gfn: DEVICE,
+            size: 8,
+        },
+    }
+}
+
+fn store_by(code: Page) -> Effect {
+    let Page::Ram(code) = code else {
+        unreachable!("the code is in memory");
+    };
+    Effect::Mmio {
+        gfn: DEVICE,
+        size: store_size(code),
+    }
+}
+
+/// Changes of `gfn`, and a vCPU that makes some stores meanwhile, and some before so that its caches
+/// know the first of the pages.
+fn change(
+    gfn: Gfn,
+    pages: &'static [Page],
+    before: usize,
+    expected: fn(Page) -> Effect,
+    mistake: Option<Mistake>,
+) {
+    explore(move || {
+        let kvm = Rc::new(Kvm::new(gfn, pages[0], mistake));
+        let truth = Rc::new(Truth::new(pages));
+        let mut vcpu = KvmVcpu::new(&kvm, true);
+        let mut store = |times| {
+            (0..times).for_each(|_| truth.check(|| vcpu.store(0, 1), expected));
+        };
+        store(before);
+
+        let changer = {
+            let (kvm, truth) = (kvm.clone(), truth.clone());
+            thread::spawn(move || truth.make_changes(&kvm))
+        };
+        store(2);
+        changer.join().unwrap();
+        store(2);
+
+        vcpu.mmio_ext.is_some_and(|state| state.hits() > 0)
+    });
+}
+
+/// Stores after which everything is known, that is known at all.
+const WARM: usize = 3;
+const COLD: usize = 0;
+
+const CREATED: &[Page] = &[Page::Hole, Page::Ram(0)];
+const DELETED: &[Page] = &[Page::Ram(0), Page::Hole];
+const REPLACED: &[Page] = &[Page::Ram(0), Page::Ram(1)];
+
+#[test]
+fn a_new_slot_is_memory() {
+    change(DEVICE, CREATED, COLD, store_to, None);
+    change(DEVICE, CREATED, WARM, store_to, None);
+}
+
+#[test]
+fn a_deleted_slot_is_mmio() {
+    change(DEVICE, DELETED, COLD, store_to, None);
+    change(DEVICE, DELETED, WARM, store_to, None);
+}
+
+/// The instruction that was read before is not executed.
+#[test]
+fn code_of_an_old_slot_is_forgotten() {
+    change(CODE, REPLACED, COLD, store_by, None);
+    change(CODE, REPLACED, WARM, store_by, None);
+}
+
+/// An access that began before the change stores what it knew under the new generation.
+#[test]
+#[should_panic(expected = "is not the truth")]
+fn a_new_slot_needs_a_grace_period() {
+    let mistake = Some(Mistake::NoGracePeriod);
+    change(DEVICE, CREATED, COLD, store_to, mistake);
+}
+
+/// An access that began before the change maps what is then deleted.
+#[test]
+#[should_panic(expected = "is not the truth")]
+fn a_deleted_slot_needs_a_grace_period() {
+    let mistake = Some(Mistake::NoGracePeriod);
+    change(DEVICE, DELETED, COLD, store_to, mistake);
+}
+
+#[test]
+#[should_panic(expected = "is not the truth")]
+fn a_new_generation_must_wait() {
+    let mistake = Some(Mistake::GenerationAtOnce);
+    change(DEVICE, CREATED, COLD, store_to, mistake);
+}
+
+#[test]
+#[should_panic(expected = "is not the truth")]
+fn a_new_slot_needs_a_new_generation() {
+    let mistake = Some(Mistake::SameGeneration);
+    change(DEVICE, CREATED, WARM, store_to, mistake);
+}
+
+#[test]
+#[should_panic(expected = "is not the truth")]
+fn code_needs_a_new_generation() {
+    let mistake = Some(Mistake::SameGeneration);
+    change(CODE, REPLACED, WARM, store_by, mistake);
+}
