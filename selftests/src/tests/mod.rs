@@ -3,6 +3,7 @@
 
 mod access;
 mod allocation;
+mod coalesced;
 mod doorbell;
 mod fast;
 mod first_access;
@@ -29,6 +30,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         string::TESTS,
         slots::TESTS,
         doorbell::TESTS,
+        coalesced::TESTS,
         page_tables::TESTS,
         permission::TESTS,
         sync::TESTS,

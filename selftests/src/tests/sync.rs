@@ -7,7 +7,8 @@ use kvm_bindings::kvm_regs;
 
 use super::with_sptes;
 use crate::expect_eq;
-use crate::guest::paging::SUPERVISOR;
+use crate::guest::layout::SCRATCH;
+use crate::guest::paging::{DIRTY, SUPERVISOR};
 use crate::guest::vcpu::load_cr3;
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, operand};
 use crate::host::{Modes, extension_enabled};
@@ -43,7 +44,25 @@ pub const TESTS: &[Test] = &[
         proves: NEW_SLOT,
         run: || new_slot(Mode::Legacy),
     },
+    Test {
+        name: "sync_behind_kvm_long",
+        proves: BEHIND_KVM,
+        run: || behind_kvm(Mode::Long),
+    },
+    Test {
+        name: "sync_behind_kvm_pae",
+        proves: BEHIND_KVM,
+        run: || behind_kvm(Mode::Pae),
+    },
+    Test {
+        name: "sync_behind_kvm_legacy",
+        proves: BEHIND_KVM,
+        run: || behind_kvm(Mode::Legacy),
+    },
 ];
+
+const BEHIND_KVM: &str = "mark_mmio_spte: a present SPTE is dropped for an MMIO SPTE when the host \
+    has changed a page table that KVM shadows (CVE-2026-23401)";
 
 const NEW_SLOT: &str = "sync_mmio_spte: an MMIO SPTE that is older than a memslot does not come \
     to life again when its table is synced";
@@ -163,4 +182,25 @@ fn new_slot(mode: Mode) -> Result<()> {
     expect_eq!(events, []);
     expect_eq!(value, 0x1234_5678);
     Ok(())
+}
+
+/// The host maps MMIO where there was memory; KVM, which protects page tables against the guest
+/// only, finds out when it is about to make the page writable.
+fn behind_kvm(mode: Mode) -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    for page in 1..=3 {
+        let (gva, gpa) = (machine.gva(page), machine.gpa(page));
+        machine.ram().write_u64(SCRATCH, 0x7777);
+        // What is clean is mapped for reading until it is written to.
+        machine.tables().map(gva, SCRATCH, SUPERVISOR & !DIRTY);
+        expect_eq!(vcpu.read(gva, 4)?, (0x7777, vec![]), "page {page}");
+
+        machine.tables().map(gva, gpa, SUPERVISOR);
+        let events = vcpu.write(gva, 4, 0x1234)?;
+        expect_eq!(events, [Event::write(gpa, 4, 0x1234)], "page {page}");
+        vcpu.touch(gva, gpa, 4)?;
+        expect_eq!(machine.ram().read_u64(SCRATCH), 0x7777, "page {page}");
+    }
+    // Nothing of it is left where KVM would warn of it.
+    machine.delete_slot(0)
 }

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::trace::{events_of, expect_program, my_vm, run_program};
+use super::trace::{events_of, expect_program, my_vm, of_vm, run_program};
 use super::{HEAT, Heat, access, machine_with};
 use crate::expect_eq;
 use crate::guest::{Machine, Vcpu};
@@ -148,7 +148,7 @@ fn expect_trace(program: &str, record: &[&str], print: &[&str]) -> Result<()> {
 
     let text = run(program, &[print, &["-i", file.path()?]].concat())?;
     let vm = my_vm(&device)?;
-    let events = events_of(&text, "mmio_access", vm.fields["vm"]);
+    let events = events_of(&text, "mmio_access", &of_vm(vm.fields["vm"]));
     expect_eq!(events.len() as u64, 6 + MANY, "{text}");
     let (one, zero): (Vec<_>, Vec<_>) = events
         .into_iter()
@@ -202,7 +202,7 @@ fn perf_filtered() -> Result<()> {
     recorder.stop()?;
 
     let text = run("perf", &[PERF_SCRIPT, &["-i", file.path()?]].concat())?;
-    let events = events_of(&text, "mmio_access", my_vm(&device)?.fields["vm"]);
+    let events = events_of(&text, "mmio_access", &of_vm(my_vm(&device)?.fields["vm"]));
     expect_eq!(events.len(), 1, "{text}");
     expect_eq!(events[0].ends_with("kernel"), true, "{text}");
     Ok(())

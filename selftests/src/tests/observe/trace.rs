@@ -31,18 +31,29 @@ pub const TESTS: &[Test] = &[
         proves: "tracepoints: one event for each MMIO fault that is no access",
         run: misses,
     },
+    Test {
+        name: "observe_kvm_trace",
+        proves: "KVM's tracepoint kvm_mmio: one event for each write, with its bytes and no \
+            others (CVE-2017-17741)",
+        run: kvm_trace,
+    },
 ];
 
-/// A trace buffer of our own, with the events switched on.
+/// The tracepoints of the extension, all of them.
+const EXTENSION: &str = "kvm_mmio_ext";
+
+/// A trace buffer of our own, with some events switched on.
 struct Trace {
     folder: PathBuf,
+    events: &'static str,
 }
 
 impl Trace {
-    fn start() -> Result<Self> {
+    fn start(events: &'static str) -> Result<Self> {
         let name = format!("mmio-test-{}", std::process::id());
         let trace = Self {
             folder: PathBuf::from("/sys/kernel/tracing/instances").join(name),
+            events,
         };
         fs::create_dir(&trace.folder).with_context(|| format!("{}", trace.folder.display()))?;
         trace.switch("1")?;
@@ -50,15 +61,21 @@ impl Trace {
     }
 
     fn switch(&self, on: &str) -> Result<()> {
-        let path = self.folder.join("events/kvm_mmio_ext/enable");
+        let path = self.folder.join("events").join(self.events).join("enable");
         fs::write(&path, on).with_context(|| format!("{}", path.display()))
     }
 
-    /// Switches the events off and returns what `event` has said of VM `vm`, without that.
-    fn stop(&self, event: &str, vm: u64) -> Result<Vec<String>> {
+    /// Switches the events off and returns what `event` has said that begins with `start`,
+    /// without that.
+    fn stop_at(&self, event: &str, start: &str) -> Result<Vec<String>> {
         self.switch("0")?;
         let text = fs::read_to_string(self.folder.join("trace")).context("trace")?;
-        Ok(events_of(&text, event, vm))
+        Ok(events_of(&text, event, start))
+    }
+
+    /// The same for what it has said of VM `vm`.
+    fn stop(&self, event: &str, vm: u64) -> Result<Vec<String>> {
+        self.stop_at(event, &of_vm(vm))
     }
 }
 
@@ -70,11 +87,16 @@ impl Drop for Trace {
     }
 }
 
-/// What `event` has said of VM `vm`, without that, in a trace that was printed.
-pub(super) fn events_of(text: &str, event: &str, vm: u64) -> Vec<String> {
-    let (event, vm) = (format!("{event}: "), format!("vm {vm} tgid "));
+/// How what the extension's events say of a VM begins.
+pub(super) fn of_vm(vm: u64) -> String {
+    format!("vm {vm} tgid ")
+}
+
+/// What `event` has said that begins with `start`, without that, in a trace that was printed.
+pub(super) fn events_of(text: &str, event: &str, start: &str) -> Vec<String> {
+    let event = format!("{event}: ");
     text.lines()
-        .filter_map(|line| line.split_once(&event)?.1.trim_start().strip_prefix(&vm))
+        .filter_map(|line| line.split_once(&event)?.1.trim_start().strip_prefix(start))
         .map(str::to_owned)
         .collect()
 }
@@ -134,7 +156,7 @@ pub(super) fn expect_program(events: &[String], machine: &Machine) -> Result<u64
 fn accesses() -> Result<()> {
     let _heat = Heat::off()?;
     let device = Device::open()?;
-    let trace = Trace::start()?;
+    let trace = Trace::start(EXTENSION)?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     run_program(&machine, &mut vcpu)?;
 
@@ -150,7 +172,7 @@ fn accesses() -> Result<()> {
 fn with_heat() -> Result<()> {
     let _heat = Heat::on()?;
     let device = Device::open()?;
-    let trace = Trace::start()?;
+    let trace = Trace::start(EXTENSION)?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     run_program(&machine, &mut vcpu)?;
 
@@ -171,7 +193,7 @@ fn with_heat() -> Result<()> {
 fn misses() -> Result<()> {
     let _heat = Heat::off()?;
     let device = Device::open()?;
-    let trace = Trace::start()?;
+    let trace = Trace::start(EXTENSION)?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let memory = Region::new(PAGE).context("memory for a slot")?;
     access(&machine, &mut vcpu, 1, 4, (2, 0))?;
@@ -197,5 +219,23 @@ fn misses() -> Result<()> {
         let event = format!("{} vcpu 0 {at} {kind}", std::process::id());
         expect_eq!(events.iter().filter(|e| **e == event).count() as u64, count);
     }
+    Ok(())
+}
+
+fn kvm_trace() -> Result<()> {
+    const VALUE: u64 = 0x8877_6655_4433_2211;
+
+    let trace = Trace::start("kvm/kvm_mmio")?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let mut wanted = Vec::new();
+    for round in 0..3 {
+        for size in [1, 2, 4, 8] {
+            let (gva, gpa) = (machine.gva(1) + 8 * round, machine.gpa(1) + 8 * round);
+            vcpu.write(gva, size, VALUE)?;
+            let value = VALUE & u64::MAX >> (64 - 8 * u32::from(size));
+            wanted.push(format!("{size} gpa {gpa:#x} val {value:#x}"));
+        }
+    }
+    expect_eq!(trace.stop_at("kvm_mmio", "mmio write len ")?, wanted);
     Ok(())
 }

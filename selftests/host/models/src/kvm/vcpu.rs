@@ -222,7 +222,7 @@ impl<'a> Vcpu<'a> {
     }
 
     pub(crate) fn mmu_is_nested(&self) -> bool {
-        false
+        self.0.nested
     }
 
     pub(crate) fn mmu_is_direct(&self) -> bool {

@@ -53,6 +53,8 @@ pub(crate) struct KvmVcpu {
     pub(crate) mmio_info: MmioInfo,
     /// Guest paging is nothing to the MMU, as with TDP.
     pub(crate) direct: bool,
+    /// L2 runs on page tables of L1's.
+    pub(crate) nested: bool,
     pub(crate) regs: [u64; 16],
     pub(crate) rip: Gva,
     /// What the guest maps at [`DEVICE_GVA`].
@@ -74,6 +76,7 @@ impl KvmVcpu {
             mmio_ext: None,
             mmio_info: MmioInfo::EMPTY,
             direct,
+            nested: false,
             regs: [0; 16],
             rip: Gva(0),
             maps: DEVICE,

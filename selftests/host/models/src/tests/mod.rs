@@ -4,6 +4,7 @@
 mod doorbells;
 mod lifetime;
 mod memslots;
+mod nested;
 mod switching;
 
 use loom::model::Builder;
