@@ -25,7 +25,7 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Programs for each mode
-    #[arg(long, default_value_t = 290)]
+    #[arg(long, default_value_t = 400)]
     programs: u64,
     /// Steps in a program
     #[arg(long, default_value_t = 100)]
