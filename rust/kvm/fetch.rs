@@ -77,15 +77,17 @@ struct Entry {
 }
 
 impl Entry {
-    const EMPTY: Self = Self {
-        rip: Cell::new(NOWHERE),
-        context: Context::NONE,
-        fetch: NO_FETCH,
-        plan: Plan::EMPTY,
-        masks: [0; 2],
-        refusals: Cell::new(0),
-        reason: Event::RefusedInsn,
-    };
+    const fn empty() -> Self {
+        Self {
+            rip: Cell::new(NOWHERE),
+            context: Context::NONE,
+            fetch: NO_FETCH,
+            plan: Plan::EMPTY,
+            masks: [0; 2],
+            refusals: Cell::new(0),
+            reason: Event::RefusedInsn,
+        }
+    }
 
     /// Whether the instruction is what a walk and a read would find now.
     #[inline(always)]
@@ -109,7 +111,7 @@ impl Entry {
             rip: Cell::new(rip),
             refusals: Cell::new(REFUSALS),
             reason,
-            ..Self::EMPTY
+            ..Self::empty()
         };
         reason
     }
@@ -158,7 +160,7 @@ pub(super) struct FetchCache {
 impl FetchCache {
     pub(super) fn init() -> impl Init<Self> {
         init!(Self {
-            entries <- init_array_from_fn(|_| Entry::EMPTY),
+            entries <- init_array_from_fn(|_| Entry::empty()),
         })
     }
 
@@ -274,7 +276,7 @@ fn remember(
         fetch,
         plan: Plan::new(&access, rip),
         masks: [low_bytes(length), low_bytes(length.saturating_sub(7))],
-        ..Entry::EMPTY
+        ..Entry::empty()
     };
     Ok(())
 }

@@ -566,8 +566,8 @@ impl<'a> Vcpu<'a> {
     /// another bus takes its place.
     #[inline(always)]
     fn bus(&self, number: usize) -> *mut bindings::kvm_io_bus {
-        // SAFETY: The vCPU is alive and `kvm->srcu` is held. `READ_ONCE()` makes
-        // `srcu_dereference()` out of this on x86.
+        // SAFETY: The vCPU is alive and `kvm->srcu` is held. `kvm_get_bus_srcu()` is no more than
+        // `READ_ONCE()` on x86: the barrier that it asks for is in `srcu_read_lock()`.
         unsafe {
             let kvm = (*self.raw()).kvm;
             ptr::read_volatile(&raw const (*kvm).buses[number])

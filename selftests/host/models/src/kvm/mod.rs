@@ -10,6 +10,8 @@ mod fetch;
 mod observe;
 #[path = "../../../../../rust/kvm/registry.rs"]
 pub(crate) mod registry;
+#[path = "../../../../../rust/kvm/vacancy.rs"]
+mod vacancy;
 mod vcpu;
 
 pub(crate) use counter::Counter;

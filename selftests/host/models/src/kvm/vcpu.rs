@@ -5,6 +5,7 @@ use super::{
     doorbell::{self, Doorbells, Write},
     fetch::{self, FetchCache},
     registry,
+    vacancy::{self, Place, Vacancies},
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
@@ -35,6 +36,7 @@ pub(crate) struct State {
     faulting_in: bool,
     fetch_cache: Box<FetchCache>,
     doorbells: Box<Doorbells>,
+    vacancies: Box<Vacancies>,
     pending_load: Option<PendingLoad>,
 }
 
@@ -46,6 +48,7 @@ impl State {
             faulting_in: false,
             fetch_cache: FetchCache::init().make(),
             doorbells: Doorbells::init().make(),
+            vacancies: Vacancies::init().make(),
             pending_load: None,
         }
     }
@@ -210,11 +213,11 @@ impl<'a> Vcpu<'a> {
     }
 
     pub(crate) fn last_mmio_info(&self) -> MmioInfo {
-        self.0.mmio_info
+        self.0.mmio_info.get()
     }
 
-    pub(crate) fn set_last_mmio_info(&mut self, info: MmioInfo) {
-        self.0.mmio_info = info;
+    pub(crate) fn set_last_mmio_info(&self, info: MmioInfo) {
+        self.0.mmio_info.set(info);
     }
 
     pub(crate) fn memslots_generation(&self) -> MemslotGeneration {
@@ -276,6 +279,14 @@ impl<'a> Vcpu<'a> {
         &mut self.state_mut().doorbells
     }
 
+    pub(super) fn vacancies(&mut self) -> &mut Vacancies {
+        &mut self.state_mut().vacancies
+    }
+
+    pub(super) fn mmio_bus_generation(&self) -> u64 {
+        self.0.kvm.bus_generation()
+    }
+
     pub(crate) fn runs_plain_code(&self, _: Mode) -> bool {
         true
     }
@@ -293,12 +304,8 @@ impl<'a> Vcpu<'a> {
         mode: Mode,
         assist: AssistBytes,
         generation: MemslotGeneration,
-    ) -> Option<&Plan> {
+    ) -> Result<&Plan, Option<Event>> {
         fetch::known_plan(self, mode, assist, generation)
-    }
-
-    pub(crate) fn known_refusal(&mut self) -> Option<Event> {
-        fetch::known_refusal(self)
     }
 
     pub(crate) fn fetch(
@@ -330,9 +337,15 @@ impl<'a> Vcpu<'a> {
             self.0.rang();
             return self.retire(next_rip);
         }
-        let dev_idx = self.0.write(write.gpa, write.value, write.size);
-        if let Some(dev_idx) = dev_idx {
-            doorbell::remember(self, &write, dev_idx);
+        let place = vacancy::place(self, write.gpa, write.size);
+        if place == Place::Vacant {
+            self.0.exit_for_write(write.gpa, write.size);
+            return self.retire(next_rip);
+        }
+        match self.0.write(write.gpa, write.value, write.size) {
+            Some(dev_idx) => doorbell::remember(self, &write, dev_idx),
+            None if place == Place::Unknown => vacancy::look(self, write.gpa, write.size),
+            None => (),
         }
         self.retire(next_rip)
     }

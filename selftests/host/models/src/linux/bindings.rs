@@ -34,6 +34,15 @@ pub(crate) struct mmio_ext_doorbell {
     pub(crate) dev_idx: i32,
 }
 
+#[allow(non_camel_case_types)]
+#[derive(Clone, Copy)]
+pub(crate) struct mmio_ext_vacancy {
+    pub(crate) generation: u64,
+    pub(crate) gpa: u64,
+    pub(crate) len: u32,
+    pub(crate) vacant: bool,
+}
+
 /// # Safety
 ///
 /// None, but that of C.
@@ -91,4 +100,11 @@ pub(crate) unsafe fn mmio_ext_doorbell_generation(
     doorbell: &mmio_ext_doorbell,
 ) -> u64 {
     kvm.doorbell_generation(doorbell)
+}
+
+/// # Safety
+///
+/// None, but that of C.
+pub(crate) unsafe fn mmio_ext_find_vacancy(kvm: Rc<Kvm>, vacancy: &mut mmio_ext_vacancy) {
+    kvm.find_vacancy(vacancy);
 }

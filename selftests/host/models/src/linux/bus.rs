@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The I/O bus for MMIO: `kvm_io_bus_register_dev()` and its like.
 
-use super::{bindings::mmio_ext_doorbell, Kvm, Mistake};
+use super::{
+    bindings::{mmio_ext_doorbell, mmio_ext_vacancy},
+    Kvm, Mistake,
+};
 use crate::addr::Gpa;
 use loom::{
     cell::UnsafeCell,
@@ -49,6 +52,11 @@ impl Device {
 
     fn is_ioeventfd(&self) -> bool {
         self.datamatch.is_some()
+    }
+
+    /// `overlaps()` of `rust/helpers.c`
+    fn overlaps(&self, gpa: u64, len: u32) -> bool {
+        self.gpa < gpa + u64::from(len) && gpa < self.gpa + u64::from(self.len.max(1))
     }
 
     /// `kvm_iodevice_write()`: whether it takes the write.
@@ -194,17 +202,28 @@ impl Kvm {
         if device.gpa != doorbell.gpa || device.len != doorbell.len {
             return 0;
         }
-        let overlaps = |device: &Rc<Device>| {
-            device.gpa < doorbell.gpa + u64::from(doorbell.len)
-                && doorbell.gpa < device.gpa + u64::from(device.len.max(1))
-        };
         let before = &bus.range[..=doorbell.dev_idx as usize];
         if before
             .iter()
-            .any(|dev| overlaps(dev) && !dev.is_ioeventfd())
+            .any(|dev| dev.overlaps(doorbell.gpa, doorbell.len) && !dev.is_ioeventfd())
         {
             return 0;
         }
         bus.generation
+    }
+
+    /// `Vcpu::mmio_bus_generation()`
+    pub(crate) fn bus_generation(&self) -> u64 {
+        match self.makes(Mistake::AnyBus) {
+            true => 0,
+            false => self.bus().generation,
+        }
+    }
+
+    /// `mmio_ext_find_vacancy()` of `rust/helpers.c`
+    pub(super) fn find_vacancy(&self, vacancy: &mut mmio_ext_vacancy) {
+        let mut range = self.bus().range.clone().into_iter();
+        vacancy.generation = self.bus_generation();
+        vacancy.vacant = !range.any(|device| device.overlaps(vacancy.gpa, vacancy.len));
     }
 }

@@ -38,7 +38,7 @@ pub(crate) enum Mistake {
     BusFreedAtOnce,
     /// An access may be older than what the guest has seen before it.
     NoBarrier,
-    /// What is known of a doorbell outlives the bus.
+    /// What is known of a doorbell, or that there is none, outlives the bus.
     AnyBus,
     /// A VM that runs when the module is loaded holds no reference to it.
     NoReference,

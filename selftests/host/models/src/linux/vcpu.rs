@@ -17,7 +17,7 @@ use crate::{
     spte::{get_mmio_spte_generation, Spte},
 };
 use loom::{sync::atomic::Ordering::Relaxed, thread};
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 pub(crate) use super::memory::ROOT;
 
@@ -50,7 +50,7 @@ pub(crate) struct KvmVcpu {
     pub(crate) kvm: Rc<Kvm>,
     pub(crate) mmio_ext: Option<Box<State>>,
     /// `vcpu->arch.mmio_*`
-    pub(crate) mmio_info: MmioInfo,
+    pub(crate) mmio_info: Cell<MmioInfo>,
     /// Guest paging is nothing to the MMU, as with TDP.
     pub(crate) direct: bool,
     /// L2 runs on page tables of L1's.
@@ -74,7 +74,7 @@ impl KvmVcpu {
         Self {
             kvm: kvm.clone(),
             mmio_ext: None,
-            mmio_info: MmioInfo::EMPTY,
+            mmio_info: Cell::new(MmioInfo::EMPTY),
             direct,
             nested: false,
             regs: [0; 16],
@@ -222,7 +222,7 @@ impl KvmVcpu {
     /// `vcpu_match_mmio_gva()`, `vcpu_match_mmio_gpa()`
     fn knows_page(&self) -> bool {
         let now = self.kvm.memslots.generation();
-        self.fault_address().matches(&self.mmio_info, now)
+        self.fault_address().matches(&self.mmio_info.get(), now)
     }
 
     fn do_page_fault(&mut self) -> PageFault {
@@ -261,7 +261,7 @@ impl KvmVcpu {
             remember_mmio_info(&mut vcpu, MmioInfo { generation, ..info });
         }
         if !info.generation.update_in_progress() {
-            self.mmio_info = info;
+            self.mmio_info.set(info);
         }
     }
 
@@ -302,7 +302,7 @@ impl KvmVcpu {
     /// Where the emulator finds the operand: in memory or not.
     fn mmio_gva_to_gpa(&self) -> Result<usize, Gpa> {
         if self.knows_page() {
-            return Err(Gpa(self.mmio_info.gfn.gpa().0 | self.offset));
+            return Err(Gpa(self.mmio_info.get().gfn.gpa().0 | self.offset));
         }
         match self.kvm.page(self.maps) {
             Page::Ram(ram) => Ok(ram),
@@ -313,14 +313,18 @@ impl KvmVcpu {
     /// Writes to the bus, or else leaves it to userspace. Returns the index of the device.
     pub(crate) fn write(&mut self, gpa: Gpa, value: u64, size: u8) -> Option<i32> {
         let taken = self.kvm.bus_write(gpa, value, size);
-        self.effects.push(match taken {
-            Some(_) => Effect::Bus,
-            None => Effect::Mmio {
-                gfn: gpa.gfn(),
-                size,
-            },
-        });
+        match taken {
+            Some(_) => self.effects.push(Effect::Bus),
+            None => self.exit_for_write(gpa, size),
+        }
         taken
+    }
+
+    pub(crate) fn exit_for_write(&mut self, gpa: Gpa, size: u8) {
+        self.effects.push(Effect::Mmio {
+            gfn: gpa.gfn(),
+            size,
+        });
     }
 
     /// A doorbell was found without the bus.
@@ -367,8 +371,9 @@ impl KvmVcpu {
         if let Some(state) = self.mmio_ext.as_deref_mut().filter(|_| forwarded) {
             state.clear_info(Clear::Page(gva));
         }
-        if self.mmio_info.gva == Gva(gva.0 & PAGE_MASK) {
-            self.mmio_info.gva = Gva(0);
+        let info = self.mmio_info.get_mut();
+        if info.gva == Gva(gva.0 & PAGE_MASK) {
+            info.gva = Gva(0);
         }
     }
 }

@@ -101,6 +101,31 @@ fn replace(mistake: Option<Mistake>) {
     });
 }
 
+/// An ioeventfd comes to where there was nothing, and the guest is told.
+fn fill(mistake: Option<Mistake>) {
+    explore(move || {
+        let bell = ioeventfd(1);
+        let (kvm, mut vcpu) = start(&[], 1, mistake);
+        let told = Rc::new(AtomicBool::new(false));
+
+        let changer = {
+            let (told, bell) = (told.clone(), bell.clone());
+            thread::spawn(move || {
+                let bus = kvm.register_dev(&bell);
+                told.store(true, Release);
+                kvm.free_later([bus]);
+            })
+        };
+        let is_told = told.load(Relaxed);
+        let effect = vcpu.store(0, 1);
+        if is_told {
+            assert_eq!(effect, Effect::Bus, "the place is not vacant any more");
+        }
+        changer.join().unwrap();
+        is_told
+    });
+}
+
 /// A device of another kind comes to be in front of a doorbell that stays where it was in the
 /// order.
 fn put_in_front(mistake: Option<Mistake>) {
@@ -138,6 +163,11 @@ fn an_added_ioeventfd_is_signalled() {
 }
 
 #[test]
+fn an_ioeventfd_at_a_vacant_place_is_signalled() {
+    fill(None);
+}
+
+#[test]
 fn a_device_in_front_is_not_missed() {
     put_in_front(None);
 }
@@ -164,4 +194,16 @@ fn an_old_bus_needs_a_grace_period() {
 #[should_panic(expected = "the device in front is missed")]
 fn doorbells_need_the_generation() {
     put_in_front(Some(Mistake::AnyBus));
+}
+
+#[test]
+#[should_panic(expected = "the place is not vacant any more")]
+fn vacancies_need_the_generation() {
+    fill(Some(Mistake::AnyBus));
+}
+
+#[test]
+#[should_panic(expected = "the place is not vacant any more")]
+fn vacancies_need_a_barrier() {
+    fill(Some(Mistake::NoBarrier));
 }
