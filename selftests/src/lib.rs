@@ -6,6 +6,7 @@ pub mod bench;
 pub mod diff;
 pub mod guest;
 pub mod host;
+pub mod kick;
 pub mod stats;
 pub mod tap;
 pub mod tests;

@@ -8,7 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuExit;
 
-use super::{RFLAGS, Switch, both_ways, code_page, delta, ending, mark, regs_for, run_at};
+use super::{RFLAGS, Switch, code_page, delta, each_way, ending, mark, regs_for, run_at};
 use crate::expect_eq;
 use crate::guest::layout::port;
 use crate::guest::paging::{SUPERVISOR, USER};
@@ -60,14 +60,14 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// mov [rdi], eax, and mov eax, [rdi].
-const STORE: [u8; 2] = [0x89, 0x07];
-const LOAD: [u8; 2] = [0x8b, 0x07];
+pub(super) const STORE: [u8; 2] = [0x89, 0x07];
+pub(super) const LOAD: [u8; 2] = [0x8b, 0x07];
 
 const TF: u64 = 1 << 8;
 const RF: u64 = 1 << 16;
 
 /// A vCPU with `code` in its memory; the pages that it uses were accessed.
-fn prepared(code: &[u8]) -> Result<(Machine, Vcpu, u64)> {
+pub(super) fn prepared(code: &[u8]) -> Result<(Machine, Vcpu, u64)> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let at = code_page(0);
     // KVM does not trap after a store that goes to userspace; then the first NOP does.
@@ -77,7 +77,7 @@ fn prepared(code: &[u8]) -> Result<(Machine, Vcpu, u64)> {
     Ok((machine, vcpu, at))
 }
 
-fn start_with(vcpu: &mut Vcpu, regs: kvm_regs, rip: u64, rflags: u64) -> Result<()> {
+pub(super) fn start_with(vcpu: &mut Vcpu, regs: kvm_regs, rip: u64, rflags: u64) -> Result<()> {
     vcpu.start(regs, rip)?;
     let mut regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
     regs.rflags = RFLAGS | rflags;
@@ -88,7 +88,7 @@ fn start_with(vcpu: &mut Vcpu, regs: kvm_regs, rip: u64, rflags: u64) -> Result<
 fn trap_flag() -> Result<()> {
     super::needs_trap_flag()?;
     for code in [STORE, LOAD] {
-        let (events, pushed, at) = both_ways(|fast| {
+        let (events, pushed, at) = each_way(|fast| {
             let (machine, mut vcpu, at) = prepared(&code)?;
             run_at(&mut vcpu, regs_for(&machine), at)?;
             let start = mark(&vcpu)?;
@@ -115,7 +115,7 @@ fn trap_flag() -> Result<()> {
 /// RFLAGS at the exit for the access, and at the end.
 fn resume_flag() -> Result<()> {
     for code in [STORE, LOAD] {
-        both_ways(|_| {
+        each_way(|_| {
             let (machine, mut vcpu, at) = prepared(&code)?;
             start_with(&mut vcpu, regs_for(&machine), at, RF)?;
             let exit = vcpu.step()?;
@@ -134,7 +134,7 @@ fn guest_debug() -> Result<()> {
     super::needs_trap_flag()?;
     for code in [STORE, LOAD] {
         for late in [false, true] {
-            let seen = both_ways(|_| {
+            let seen = each_way(|_| {
                 let mut seen = debugged(&code, late)?;
                 // After a read that userspace has answered the emulator restores RFLAGS, without
                 // the TF of this request, and steps no more.
@@ -192,7 +192,7 @@ fn debugged(code: &[u8], late: bool) -> Result<Vec<String>> {
     Ok(seen)
 }
 
-fn events_of(vcpu: &Vcpu) -> Result<kvm_vcpu_events> {
+pub(super) fn events_of(vcpu: &Vcpu) -> Result<kvm_vcpu_events> {
     vcpu.fd().get_vcpu_events().context("KVM_GET_VCPU_EVENTS")
 }
 
@@ -200,7 +200,7 @@ fn events_of(vcpu: &Vcpu) -> Result<kvm_vcpu_events> {
 fn shadow(before: &[u8]) -> Result<()> {
     for access in [STORE, LOAD] {
         let code = [before, &access].concat();
-        let last = both_ways(|fast| {
+        let last = each_way(|fast| {
             let (machine, mut vcpu, at) = prepared(&code)?;
             let regs = kvm_regs {
                 // The data segment, for SS.

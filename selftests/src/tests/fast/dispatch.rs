@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::both_ways;
+use super::each_way;
 use crate::expect_eq;
 use crate::guest::{Bus, Machine, Match, Mode};
 use crate::tap::Test;
@@ -16,7 +16,7 @@ pub const TESTS: &[Test] = &[Test {
 
 /// A coalesced zone that comes before a doorbell takes writes as long as its ring has room.
 fn behind_coalesced() -> Result<()> {
-    let rings = both_ways(|_| {
+    let rings = each_way(|_| {
         let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
         let (gva, gpa) = (machine.gva(1), machine.gpa(1));
         machine.coalesce(Bus::Mmio(gpa), 4)?;

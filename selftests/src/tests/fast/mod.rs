@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The fast path, where a shortcut around the emulator could go wrong.
 
+mod apic;
 mod code;
 mod context;
+mod debug;
 mod dispatch;
+mod event;
 mod pending;
+mod smm;
 
 use std::fmt::Debug;
 
@@ -19,9 +23,18 @@ use crate::tap::Test;
 use crate::{expect_eq, skip};
 
 pub fn tests() -> impl Iterator<Item = &'static Test> {
-    [code::TESTS, context::TESTS, dispatch::TESTS, pending::TESTS]
-        .into_iter()
-        .flatten()
+    [
+        code::TESTS,
+        context::TESTS,
+        debug::TESTS,
+        event::TESTS,
+        smm::TESTS,
+        dispatch::TESTS,
+        apic::TESTS,
+        pending::TESTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// RFLAGS with only its always-one bit.
@@ -93,12 +106,16 @@ fn needs_trap_flag() -> Result<()> {
     Ok(())
 }
 
-/// Runs the same without and with the fast path; what is returned must not differ. `run` is told
-/// which it is.
-fn both_ways<T: Debug + PartialEq>(run: impl Fn(bool) -> Result<T>) -> Result<T> {
+/// Runs the same without the extension, without and with the fast path; what is returned must not
+/// differ. `run` is told whether the fast path is on.
+fn each_way<T: Debug + PartialEq>(run: impl Fn(bool) -> Result<T>) -> Result<T> {
     let switch = Switch::new()?;
+    host::set_extension(false).context("the parameter `enabled`")?;
+    let without = run(false).context("without the extension")?;
+    host::set_extension(true).context("the parameter `enabled`")?;
     switch.set(false)?;
     let emulated = run(false).context("without the fast path")?;
+    expect_eq!(emulated, without, "the second is without the extension");
     switch.set(true)?;
     let fast = run(true).context("with the fast path")?;
     expect_eq!(fast, emulated, "the second is without the fast path");

@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use kvm_bindings::kvm_regs;
 
-use super::{Switch, both_ways, code_page, ending, mark, regs_for};
+use super::{Switch, code_page, each_way, ending, mark, regs_for};
 use crate::expect_eq;
 use crate::guest::{Event, Machine, Mode, Vcpu, pattern_value};
 use crate::host;
@@ -132,7 +132,7 @@ fn changed(change: fn(&mut kvm_regs)) -> Result<()> {
 /// Without any change both do the same, and all is as it should be at once.
 fn unchanged() -> Result<()> {
     for (n, (load, len)) in LOADS.iter().enumerate() {
-        let (rax, want, ..) = both_ways(|fast| {
+        let (rax, want, ..) = each_way(|fast| {
             let (machine, mut vcpu) = pending(load, *len, fast)?;
             let first = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
             complete(&mut vcpu)?;
