@@ -58,7 +58,7 @@ impl Descriptor {
     fn to_bytes(&self) -> [u8; DESCRIPTOR_SIZE] {
         let mut bytes = [0; DESCRIPTOR_SIZE];
         put(&mut bytes, 0, self.name.as_bytes());
-        put(&mut bytes, 40, &self.block.to_le_bytes());
+        put(&mut bytes, NAME_SIZE, &self.block.to_le_bytes());
         put(&mut bytes, 42, &(self.size as u16).to_le_bytes());
         put(
             &mut bytes,
