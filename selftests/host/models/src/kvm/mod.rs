@@ -6,6 +6,10 @@ mod counter;
 #[path = "../../../../../rust/kvm/doorbell.rs"]
 mod doorbell;
 #[path = "../../../../../rust/kvm/fetch.rs"]
+#[allow(
+    clippy::declare_interior_mutable_const,
+    reason = "a value to begin with"
+)]
 mod fetch;
 mod observe;
 #[path = "../../../../../rust/kvm/registry.rs"]
