@@ -9,8 +9,8 @@ use crate::addr::Gpa;
 use loom::{
     cell::UnsafeCell,
     sync::atomic::{
-        fence, AtomicUsize,
-        Ordering::{Acquire, Relaxed, Release, SeqCst},
+        AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release},
     },
 };
 use std::{cell::RefCell, rc::Rc};
@@ -127,11 +127,8 @@ impl Bus {
 pub(crate) struct OldBus(Option<Rc<State>>);
 
 impl Kvm {
-    /// `kvm_get_bus_srcu()`
+    /// `srcu_dereference()`
     fn bus(&self) -> Rc<State> {
-        if !self.makes(Mistake::NoBarrier) {
-            fence(SeqCst);
-        }
         let bus = self.bus.state(self.bus.active.load(Acquire));
         assert_alive(&bus.is_alive, "bus");
         bus

@@ -36,7 +36,7 @@ pub(crate) enum Mistake {
     CompleteOnlyWhileOn,
     /// An old bus is freed while somebody may use it.
     BusFreedAtOnce,
-    /// An access may be older than what the guest has seen before it.
+    /// What the exit handler reads may be older than what the guest has seen before it.
     NoBarrier,
     /// What is known of a doorbell, or that there is none, outlives the bus.
     AnyBus,
@@ -64,7 +64,7 @@ impl Kvm {
     pub(crate) fn new(gfn: crate::addr::Gfn, page: Page, mistake: Option<Mistake>) -> Self {
         Self {
             mistake,
-            srcu: Srcu::new(),
+            srcu: Srcu::new(mistake != Some(Mistake::NoBarrier)),
             memslots: Memslots::new(gfn, page),
             mmu: Mmu::new(),
             bus: Bus::new(),

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Sleepable RCU: a grace period ends when all have left who were inside when it began.
 
-use loom::sync::{Condvar, Mutex};
+use loom::sync::{
+    atomic::{fence, Ordering::SeqCst},
+    Condvar, Mutex,
+};
 
 pub(crate) struct Srcu {
+    /// Whether to enter is a full barrier, as the extension relies on: `__srcu_read_lock()` has
+    /// one, `smp_mb__after_srcu_read_lock()` therefore none.
+    has_barrier: bool,
     sections: Mutex<Sections>,
     left: Condvar,
 }
@@ -22,8 +28,9 @@ pub(crate) struct ReadGuard<'a> {
 }
 
 impl Srcu {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(has_barrier: bool) -> Self {
         Self {
+            has_barrier,
             sections: Mutex::new(Sections::default()),
             left: Condvar::new(),
         }
@@ -33,6 +40,9 @@ impl Srcu {
         let mut sections = self.sections.lock().unwrap();
         let index = sections.current;
         sections.readers[index] += 1;
+        if self.has_barrier {
+            fence(SeqCst);
+        }
         ReadGuard { srcu: self, index }
     }
 
