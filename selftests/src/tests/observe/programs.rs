@@ -117,9 +117,17 @@ fn run(program: &str, arguments: &[&str]) -> Result<String> {
     finish(output.context(program.to_owned())?).with_context(|| format!("{program} {arguments:?}"))
 }
 
-fn is_in_path(program: &str) -> bool {
+/// Fails as not applicable without this program. With it, the test may take longer than others:
+/// programs start slowly on a machine that is emulated and shares its host.
+fn need(program: &str) -> Result<()> {
+    const SECONDS: u32 = 300;
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+    if !std::env::split_paths(&path).any(|folder| folder.join(program).exists()) {
+        skip!("{program} is not in PATH");
+    }
+    // SAFETY: a plain system call, twice; the alarm ends this test if it hangs.
+    unsafe { libc::alarm(libc::alarm(0).max(SECONDS)) };
+    Ok(())
 }
 
 /// The guest of these tests: a program with one event of each kind on vCPU 0, many on vCPU 1.
@@ -130,9 +138,7 @@ fn run_guest(machine: &Machine, vcpus: &mut [Vcpu]) -> Result<()> {
 
 /// Records that guest, and fails unless what `print` then says of it is exactly what it did.
 fn expect_trace(program: &str, record: &[&str], print: &[&str]) -> Result<()> {
-    if !is_in_path(program) {
-        skip!("{program} is not in PATH");
-    }
+    need(program)?;
     let _heat = Heat::off()?;
     let file = Scratch::new(program);
     let device = Device::open()?;
@@ -183,9 +189,7 @@ fn perf() -> Result<()> {
 }
 
 fn perf_filtered() -> Result<()> {
-    if !is_in_path("perf") {
-        skip!("perf is not in PATH");
-    }
+    need("perf")?;
     let _heat = Heat::off()?;
     let file = Scratch::new("perf");
     let device = Device::open()?;
@@ -214,9 +218,7 @@ fn number(line: &Value, name: &str) -> u64 {
 }
 
 fn kvm_mmio() -> Result<()> {
-    if !is_in_path("kvm-mmio") {
-        skip!("kvm-mmio is not in PATH");
-    }
+    need("kvm-mmio")?;
     let _heat = Heat::off()?;
     let (json, names) = (Scratch::new("json"), Scratch::new("toml"));
     let (machine, mut vcpus) = machine_with(2)?;
@@ -276,9 +278,7 @@ fn kvm_mmio() -> Result<()> {
 
 fn nobody() -> Result<()> {
     const NOBODY: u32 = 65534;
-    if !is_in_path("kvm-mmio") {
-        skip!("kvm-mmio is not in PATH");
-    }
+    need("kvm-mmio")?;
     let _heat = Heat::off()?;
     expect_eq!(Path::new(PATH).exists(), true);
     let mut command = Command::new("kvm-mmio");
