@@ -133,7 +133,7 @@ fn pending(kind: Kind) -> Result<()> {
 /// One exit, with RIP; an access is answered.
 fn exit(vcpu: &mut Vcpu) -> Result<String> {
     /// Far more than any exit takes.
-    const LIMIT: Duration = Duration::from_millis(300);
+    const LIMIT: Duration = Duration::from_millis(500);
     let _kick = Kick::after(LIMIT)?;
     let exit = match vcpu.fd_mut().run() {
         Ok(VcpuExit::MmioRead(gpa, data)) => {
