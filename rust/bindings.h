@@ -26,6 +26,7 @@ static const u8 MMIO_EXT_RSP = VCPU_REGS_RSP;
 static const u64 MMIO_EXT_RIP_AND_CR3 = BIT_ULL(VCPU_REG_RIP) |
 					BIT_ULL(VCPU_REG_CR3);
 static const u64 MMIO_EXT_EFER_LMA = EFER_LMA;
+static const u64 MMIO_EXT_CR4_LA57 = X86_CR4_LA57;
 static const u32 MMIO_EXT_HF_GUEST = HF_GUEST_MASK;
 #ifdef CONFIG_KVM_SMM
 static const u32 MMIO_EXT_HF_SMM = HF_SMM_MASK;

@@ -20,6 +20,14 @@ impl Gva {
     pub const fn page(self) -> Self {
         Self(self.0 & PAGE_MASK)
     }
+
+    /// Whether an address of `bits` bits, 48 or 57, is extended by its sign, as a processor asks:
+    /// Intel SDM, volume 1, "Canonical Addressing".
+    #[inline(always)]
+    pub const fn is_canonical(self, bits: u32) -> bool {
+        let unused = u64::BITS - bits;
+        (self.0 << unused) as i64 >> unused == self.0 as i64
+    }
 }
 
 /// A guest physical address, in bytes.
@@ -56,5 +64,21 @@ mod tests {
         );
         assert_eq!(Gpa(0xfee0_0fff).gfn(), Gfn(0xfee00));
         assert_eq!(Gfn(0xfee00).gpa(), Gpa(0xfee0_0000));
+    }
+
+    #[test]
+    fn both_halves_are_canonical() {
+        for bits in [48, 57] {
+            let half = 1u64 << (bits - 1);
+            for good in [0, half - 1, half.wrapping_neg(), u64::MAX] {
+                assert!(Gva(good).is_canonical(bits), "{good:#x}, {bits} bits");
+            }
+            for bad in [half, 1 << 63, half.wrapping_neg() - 1, u64::MAX >> 1] {
+                assert!(!Gva(bad).is_canonical(bits), "{bad:#x}, {bits} bits");
+            }
+        }
+        // Where Linux maps devices with 5-level paging.
+        assert!(Gva(0xffa0_0000_0000_0000).is_canonical(57));
+        assert!(!Gva(0xffa0_0000_0000_0000).is_canonical(48));
     }
 }

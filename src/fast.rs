@@ -143,9 +143,9 @@ fn locate(
     gva: Gva,
 ) -> Result<Gpa, Event> {
     let offset = gva.0 & !PAGE_MASK;
-    // The processor checks that an address is canonical before it translates it. Those of 5-level
-    // paging, and tagged ones, are rare enough for the emulator.
-    let canonical = (gva.0 << 16) as i64 >> 16 == gva.0 as i64;
+    // The processor checks that an address is canonical before it translates it. Tagged ones are
+    // rare enough for the emulator.
+    let canonical = gva.is_canonical(vcpu.address_bits());
     if !canonical || offset + u64::from(plan.size) > 1 << PAGE_SHIFT {
         return Err(Event::RefusedAddress);
     }

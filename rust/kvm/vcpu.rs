@@ -702,6 +702,18 @@ impl<'a> Vcpu<'a> {
         }
     }
 
+    /// Bits of the guest's linear addresses, `vcpu_virt_addr_bits()`.
+    #[inline(always)]
+    pub(crate) fn address_bits(&self) -> u32 {
+        // SAFETY: The vCPU is in its own thread. The guest never owns this bit of CR4.
+        let la57 = unsafe { (*self.arch()).cr4 as u64 & bindings::MMIO_EXT_CR4_LA57 != 0 };
+        if la57 {
+            57
+        } else {
+            48
+        }
+    }
+
     /// How the guest's page tables are to be read, `union kvm_cpu_role`.
     #[inline(always)]
     pub(super) fn cpu_role(&self) -> u64 {

@@ -33,6 +33,10 @@ pub const MMIO_GPA: u64 = 0xd000_0000;
 /// taken for a GPA is noticed.
 pub const MMIO_GVA: u64 = 0x5000_0000;
 
+/// The same with 5-level paging: in the upper half, where kernels have devices, and not canonical
+/// with 4 levels.
+pub const MMIO_GVA_LA57: u64 = 0xffa0_0000_5000_0000;
+
 /// Pages of the window that are mapped from the start.
 pub const MMIO_PAGES: u64 = 16;
 

@@ -9,7 +9,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 
-use super::layout::{MAX_VCPUS, MMIO_GPA, MMIO_GVA, MMIO_PAGES, RAM_SIZE};
+use super::layout::{MAX_VCPUS, MMIO_GPA, MMIO_GVA, MMIO_GVA_LA57, MMIO_PAGES, RAM_SIZE};
 use super::paging::{SUPERVISOR, TablePool};
 use super::{Bus, Doorbell, Match, Mode, PAGE, PageTables, Region, Vcpu, cpu};
 
@@ -93,10 +93,10 @@ impl Machine {
 
     /// Linear address of the same page.
     pub fn gva(&self, page: u64) -> u64 {
-        if self.mode.is_paged() {
-            MMIO_GVA + page * PAGE
-        } else {
-            self.gpa(page)
+        match self.mode {
+            Mode::Flat => self.gpa(page),
+            Mode::La57 => MMIO_GVA_LA57 + page * PAGE,
+            Mode::Long | Mode::Pae | Mode::Legacy => MMIO_GVA + page * PAGE,
         }
     }
 

@@ -14,11 +14,14 @@ use crate::guest::layout::port;
 use crate::guest::paging::{SUPERVISOR, USER};
 use crate::guest::{Event, Fault, Machine, Mode, Vcpu, operand};
 use crate::host::Modes;
+use crate::skip;
 use crate::tap::Test;
 
 use super::super::permission::enter_user_mode;
 
 const SAME: &str = "gate and retirement: an access ends as with the emulator";
+
+const KERNEL: &str = "fetch and address: code and devices are where a kernel has them";
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -51,6 +54,16 @@ pub const TESTS: &[Test] = &[
         name: "fast_user_mode",
         proves: "gate: what the guest's page tables deny to user mode is denied",
         run: user_mode,
+    },
+    Test {
+        name: "fast_kernel_half_4_levels",
+        proves: KERNEL,
+        run: || kernel_half(Mode::Long, 0xffff_8880_0000_0000),
+    },
+    Test {
+        name: "fast_kernel_half_5_levels",
+        proves: KERNEL,
+        run: || kernel_half(Mode::La57, 0xffa0_0000_0000_0000),
     },
     Test {
         name: "fast_refuses_32_bit",
@@ -269,6 +282,35 @@ fn user_mode() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Code and device are mapped in the upper half of the address space.
+fn kernel_half(mode: Mode, base: u64) -> Result<()> {
+    if !Machine::supports(mode)? {
+        skip!("this processor has no 5-level paging");
+    }
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    let device = base + 0x5000_0000;
+    machine.tables().map(base, code_page(0), SUPERVISOR);
+    machine.tables().map(device, machine.gpa(1), SUPERVISOR);
+    machine.ram().write(code_page(0), &ending(&STORE));
+    let regs = kvm_regs {
+        rdi: device,
+        rax: 7,
+        ..Default::default()
+    };
+
+    let exit = [Event::write(machine.gpa(1), 4, 7)];
+    expect_eq!(run_at(&mut vcpu, regs, base)?, exit, "first access");
+    let start = mark(&vcpu)?;
+    for _ in 0..3 {
+        expect_eq!(run_at(&mut vcpu, regs, base)?, exit);
+    }
+    delta(&start, &vcpu)?
+        .expect_ext("fast", 3)?
+        .expect_ext("refused_address", 0)?;
     Ok(())
 }
 

@@ -295,6 +295,10 @@ impl<'a> Vcpu<'a> {
         (self.0.rip.0, ROOT.gpa().0)
     }
 
+    pub(crate) fn address_bits(&self) -> u32 {
+        48
+    }
+
     pub(super) fn cpu_role(&self) -> u64 {
         0
     }
