@@ -22,12 +22,8 @@ use kernel::prelude::*;
 use kvm_bindings as bindings;
 use pin_init::init_array_from_fn;
 
-/// Instructions that are remembered.
-const ENTRIES: usize = 16;
-
-/// Spreads neighbouring instructions over the entries: 2^64 divided by the golden ratio (Knuth, The
-/// Art of Computer Programming, volume 3, section 6.4).
-const HASH: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Instructions that are remembered, a power of two.
+const ENTRIES: usize = 32;
 
 /// How often an instruction is refused without looking at it again.
 const REFUSALS: u8 = 200;
@@ -164,19 +160,44 @@ impl FetchCache {
         })
     }
 
+    /// Where an instruction is, unless another has its place. Instructions close to each other,
+    /// such as a driver's, have places of their own.
     #[inline(always)]
-    fn index(rip: u64) -> usize {
-        (rip.wrapping_mul(HASH) >> (u64::BITS - ENTRIES.ilog2())) as usize % ENTRIES
+    const fn place(rip: u64) -> usize {
+        (rip ^ rip >> ENTRIES.ilog2()) as usize % ENTRIES
     }
 
+    /// Where an instruction is then.
+    const fn other(place: usize) -> usize {
+        place ^ 1
+    }
+
+    /// The entry of the instruction at `rip`, if there is one; else that of another.
     #[inline(always)]
     fn entry(&self, rip: u64) -> &Entry {
-        &self.entries[Self::index(rip)]
+        let place = Self::place(rip);
+        let first = &self.entries[place];
+        if first.rip.get() == rip {
+            first
+        } else {
+            &self.entries[Self::other(place)]
+        }
     }
 
-    #[inline(always)]
+    /// An entry for the instruction at `rip`. What was in its place moves on, so that two with the
+    /// same place do not drive out each other.
     fn entry_mut(&mut self, rip: u64) -> &mut Entry {
-        &mut self.entries[Self::index(rip)]
+        let place = Self::place(rip);
+        let other = Self::other(place);
+        let here = self.entries[place].rip.get();
+        if here == rip || here == NOWHERE {
+            return &mut self.entries[place];
+        }
+        if self.entries[other].rip.get() == rip {
+            return &mut self.entries[other];
+        }
+        self.entries.swap(place, other);
+        &mut self.entries[place]
     }
 }
 
