@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_cpuid_entry2,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 
@@ -67,15 +68,26 @@ impl Machine {
     /// Whether guests of `mode` can run here.
     pub fn supports(mode: Mode) -> Result<bool> {
         const LA57: u32 = 1 << 16;
+        let features = Self::features()?;
+        Ok(mode != Mode::La57 || features.is_some_and(|leaf| leaf.ecx & LA57 != 0))
+    }
+
+    /// Whether guests can have SMAP here.
+    pub fn supports_smap() -> Result<bool> {
+        const SMAP: u32 = 1 << 20;
+        Ok(Self::features()?.is_some_and(|leaf| leaf.ebx & SMAP != 0))
+    }
+
+    /// Leaf 7 of CPUID, as guests may have it.
+    fn features() -> Result<Option<kvm_cpuid_entry2>> {
         let cpuid = Kvm::new()
             .context("opening /dev/kvm")?
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .context("KVM_GET_SUPPORTED_CPUID")?;
-        let features = cpuid
-            .as_slice()
-            .iter()
-            .find(|leaf| leaf.function == 7 && leaf.index == 0);
-        Ok(mode != Mode::La57 || features.is_some_and(|leaf| leaf.ecx & LA57 != 0))
+        let mut leaves = cpuid.as_slice().iter();
+        Ok(leaves
+            .find(|leaf| leaf.function == 7 && leaf.index == 0)
+            .copied())
     }
 
     fn map_window(&self, tables: &PageTables) {

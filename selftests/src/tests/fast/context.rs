@@ -10,9 +10,9 @@ use kvm_ioctls::VcpuExit;
 
 use super::{RFLAGS, Switch, code_page, delta, each_way, ending, mark, regs_for, run_at};
 use crate::expect_eq;
-use crate::guest::layout::port;
+use crate::guest::layout::{RAM_SIZE, port};
 use crate::guest::paging::{SUPERVISOR, USER};
-use crate::guest::{Event, Fault, Machine, Mode, Vcpu, operand};
+use crate::guest::{Event, Fault, Machine, Mode, PAGE, Vcpu, operand};
 use crate::host::Modes;
 use crate::skip;
 use crate::tap::Test;
@@ -54,6 +54,11 @@ pub const TESTS: &[Test] = &[
         name: "fast_user_mode",
         proves: "gate: what the guest's page tables deny to user mode is denied",
         run: user_mode,
+    },
+    Test {
+        name: "fast_smap",
+        proves: "rights: the kernel has the user's page only if RFLAGS.AC is set",
+        run: smap,
     },
     Test {
         name: "fast_kernel_half_4_levels",
@@ -281,6 +286,52 @@ fn user_mode() -> Result<()> {
                     .expect_ext("refused_access", (!tdp).into())?;
             }
         }
+    }
+    Ok(())
+}
+
+/// The kernel stores to a device that is mapped for the user, with SMAP.
+fn smap() -> Result<()> {
+    const CR4_SMAP: u64 = 1 << 21;
+    const AC: u64 = 1 << 18;
+    if !Machine::supports_smap()? {
+        skip!("this processor has no SMAP");
+    }
+    for allowed in [true, false] {
+        let (events, gva, gpa) = each_way(|fast| {
+            // Before the guest runs: nobody tells KVM that userspace changes page tables.
+            let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+            let (gva, gpa, at) = (machine.gva(1), machine.gpa(1), code_page(0));
+            machine.ram().write(at, &ending(&STORE));
+            // What the processor itself touches must be the kernel's.
+            for page in (0..RAM_SIZE).step_by(PAGE as usize) {
+                machine.tables().map(page, page, SUPERVISOR);
+            }
+            machine.tables().map(gva, gpa, SUPERVISOR | USER);
+            let mut sregs = vcpu.fd().get_sregs().context("KVM_GET_SREGS")?;
+            sregs.cr4 |= CR4_SMAP;
+            vcpu.fd().set_sregs(&sregs).context("KVM_SET_SREGS")?;
+
+            let regs = regs_for(&machine);
+            for _ in 0..2 {
+                start_with(&mut vcpu, regs, at, AC)?;
+                let write = Event::write(gpa, 4, regs.rax & 0xffff_ffff);
+                expect_eq!(super::finish(&mut vcpu)?, [write]);
+            }
+            let start = mark(&vcpu)?;
+            start_with(&mut vcpu, regs, at, if allowed { AC } else { 0 })?;
+            let events = super::finish(&mut vcpu)?;
+            delta(&start, &vcpu)?.expect_ext("fast", (fast && allowed).into())?;
+            Ok((events, gva, gpa))
+        })?;
+        if allowed {
+            expect_eq!(events.len(), 1, "{events:?}, {gpa:#x}");
+            continue;
+        }
+        let [Event::Fault(fault)] = events[..] else {
+            bail!("{events:?}: wanted a page fault");
+        };
+        expect_eq!((fault.vector, fault.error_code, fault.cr2), (14, 3, gva));
     }
     Ok(())
 }
