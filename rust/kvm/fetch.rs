@@ -164,7 +164,7 @@ impl FetchCache {
     /// such as a driver's, have places of their own.
     #[inline(always)]
     const fn place(rip: u64) -> usize {
-        (rip ^ rip >> ENTRIES.ilog2()) as usize % ENTRIES
+        rip as usize % ENTRIES
     }
 
     /// Where an instruction is then.
@@ -172,16 +172,16 @@ impl FetchCache {
         place ^ 1
     }
 
-    /// The entry of the instruction at `rip`, if there is one; else that of another.
+    /// The entry of the instruction at `rip`.
     #[inline(always)]
-    fn entry(&self, rip: u64) -> &Entry {
+    fn find(&self, rip: u64) -> Option<&Entry> {
         let place = Self::place(rip);
         let first = &self.entries[place];
         if first.rip.get() == rip {
-            first
-        } else {
-            &self.entries[Self::other(place)]
+            return Some(first);
         }
+        let second = &self.entries[Self::other(place)];
+        (second.rip.get() == rip).then_some(second)
     }
 
     /// An entry for the instruction at `rip`. What was in its place moves on, so that two with the
@@ -225,10 +225,7 @@ pub(super) fn known_plan<'a>(
     generation: MemslotGeneration,
 ) -> Result<&'a Plan, Option<Event>> {
     let (rip, cr3) = vcpu.rip_and_cr3();
-    let entry = vcpu.fetch_cache().entry(rip);
-    if entry.rip.get() != rip {
-        return Err(None);
-    }
+    let entry = vcpu.fetch_cache().find(rip).ok_or(None)?;
     if entry.refusals.get() != 0 {
         return Err(Some(entry.refuse_again()));
     }
