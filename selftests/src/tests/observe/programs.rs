@@ -6,6 +6,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -95,6 +97,8 @@ impl Recorder {
                 anyhow::bail!("it has not run the command");
             }
         }
+        // trace-cmd's readers leave nothing if they are stopped before they have begun.
+        thread::sleep(Duration::from_secs(1));
         Ok(Self { program, output })
     }
 
