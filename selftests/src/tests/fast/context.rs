@@ -8,7 +8,10 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuExit;
 
-use super::{RFLAGS, Switch, code_page, delta, each_way, ending, mark, regs_for, run_at};
+use super::{
+    RFLAGS, Switch, code_page, delta, each_way, each_way_undisturbed, ending, mark, regs_for,
+    run_at,
+};
 use crate::expect_eq;
 use crate::guest::layout::{RAM_SIZE, port};
 use crate::guest::paging::{SUPERVISOR, USER};
@@ -218,7 +221,7 @@ pub(super) fn events_of(vcpu: &Vcpu) -> Result<kvm_vcpu_events> {
 fn shadow(before: &[u8]) -> Result<()> {
     for access in [STORE, LOAD] {
         let code = [before, &access].concat();
-        let last = each_way(|fast| {
+        let last = each_way_undisturbed(|fast| {
             let (machine, mut vcpu, at) = prepared(&code)?;
             let regs = kvm_regs {
                 // The data segment, for SS.

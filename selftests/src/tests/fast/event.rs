@@ -9,7 +9,7 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuExit;
 
 use super::context::{LOAD, STORE, events_of, prepared, start_with};
-use super::{code_page, each_way, finish, regs_for};
+use super::{code_page, each_way, each_way_undisturbed, finish, regs_for};
 use crate::expect_eq;
 use crate::guest::{Event, Fault, Vcpu};
 use crate::host::{Modes, Vendor};
@@ -158,7 +158,7 @@ fn exit(vcpu: &mut Vcpu) -> Result<String> {
 fn window() -> Result<()> {
     const STI: u8 = 0xfb;
     for access in [STORE, LOAD] {
-        let seen = each_way(|_| {
+        let seen = each_way_undisturbed(|_| {
             let (machine, mut vcpu, at) = prepared(&[&[STI], &access[..]].concat())?;
             vcpu.start(regs_for(&machine), at)?;
             vcpu.fd_mut().get_kvm_run().request_interrupt_window = 1;
