@@ -59,7 +59,7 @@ impl Descriptor {
         let mut bytes = [0; DESCRIPTOR_SIZE];
         put(&mut bytes, 0, self.name.as_bytes());
         put(&mut bytes, NAME_SIZE, &self.block.to_le_bytes());
-        put(&mut bytes, 42, &(self.size as u16).to_le_bytes());
+        put(&mut bytes, NAME_SIZE + 2, &(self.size as u16).to_le_bytes());
         put(
             &mut bytes,
             44,

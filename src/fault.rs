@@ -200,13 +200,12 @@ fn check_spte_reserved(vcpu: &Vcpu<'_>, addr: FaultAddress, walk: &ShadowWalk) -
 /// Whether an MMIO SPTE is of the current generation.
 fn check_mmio_spte(vcpu: &Vcpu<'_>, spte: Spte) -> bool {
     let now = vcpu.memslots_generation();
-    if now.update_in_progress() {
-        return false;
-    }
-
     let made = get_mmio_spte_generation(spte);
-    vcpu.trace_check_mmio_spte(spte, now.mmio(), made);
-    now.mmio() == made
+
+    if !now.update_in_progress() {
+        vcpu.trace_check_mmio_spte(spte, now.mmio(), made);
+    }
+    now.is_still(made)
 }
 
 /// Remembers what an MMIO SPTE says.

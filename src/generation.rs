@@ -22,6 +22,11 @@ impl MemslotGeneration {
         self.0 & UPDATE_IN_PROGRESS != 0
     }
 
+    /// Whether what an MMIO SPTE that was made in generation `made` says holds now.
+    pub const fn is_still(self, made: MmioGeneration) -> bool {
+        !self.update_in_progress() && self.mmio().get() == made.get()
+    }
+
     /// The part of the generation that MMIO SPTEs hold.
     pub const fn mmio(self) -> MmioGeneration {
         MmioGeneration((self.0 & ((1 << MMIO_GENERATION_BITS) - 1)) as u32)

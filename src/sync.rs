@@ -24,9 +24,9 @@ pub(crate) fn set_mmio_spte(vcpu: &Vcpu<'_>, gfn: Gfn, access: u32) -> Spte {
 /// generation; its guest then has MMIO where there is RAM, until memslots change again.
 pub(crate) fn sync_mmio_spte(vcpu: &Vcpu<'_>, spte: Spte, gfn: Gfn, access: u32) -> Spte {
     let now = vcpu.memslots_generation();
-    let is_stale = now.update_in_progress() || get_mmio_spte_generation(spte) != now.mmio();
+    let is_current = now.is_still(get_mmio_spte_generation(spte));
 
-    if is_stale || vcpu.mmio_format().get_mmio_spte_gfn(spte) != gfn {
+    if !is_current || vcpu.mmio_format().get_mmio_spte_gfn(spte) != gfn {
         vcpu.stats().count(Event::SpteSyncDropped);
         return NONPRESENT;
     }

@@ -42,35 +42,22 @@ impl Vacancies {
     }
 }
 
-/// What there is to know about an access.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// No device on the bus can take it.
-    Vacant,
-    /// Some device may.
-    Taken,
-    /// Not looked at yet, or devices have come or gone since.
-    Unknown,
-}
-
-/// What is known about an access of `size` bytes.
+/// Whether no device on the bus can take an access of `size` bytes. Looks for one unless that is
+/// known.
 #[inline(always)]
-pub(super) fn place(vcpu: &mut Vcpu<'_>, gpa: Gpa, size: u8) -> Place {
+pub(super) fn is_vacant(vcpu: &mut Vcpu<'_>, gpa: Gpa, size: u8) -> bool {
     let generation = vcpu.mmio_bus_generation();
     let entry = vcpu.vacancies().entry(gpa);
 
     if entry.gpa != gpa.0 || entry.len != u32::from(size) || entry.generation != generation {
-        Place::Unknown
-    } else if entry.vacant {
-        Place::Vacant
-    } else {
-        Place::Taken
+        return look(vcpu, gpa, size);
     }
+    entry.vacant
 }
 
-/// Looks whether a device on the bus can take an access, and remembers it.
+/// Looks whether no device on the bus can take an access, and remembers it.
 #[cold]
-pub(super) fn look(vcpu: &mut Vcpu<'_>, gpa: Gpa, size: u8) {
+fn look(vcpu: &mut Vcpu<'_>, gpa: Gpa, size: u8) -> bool {
     let raw = vcpu.raw();
     let entry = vcpu.vacancies().entry(gpa);
 
@@ -81,4 +68,5 @@ pub(super) fn look(vcpu: &mut Vcpu<'_>, gpa: Gpa, size: u8) {
     };
     // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held.
     unsafe { bindings::mmio_ext_find_vacancy(raw, entry) };
+    entry.vacant
 }

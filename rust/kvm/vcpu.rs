@@ -11,7 +11,7 @@ use super::{
     host::mmio_format,
     observe::{self, VcpuId},
     registry::{self, VcpuHeat},
-    vacancy::{self, Place, Vacancies}, //
+    vacancy::{self, Vacancies}, //
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
@@ -782,10 +782,10 @@ impl<'a> Vcpu<'a> {
         let arch = self.arch();
         let mut error_code = 0;
         if mode.is_user() {
-            error_code |= bindings::MMIO_EXT_PFERR_USER as u32;
+            error_code |= bindings::MMIO_EXT_PFERR_USER;
         }
         if write {
-            error_code |= bindings::MMIO_EXT_PFERR_WRITE as u32;
+            error_code |= bindings::MMIO_EXT_PFERR_WRITE;
         }
         // RFLAGS.AC switches SMAP off for explicit accesses, as all of plain code are.
         if mode.alignment_checked() {
@@ -815,8 +815,12 @@ impl<'a> Vcpu<'a> {
 
     #[inline(never)]
     fn search_and_write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
-        let place = vacancy::place(self, write.gpa, write.size);
         let mut dev_idx = -1;
+        let device = if vacancy::is_vacant(self, write.gpa, write.size) {
+            ptr::null_mut()
+        } else {
+            &raw mut dev_idx
+        };
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held.
         let done = unsafe {
             bindings::kvm_mmio_ext_write(
@@ -825,16 +829,11 @@ impl<'a> Vcpu<'a> {
                 write.size.into(),
                 write.value,
                 next_rip as _,
-                match place {
-                    Place::Vacant => ptr::null_mut(),
-                    _ => &mut dev_idx,
-                },
+                device,
             )
         };
         if dev_idx >= 0 {
             doorbell::remember(self, &write, dev_idx);
-        } else if place == Place::Unknown {
-            vacancy::look(self, write.gpa, write.size);
         }
         self.see_write(&write, done == 0);
         Exit::from_handler(done)
@@ -857,7 +856,7 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
         let mut value = 0;
         let (gpa, size) = (load.gpa, load.size);
-        let place = vacancy::place(self, gpa, size);
+        let vacant = vacancy::is_vacant(self, gpa, size);
         self.state_mut().pending_load = Some(load);
         self.stats().count_fast(false, size);
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held. The
@@ -868,13 +867,10 @@ impl<'a> Vcpu<'a> {
                 gpa.0,
                 size.into(),
                 &mut value,
-                place == Place::Vacant,
+                vacant,
                 Some(complete_load),
             )
         };
-        if place == Place::Unknown {
-            vacancy::look(self, gpa, size);
-        }
         see_fast(self, gpa, (Direction::Read, size), value, done == 0);
         (done != 0).then_some(value)
     }

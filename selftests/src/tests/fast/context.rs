@@ -311,9 +311,9 @@ fn smap() -> Result<()> {
                 machine.tables().map(page, page, SUPERVISOR);
             }
             machine.tables().map(gva, gpa, SUPERVISOR | USER);
-            let mut sregs = vcpu.fd().get_sregs().context("KVM_GET_SREGS")?;
+            let mut sregs = vcpu.sregs()?;
             sregs.cr4 |= CR4_SMAP;
-            vcpu.fd().set_sregs(&sregs).context("KVM_SET_SREGS")?;
+            vcpu.set_sregs(&sregs)?;
 
             let regs = regs_for(&machine);
             for _ in 0..2 {

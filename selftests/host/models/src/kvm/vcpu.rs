@@ -5,7 +5,7 @@ use super::{
     doorbell::{self, Doorbells, Write},
     fetch::{self, FetchCache},
     registry,
-    vacancy::{self, Place, Vacancies},
+    vacancy::{self, Vacancies},
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
@@ -341,15 +341,10 @@ impl<'a> Vcpu<'a> {
             self.0.rang();
             return self.retire(next_rip);
         }
-        let place = vacancy::place(self, write.gpa, write.size);
-        if place == Place::Vacant {
+        if vacancy::is_vacant(self, write.gpa, write.size) {
             self.0.exit_for_write(write.gpa, write.size);
-            return self.retire(next_rip);
-        }
-        match self.0.write(write.gpa, write.value, write.size) {
-            Some(dev_idx) => doorbell::remember(self, &write, dev_idx),
-            None if place == Place::Unknown => vacancy::look(self, write.gpa, write.size),
-            None => (),
+        } else if let Some(dev_idx) = self.0.write(write.gpa, write.value, write.size) {
+            doorbell::remember(self, &write, dev_idx);
         }
         self.retire(next_rip)
     }
