@@ -182,13 +182,17 @@ def kvm_mmio():
 
 
 class Progress:
-    """One status line: rewritten on a terminal, repeated every 30 s elsewhere."""
+    """Part of a status line that is rewritten on a terminal, a line every 30 s elsewhere."""
+
+    # What is under way, of any thread.
+    running = []
 
     def __init__(self, what, expected=0):
         self.what, self.expected, self.done = what, expected, 0
         self.start = time.monotonic()
         self.terminal = sys.stderr.isatty()
         self.last = self.start if not self.terminal else 0
+        self.running.append(self)
         if not self.terminal:
             say(f"{what} ...")
 
@@ -196,23 +200,29 @@ class Progress:
         seconds = int(time.monotonic() - self.start)
         return f"{seconds // 60}:{seconds % 60:02}"
 
+    def __str__(self):
+        far = f" {self.done}" if self.done else ""
+        if self.expected:
+            far += f" of {max(self.expected, self.done)}"
+        return f"{self.what}:{far} {self.elapsed()}"
+
     def tick(self, count=0):
         self.done += count
         now = time.monotonic()
         if now - self.last < (0.5 if self.terminal else 30):
             return
         self.last = now
-        far = f" {self.done}" if self.done else ""
-        if self.expected:
-            far += f" of {max(self.expected, self.done)}"
         if self.terminal:
-            sys.stderr.write(f"\r\033[K{self.what}:{far} {self.elapsed()}")
+            line = ", ".join(map(str, self.running))
+            # What does not fit would go to a line that is not rewritten.
+            sys.stderr.write(f"\r\033[K{line[:shutil.get_terminal_size().columns - 1]}")
             sys.stderr.flush()
         else:
-            say(f"{self.what}:{far} {self.elapsed()}")
+            say(str(self))
 
     def clear(self):
-        """Take the status line away, for one with the result."""
+        """Take the status away, for a line with the result."""
+        self.running.remove(self)
         if self.terminal:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
