@@ -22,7 +22,7 @@ struct Options {
     #[arg(long)]
     list: bool,
     /// Seconds until a test counts as hanging; a debug kernel under load takes its time
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 300)]
     limit: u64,
     /// Only keep a VM that has done MMIO, until standard input ends
     #[arg(long)]
