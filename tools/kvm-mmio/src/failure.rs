@@ -2,6 +2,7 @@
 //! How the program fails, and its exit status then.
 
 use std::fmt;
+use std::io::{self, Write};
 
 use thiserror::Error;
 
@@ -53,7 +54,7 @@ pub enum Failure {
     Silent(u8),
     /// Of a command that could not be run.
     #[error("cannot run {0}: {1}")]
-    Command(String, std::io::Error),
+    Command(String, io::Error),
 }
 
 impl Failure {
@@ -63,7 +64,7 @@ impl Failure {
             Self::Denied(_) => Status::Denied as u8,
             Self::Damaged(..) => Status::Damaged as u8,
             Self::Silent(status) => *status,
-            Self::Command(_, error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Self::Command(_, error) if error.kind() == io::ErrorKind::NotFound => {
                 Status::NotFound as u8
             }
             Self::Command(..) => Status::NotExecutable as u8,
@@ -82,10 +83,10 @@ pub fn status_of(error: &anyhow::Error) -> u8 {
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref()
-        .is_some_and(|error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        .is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A message on standard error.
+/// A message on standard error. If nobody reads that, there is nobody to tell.
 pub fn warn(message: impl fmt::Display) {
-    eprintln!("kvm-mmio: {message}");
+    let _ = writeln!(io::stderr(), "kvm-mmio: {message}");
 }

@@ -391,12 +391,40 @@ fn a_reader_that_goes_is_no_failure() {
 }
 
 #[test]
+fn nobody_reads_what_is_wrong() {
+    let kernel = Kernel::with(&sample::two_vms());
+    for (arguments, status) in [
+        (&["report", "none"][..], 1),
+        (&["stat", "--", "false"], 125),
+        (&["record", "-d", "0.1"], 0),
+        (&["generate", "completions", "bash"], 1),
+    ] {
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = kernel.command(arguments);
+        let ended = command.stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(ended.code(), Some(status), "{arguments:?}");
+        assert_eq!(kernel.heat(), "N");
+    }
+}
+
+#[test]
 fn export_replaces_a_file() {
     let kernel = Kernel::with(&sample::two_vms());
     kernel.write("out.prom", "old");
     kernel.run(&["export", "-o", "out.prom"]).expect(0, "", "");
     let text = fs::read_to_string(kernel.path("out.prom")).unwrap();
     assert!(text.starts_with("# TYPE kvm_mmio_up gauge\n") && text.ends_with("# EOF\n"));
+    let names = fs::read_dir(kernel.folder()).unwrap();
+    assert_eq!(
+        names
+            .filter(|name| format!("{name:?}").contains("out.prom"))
+            .count(),
+        1
+    );
+    // A pipe is written into.
+    kernel
+        .run(&["export", "-o", "/dev/stdout"])
+        .expect(0, &text, "");
     let lines = kernel.run(&["--json", "export"]).expect(0, "", "").json();
     assert_eq!(
         lines.iter().filter(|line| line["kind"] == "page").count(),

@@ -41,11 +41,18 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> R
     read.map(drop)
 }
 
-/// Writes a file so that a reader sees the old one or the new one.
+/// Writes a file so that a reader sees the old one or the new one. A device or a pipe stays what
+/// it is.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temporary = OsString::from(path);
-    temporary.push(format!(".{}", std::process::id()));
-    fs::write(&temporary, bytes)
-        .and_then(|()| fs::rename(&temporary, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    let write = || match fs::metadata(path) {
+        Ok(node) if !node.is_file() => fs::write(path, bytes),
+        _ => {
+            let mut temporary = OsString::from(path);
+            temporary.push(format!(".{}", std::process::id()));
+            fs::write(&temporary, bytes)
+                .and_then(|()| fs::rename(&temporary, path))
+                .inspect_err(|_| drop(fs::remove_file(&temporary)))
+        }
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }

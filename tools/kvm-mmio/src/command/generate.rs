@@ -16,8 +16,10 @@ pub fn run(out: &mut dyn Write, what: &Generated) -> Result<()> {
     match what {
         Generated::Man => man(out, &command),
         Generated::Completions { shell } => {
-            clap_complete::generate(*shell, &mut command, "kvm-mmio", &mut &mut *out);
-            Ok(())
+            // It panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut command, "kvm-mmio", &mut script);
+            Ok(out.write_all(&script)?)
         }
     }
 }

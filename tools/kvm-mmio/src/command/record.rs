@@ -155,18 +155,18 @@ impl<W: Write> Session<W> {
             output::header(out, "record")?;
             return output::line(out, &self.progress);
         }
-        let mut errors = io::stderr();
-        writeln!(
-            errors,
+        let _ = writeln!(
+            io::stderr(),
             "{}: {}",
             args.output.display(),
             self.progress.text(None)
-        )?;
+        );
         Ok(())
     }
 }
 
-/// One line on a terminal, rewritten; nothing elsewhere.
+/// One line on a terminal, rewritten; nothing elsewhere. A terminal that has gone must not take
+/// the recording with it.
 struct StatusLine {
     terminal: bool,
 }
@@ -180,13 +180,13 @@ impl StatusLine {
 
     fn show(&mut self, text: &str) {
         if self.terminal {
-            eprint!("\r\x1b[Krecording: {text}");
+            let _ = write!(io::stderr(), "\r\x1b[Krecording: {text}");
         }
     }
 
     fn clear(&mut self) {
         if self.terminal {
-            eprint!("\r\x1b[K");
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }

@@ -223,12 +223,20 @@ fn switch(system: &System, name: &'static str, off: State, advice: &'static str)
 /// The value that marks a page as MMIO, from the kernel log.
 fn mask(system: &System) -> Option<Check> {
     let log = read_log(system)?;
-    let line = log
+    let installed = "kvm_mmio_ext: installed MMIO SPTE ";
+    let mut values = log
         .lines()
         .rev()
-        .find(|line| line.contains("kvm_mmio_ext: installed MMIO SPTE"))?;
-    let (_, value) = line.split_once("installed MMIO SPTE ")?;
-    Some(Check::ok("mask", value))
+        .filter_map(|line| line.split_once(installed));
+    Some(match values.next() {
+        Some((_, value)) => Check::ok("mask", value),
+        None => Check::new(
+            "mask",
+            State::Note,
+            "not in the kernel log any more",
+            "the module logs it when it is loaded",
+        ),
+    })
 }
 
 /// What the kernel log holds at this time. None if it may not be read.
