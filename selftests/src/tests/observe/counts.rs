@@ -5,11 +5,11 @@ use anyhow::Result;
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::{Heat, access, machine_with, values};
+use super::{Heat, PAGE_COUNTS, access, machine_with, values, watched};
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
-use crate::guest::{Bus, Machine, Match, Mode, Vcpu};
+use crate::guest::{Bus, Match, Vcpu};
 use crate::host::Modes;
 use crate::stats::device::Device;
 use crate::tap::Test;
@@ -62,9 +62,7 @@ pub const TESTS: &[Test] = &[
 /// Three writes and two reads of each size, each size on a page of its own. The first access to a
 /// page is no MMIO fault yet.
 fn sizes() -> Result<()> {
-    let _heat = Heat::on()?;
-    let device = Device::open()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     for (page, size) in (1..).zip([1, 2, 4, 8]) {
         access(&machine, &mut vcpu, page, size, (3, 2))?;
     }
@@ -76,15 +74,8 @@ fn sizes() -> Result<()> {
     expect_eq!(seen.pages.len(), 4);
     for page in 1..=4 {
         let fields = seen.page(machine.gpa(page));
-        let names = [
-            "count",
-            "reads",
-            "writes",
-            "kernel",
-            "userspace",
-            "faulted_in",
-        ];
-        expect_eq!(values(&fields, names), [5, 2, 2, 0, 4, 1], "page {page}");
+        let counts = values(&fields, PAGE_COUNTS);
+        expect_eq!(counts, [5, 2, 2, 0, 4, 1], "page {page}");
     }
     for size in ["1", "2", "4", "8"] {
         let names = [&*format!("read_{size}"), &*format!("write_{size}")];
@@ -138,9 +129,7 @@ fn vms_and_vcpus() -> Result<()> {
 }
 
 fn in_kernel() -> Result<()> {
-    let _heat = Heat::on()?;
-    let device = Device::open()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let data = Match::Data { len: 4, value: 5 };
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), data)?;
     for value in [5, 5, 5, 6, 5, 6] {
@@ -156,9 +145,7 @@ fn in_kernel() -> Result<()> {
 }
 
 fn wildcard() -> Result<()> {
-    let _heat = Heat::on()?;
-    let device = Device::open()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Any)?;
     access(&machine, &mut vcpu, 1, 4, (6, 0))?;
     expect_eq!(bell.rings()?, 6);
@@ -179,9 +166,7 @@ fn wildcard() -> Result<()> {
 
 /// Instructions that the fast path never takes. Each page is touched once before.
 fn emulated() -> Result<()> {
-    let _heat = Heat::on()?;
-    let device = Device::open()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     for page in 1..=4 {
         access(&machine, &mut vcpu, page, 4, (1, 0))?;
     }
@@ -234,9 +219,7 @@ fn emulated() -> Result<()> {
 
 fn last_access() -> Result<()> {
     const UNKNOWN: u64 = 255;
-    let _heat = Heat::on()?;
-    let device = Device::open()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let page =
         |device: &Device| -> Result<_> { Ok(device.my_vms()?[0].vcpus[0].page(machine.gpa(1))) };
     access(&machine, &mut vcpu, 1, 2, (1, 0))?;
@@ -261,9 +244,7 @@ fn last_access() -> Result<()> {
 }
 
 fn on_off_on() -> Result<()> {
-    let heat = Heat::off()?;
-    let device = Device::open()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
     let mut total = 0;
     let mut seen = 0;
     for (on, count) in [(false, 3), (true, 4), (false, 5), (true, 6), (false, 7)] {

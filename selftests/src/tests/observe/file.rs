@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Heat, access, errno, machine_with};
+use super::{Heat, access, errno, machine_with, watched};
 use crate::expect_eq;
 use crate::guest::{Machine, Mode};
 use crate::stats::device::{Device, PATH, Snapshot};
@@ -57,9 +57,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn pieces() -> Result<()> {
-    let _heat = Heat::on()?;
-    let device = Device::open()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     access(&machine, &mut vcpu, 1, 4, (3, 0))?;
     let whole = device.bytes(1 << 20)?;
 

@@ -14,6 +14,7 @@ use crate::guest::{Machine, Mode, Vcpu};
 use crate::host::{self, Modes};
 use crate::skip;
 use crate::stats::Counters;
+use crate::stats::device::Device;
 use crate::tap::Test;
 
 pub fn tests() -> impl Iterator<Item = &'static Test> {
@@ -23,6 +24,16 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
 }
 
 const HEAT: &str = "/sys/module/kvm_mmio_ext/parameters/heat";
+
+/// What is counted of a page: accesses, reads, writes, done in the kernel, by userspace, first ones.
+const PAGE_COUNTS: [&str; 6] = [
+    "count",
+    "reads",
+    "writes",
+    "kernel",
+    "userspace",
+    "faulted_in",
+];
 
 /// The parameter `heat`, which is put back at the end.
 struct Heat {
@@ -59,6 +70,13 @@ impl Drop for Heat {
         // A test that fails has said so already.
         let _ = fs::write(HEAT, &self.before);
     }
+}
+
+/// A VM with one vCPU, and the statistics file, open from before it.
+fn watched(heat: Heat) -> Result<(Heat, Device, Machine, Vcpu)> {
+    let device = Device::open()?;
+    let (machine, vcpu) = Machine::with_vcpu(Mode::Long)?;
+    Ok((heat, device, machine, vcpu))
 }
 
 /// The values of some fields, in their order; 0 for what is not there.

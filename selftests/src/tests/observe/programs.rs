@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::trace::{events_of, expect_program, my_vm, of_vm, run_program};
-use super::{HEAT, Heat, access, machine_with};
+use super::{HEAT, Heat, PAGE_COUNTS, access, machine_with};
 use crate::expect_eq;
 use crate::guest::{Machine, Vcpu};
 use crate::skip;
@@ -248,7 +248,7 @@ fn kvm_mmio() -> Result<()> {
     let pages = lines.iter().filter(|line| line["kind"] == "page");
     let mine: Vec<_> = pages.filter(|line| number(line, "tgid") == me).collect();
     expect_eq!(mine.len(), 3, "{text}");
-    // vCPU and page; accesses, reads, writes, done in the kernel, by userspace, first ones.
+    // vCPU, page, and its counts.
     for (vcpu, page, wanted) in [
         (0, 1, [4, 1, 2, 0, 3, 1]),
         (0, 2, [2, 0, 1, 1, 0, 1]),
@@ -257,15 +257,8 @@ fn kvm_mmio() -> Result<()> {
         let gpa = format!("{:#x}", machine.gpa(page));
         let line = mine.iter().find(|line| line["gpa"] == *gpa);
         let line = line.with_context(|| format!("nothing of {gpa}: {text}"))?;
-        let names = [
-            "count",
-            "reads",
-            "writes",
-            "kernel",
-            "userspace",
-            "faulted_in",
-        ];
-        expect_eq!(names.map(|name| number(line, name)), wanted, "{line}");
+        let counts = PAGE_COUNTS.map(|name| number(line, name));
+        expect_eq!(counts, wanted, "{line}");
         expect_eq!(number(line, "vcpu"), vcpu);
         expect_eq!(line["device"] == "bell", page == 2, "{line}");
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Heat, access, values};
+use super::{Heat, access, values, watched};
 use crate::expect_eq;
 use crate::guest::{Bus, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
 use crate::host::Modes;
@@ -154,10 +154,8 @@ pub(super) fn expect_program(events: &[String], machine: &Machine) -> Result<u64
 }
 
 fn accesses() -> Result<()> {
-    let _heat = Heat::off()?;
-    let device = Device::open()?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
     let trace = Trace::start(EXTENSION)?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     run_program(&machine, &mut vcpu)?;
 
     let vm = my_vm(&device)?;
@@ -170,10 +168,8 @@ fn accesses() -> Result<()> {
 }
 
 fn with_heat() -> Result<()> {
-    let _heat = Heat::on()?;
-    let device = Device::open()?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let trace = Trace::start(EXTENSION)?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     run_program(&machine, &mut vcpu)?;
 
     let vm = my_vm(&device)?;
@@ -191,10 +187,8 @@ fn with_heat() -> Result<()> {
 }
 
 fn misses() -> Result<()> {
-    let _heat = Heat::off()?;
-    let device = Device::open()?;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
     let trace = Trace::start(EXTENSION)?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let memory = Region::new(PAGE).context("memory for a slot")?;
     access(&machine, &mut vcpu, 1, 4, (2, 0))?;
     for _ in 0..3 {
