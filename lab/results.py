@@ -5,7 +5,8 @@ A run is one JSON document:
 
     schema, created, revision, iterations, repetitions
     boots: list of
-        machine, paging ("npt=1"), kernel, module, cpus, emulator
+        machine, paging ("npt=1"), kernel, cpus, emulator
+        module:  on, unloaded, or heat (on, and counting by page)
         run:     what mmio-bench says of the machine (unit, kernel, ...)
         rows:    by name: description, port, off, seed, on, counts
         skipped: list of name, description, reason
@@ -16,11 +17,12 @@ it; each with median, min, max, spread_percent and values, in ticks per access.
 
 import collections
 
-SCHEMA = 1
 STATES = ("off", "seed", "on")
 
 # At most so many times the other: what is promised. A run that misses one fails.
 LIMIT_SEED, LIMIT_REFUSED, LIMIT_PATCHED, LIMIT_REGRESSION = 1.02, 1.02, 1.005, 1.02
+# The same, of the instructions that counting by page adds to an access.
+LIMIT_HEAT = 40
 
 # Where the clock counts the instructions of one processor, repeated measurements differ
 # by no more than this, but for one above and one below that something else in the kernel
@@ -52,6 +54,8 @@ def title(boot):
     parts = [boot["machine"], boot["paging"]]
     if boot["module"] == "unloaded":
         parts.append("mainline kernel" if boot["kernel"] == "mainline" else "module unloaded")
+    if boot["module"] == "heat":
+        parts.append("heat=1")
     if boot["cpus"] > 1:
         parts.append(f"{boot['cpus']} processors")
     return ", ".join(parts)
@@ -93,6 +97,9 @@ def spread(sample):
 
 def checks(boot):
     """What is promised and what is striven for, of the rows of one boot."""
+    if boot["module"] == "heat":
+        # Nothing of accesses that are looked at so closely, but see heat().
+        return
     rows = boot["rows"]
 
     def check(row, what, above, below, most, promised):
@@ -119,21 +126,36 @@ def checks(boot):
         yield from check(name, what, median(row, "on"), median(against, "on"), most, False)
 
 
+def pairs(boots, kernel, module, other):
+    """The rows of some boots, with the same of another boot: (boot, name, row, row there)."""
+    others = {(boot["machine"], boot["paging"]): boot for boot in boots
+              if (boot["kernel"], boot["module"], boot["cpus"]) == (*other, 1)}
+    for boot in boots:
+        there = others.get((boot["machine"], boot["paging"]))
+        if there and (boot["kernel"], boot["module"]) == (kernel, module):
+            for name, row in boot["rows"].items():
+                yield boot, name, row, there["rows"].get(name)
+
+
 def patched(boots):
     """The patched kernel without the module / the unpatched kernel, row by row."""
-    mainline = {(boot["machine"], boot["paging"]): boot for boot in boots if boot["kernel"] == "mainline"}
-    for boot in boots:
-        other = mainline.get((boot["machine"], boot["paging"]))
-        if not other or boot["module"] == "on" or boot is other:
-            continue
-        for name, row in boot["rows"].items():
-            value = ratio(median(row, "off"), median(other["rows"].get(name), "off"))
-            if value:
-                yield Check(boot, name, "module unloaded / mainline kernel", value, LIMIT_PATCHED, True)
+    for boot, name, row, there in pairs(boots, "release", "unloaded", ("mainline", "unloaded")):
+        value = ratio(median(row, "off"), median(there, "off"))
+        if value:
+            yield Check(boot, name, "module unloaded / mainline kernel", value, LIMIT_PATCHED, True)
+
+
+def heat(boots):
+    """What counting by page adds to the accesses that the fast path takes, row by row."""
+    for boot, name, row, there in pairs(boots, "release", "heat", ("release", "on")):
+        if there and row["port"]:
+            value = median(row, "on") - median(there, "on")
+            yield Check(boot, name, "instructions that heat=1 adds", value, LIMIT_HEAT, True)
 
 
 def all_checks(run):
-    return [check for boot in run["boots"] for check in checks(boot)] + list(patched(run["boots"]))
+    boots = run["boots"]
+    return [check for boot in boots for check in checks(boot)] + [*patched(boots), *heat(boots)]
 
 
 def number(value, digits=0):
