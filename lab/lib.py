@@ -321,6 +321,6 @@ def run_main(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR):
             raise
-        die(f"{error}: KVM_MMIO_EXT_CACHE names a folder with more space, or one of your own")
+        die(f"{error}: set KVM_MMIO_EXT_CACHE to a folder with more space, or one of your own")
