@@ -3,6 +3,7 @@
 
 mod app;
 mod screen;
+mod table;
 
 use std::io::{self, IsTerminal, Write};
 use std::process;

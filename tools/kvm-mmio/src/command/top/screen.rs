@@ -3,12 +3,13 @@
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
+use ratatui::style::{Color, Style};
 use ratatui::text::{Line as TextLine, Span};
-use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table};
+use ratatui::widgets::{Block, Clear, Paragraph};
 
 use super::app::{App, Line};
-use crate::output::{self, plural};
+use super::table::table;
+use crate::output::plural;
 use crate::reading::{ENABLED, HEAT};
 
 /// From nothing to the most, for terminals with and without colours.
@@ -46,7 +47,7 @@ pub fn draw(frame: &mut Frame, app: &mut App) {
     frame.render_widget(Paragraph::new(heat_strip(app, &lines, strip)), strip);
     let room = usize::from(body.height.saturating_sub(1));
     app.scroll = app.scroll.min(lines.len().saturating_sub(room));
-    frame.render_widget(table(app, &lines[app.scroll..], body.width), body);
+    frame.render_widget(table(app, &lines, body.width), body);
     frame.render_widget(footer(app), foot);
     if app.help {
         help(frame);
@@ -156,137 +157,6 @@ fn heat_strip(app: &App, lines: &[Line], area: Rect) -> Vec<TextLine<'static>> {
         TextLine::from(legend),
         TextLine::default(),
     ]
-}
-
-/// A column of the table. What does not fit is left out, the highest `rank` first.
-struct Column {
-    title: &'static str,
-    /// The least, for the one that takes what is left.
-    width: u16,
-    rank: u8,
-    left: bool,
-    text: fn(&Line, &Scale) -> String,
-}
-
-/// What makes rates and shares of the counts of an interval.
-struct Scale {
-    seconds: f64,
-    all: u64,
-}
-
-impl Scale {
-    fn rate(&self, count: u64) -> String {
-        format!("{:.0}", count as f64 / self.seconds)
-    }
-
-    fn percent(&self, count: u64) -> String {
-        format!("{:.1}", count as f64 / self.all.max(1) as f64 * 100.0)
-    }
-}
-
-const NAME: &str = "name";
-const VCPU: &str = "vCPU";
-
-/// In an ordinary terminal of 80 columns all up to rank 6 have room.
-const COLUMNS: &[Column] = &[
-    column("VM", 4, 3, |line, _| line.row.key.vm.to_string()),
-    column("PID", 8, 6, |line, _| line.row.tgid.to_string()),
-    column(VCPU, 4, 2, |line, _| {
-        let vcpu = line.row.key.vcpu;
-        vcpu.map_or_else(String::new, |vcpu| vcpu.to_string())
-    }),
-    column("page", 14, 0, |line, _| format!("{:#x}", line.row.key.gpa)),
-    text_column(NAME, 20, 2, |line, _| line.row.name.clone()),
-    column("total", 11, 4, |line, _| line.row.counts.count.to_string()),
-    column("acc/s", 9, 1, |line, scale| scale.rate(line.now.count)),
-    column("%", 6, 5, |line, scale| scale.percent(line.now.count)),
-    column("reads/s", 9, 9, |line, scale| scale.rate(line.now.reads)),
-    column("writes/s", 9, 9, |line, scale| scale.rate(line.now.writes)),
-    column("kernel/s", 9, 8, |line, scale| scale.rate(line.now.kernel)),
-    column("user/s", 9, 7, |line, scale| scale.rate(line.now.userspace)),
-    text_column("last", 18, 10, |line, _| output::last(&line.row.last)),
-];
-
-/// One with numbers.
-const fn column(
-    title: &'static str,
-    width: u16,
-    rank: u8,
-    text: fn(&Line, &Scale) -> String,
-) -> Column {
-    Column {
-        title,
-        width,
-        rank,
-        left: false,
-        text,
-    }
-}
-
-/// One with words.
-const fn text_column(
-    title: &'static str,
-    width: u16,
-    rank: u8,
-    text: fn(&Line, &Scale) -> String,
-) -> Column {
-    Column {
-        left: true,
-        ..column(title, width, rank, text)
-    }
-}
-
-/// Those that fit into `width`, in their order.
-fn columns(width: u16, per_vcpu: bool) -> Vec<&'static Column> {
-    let all = || {
-        COLUMNS
-            .iter()
-            .filter(move |column| per_vcpu || column.title != VCPU)
-    };
-    let fits = |rank| {
-        let shown = all().filter(|column| column.rank <= rank);
-        // A blank between two.
-        shown.map(|column| column.width + 1).sum::<u16>() <= width + 1
-    };
-    let rank = (1..=u8::MAX).take_while(|&rank| fits(rank)).last();
-    all()
-        .filter(|column| column.rank <= rank.unwrap_or(0))
-        .collect()
-}
-
-fn table<'a>(app: &App, lines: &'a [Line], width: u16) -> Table<'a> {
-    let columns = columns(width, app.view.per_vcpu);
-    let scale = Scale {
-        seconds: app.seconds(),
-        all: lines.iter().map(|line| line.now.count).sum(),
-    };
-    let cell = |column: &Column, text: String| {
-        let line = TextLine::from(text);
-        Cell::from(if column.left {
-            line
-        } else {
-            line.right_aligned()
-        })
-    };
-    let titles = columns
-        .iter()
-        .map(|column| cell(column, column.title.to_owned()));
-    let style = Style::new().add_modifier(Modifier::REVERSED);
-    let header = Row::new(titles.collect::<Vec<_>>()).style(style);
-    let widths: Vec<_> = columns
-        .iter()
-        .map(|column| match column.title {
-            NAME => Constraint::Fill(1),
-            _ => Constraint::Length(column.width),
-        })
-        .collect();
-    let rows = lines.iter().map(move |line| {
-        let cells = columns
-            .iter()
-            .map(|column| cell(column, (column.text)(line, &scale)));
-        Row::new(cells.collect::<Vec<_>>())
-    });
-    Table::new(rows, widths).header(header)
 }
 
 fn footer(app: &App) -> Paragraph<'static> {
@@ -465,12 +335,21 @@ mod tests {
             assert_eq!(words(&screen[5]), titles, "{width} columns");
             // Nothing of it is cut off.
             assert!(screen[6].contains("0xfe003000"), "{screen:?}");
-            if titles.contains(NAME) {
+            if titles.contains("name") {
                 assert!(screen[6].contains("PCI hole +0x7e003000"), "{screen:?}");
             }
         }
         type_in(&mut app, "x");
         assert!(screen_of(&mut app, 80, 12)[5].contains("VM vCPU"));
+    }
+
+    #[test]
+    fn shares_are_of_all_pages() {
+        let mut app = app();
+        screen_of(&mut app, 100, 8);
+        type_in(&mut app, "j");
+        let screen = screen_of(&mut app, 100, 8);
+        assert!(screen[6].contains("local APIC") && screen[6].contains(" 5.6 "));
     }
 
     #[test]
