@@ -346,9 +346,9 @@ mod tests {
     #[test]
     fn shares_are_of_all_pages() {
         let mut app = app();
-        screen_of(&mut app, 100, 8);
+        screen_of(&mut app, 100, 9);
         type_in(&mut app, "j");
-        let screen = screen_of(&mut app, 100, 8);
+        let screen = screen_of(&mut app, 100, 9);
         assert!(screen[6].contains("local APIC") && screen[6].contains(" 5.6 "));
     }
 
