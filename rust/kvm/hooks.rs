@@ -49,25 +49,7 @@ impl Registration {
     ///
     /// `EBUSY` if another extension is registered, `EINVAL` if the installed masks do not fit.
     pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
-        let ops = KBox::new(
-            bindings::kvm_mmio_ext_ops {
-                owner: module.as_ptr().cast(),
-                set_spte_mask: Some(set_spte_mask),
-                check_spte_mask: Some(check_spte_mask),
-                ept_misconfig: Some(ept_misconfig),
-                npf: Some(npf),
-                shadow_fault: Some(shadow_fault),
-                page_fault: Some(page_fault),
-                cache_info: Some(cache_info),
-                clear_info: Some(clear_info),
-                make_spte: Some(make_spte),
-                sync_spte: Some(sync_spte),
-                zap_spte: Some(zap_spte),
-                generation_wrapped: Some(generation_wrapped),
-                vcpu_free: Some(vcpu_free),
-            },
-            GFP_KERNEL,
-        )?;
+        let ops = KBox::new(callbacks(module.as_ptr().cast()), GFP_KERNEL)?;
         // SAFETY: The table is complete and stays where it is until it is unregistered; the
         // functions keep the contract of `struct kvm_mmio_ext_ops`.
         to_result(unsafe { bindings::mmio_ext_register(&*ops) })?;
@@ -86,6 +68,26 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: The table was registered. No VM exists, as each holds a reference to the module.
         unsafe { bindings::kvm_mmio_ext_unregister(&*self.ops) };
+    }
+}
+
+/// All callbacks, those of the module `owner`.
+pub(super) fn callbacks(owner: *mut bindings::module) -> bindings::kvm_mmio_ext_ops {
+    bindings::kvm_mmio_ext_ops {
+        owner,
+        set_spte_mask: Some(set_spte_mask),
+        check_spte_mask: Some(check_spte_mask),
+        ept_misconfig: Some(ept_misconfig),
+        npf: Some(npf),
+        shadow_fault: Some(shadow_fault),
+        page_fault: Some(page_fault),
+        cache_info: Some(cache_info),
+        clear_info: Some(clear_info),
+        make_spte: Some(make_spte),
+        sync_spte: Some(sync_spte),
+        zap_spte: Some(zap_spte),
+        generation_wrapped: Some(generation_wrapped),
+        vcpu_free: Some(vcpu_free),
     }
 }
 
