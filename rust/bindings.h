@@ -9,7 +9,7 @@
 #include "mmio_ext.h"
 
 #include "helpers.h"
-#include "kunit.h"
+#include "kunit/spte.h"
 #include "observe.h"
 
 /* Function-like macros and BIT_ULL() mean nothing to bindgen, constants do. */

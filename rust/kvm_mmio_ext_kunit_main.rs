@@ -3,7 +3,7 @@
 //! KUnit tests of the extension, which run when this module is loaded.
 //!
 //! MMIO SPTEs survive switching the extension on and off, so those that Rust makes and reads must
-//! be bit by bit those of the C functions of the same kernel; `kunit.c` compiles these.
+//! be bit by bit those of the C functions of the same kernel; `kunit/spte.c` compiles these.
 
 #[expect(dead_code, reason = "the module needs more of it than the tests")]
 #[expect(unreachable_pub)]

@@ -10,6 +10,8 @@ mod doorbell;
 mod fetch;
 mod hooks;
 mod host;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod observe;
 mod registry;
 mod vacancy;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The C side of the KUnit tests: the functions on MMIO SPTEs, compiled once
- * more from the source of the kernel that this module is built for.
+ * The C side of the suite kvm_mmio_ext_spte: the functions on MMIO SPTEs,
+ * compiled once more from the source of the kernel that this module is built for.
  *
  * KVM sets the variables that they use when it is loaded, for the host that it
  * finds.  Here they have other names, and can be those of any host.
@@ -20,7 +20,7 @@
 #include "mmu/mmu_internal.h"
 #include "mmu/spte.h"
 
-#include "kunit.h"
+#include "kunit/spte.h"
 
 u64 shadow_mmio_mask;
 u64 shadow_mmio_access_mask;

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the KUnit tests in `rust/kunit/` ask the extension, besides its callbacks.
+//!
+//! C header: `rust/kunit/vm.h`.
+
+use super::{
+    doorbell,
+    fetch,
+    hooks,
+    registry,
+    vacancy,
+    vcpu::{AssistBytes, Mode, Vcpu},
+    Write, //
+};
+use crate::{addr::Gpa, decode::MAX_LENGTH};
+use core::{convert::Infallible, ffi::c_void, ptr};
+use kernel::ffi::{c_int, c_uint};
+use kvm_bindings as bindings;
+
+/// 64-bit code in kernel mode.
+const PLAIN: Mode = Mode::new(bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L);
+
+/// The callbacks as KVM gets them.
+///
+/// # Safety
+///
+/// `ops` must be valid for writes.
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_ops(ops: *mut bindings::kvm_mmio_ext_ops) {
+    // SAFETY: By the contract of this function.
+    unsafe { ops.write(hooks::callbacks(ptr::null_mut())) };
+}
+
+/// How many VMs have a vCPU with state.
+#[no_mangle]
+extern "C" fn mmio_ext_kunit_vms() -> c_uint {
+    let mut vms = 0;
+    let Ok(()) = registry::for_each_vm(|vm| {
+        vms += c_uint::from(!vm.has_ended());
+        Ok::<(), Infallible>(())
+    });
+    vms
+}
+
+/// The entries of a walk of the shadow page tables from the root down, with their levels. Returns
+/// how many there are.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`]; the arrays must have room for as many entries as there are levels.
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_walk(
+    vcpu: *mut bindings::kvm_vcpu,
+    addr: u64,
+    levels: *mut c_int,
+    sptes: *mut u64,
+) -> c_uint {
+    // SAFETY: By the contract of this function.
+    let Some(mut vcpu) = (unsafe { Vcpu::enter(vcpu) }) else {
+        return 0;
+    };
+    let walk = vcpu.walk_shadow_page_lockless(addr);
+
+    let mut count = 0;
+    for (level, spte) in walk.entries() {
+        // SAFETY: By the contract of this function.
+        unsafe {
+            levels.add(count).write(level as c_int);
+            sptes.add(count).write(spte.0);
+        }
+        count += 1;
+    }
+    count as c_uint
+}
+
+/// Whether a write signals an ioeventfd that the vCPU remembers.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`].
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_rings(
+    vcpu: *mut bindings::kvm_vcpu,
+    gpa: bindings::gpa_t,
+    value: u64,
+    size: u8,
+) -> bool {
+    let write = Write {
+        gpa: Gpa(gpa),
+        value,
+        size,
+    };
+    // SAFETY: By the contract of this function.
+    unsafe { Vcpu::enter(vcpu) }.is_some_and(|mut vcpu| doorbell::ring(&mut vcpu, &write))
+}
+
+/// Whether no device can take an access, as far as the vCPU knows.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`].
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_is_vacant(
+    vcpu: *mut bindings::kvm_vcpu,
+    gpa: bindings::gpa_t,
+    size: u8,
+) -> bool {
+    // SAFETY: By the contract of this function.
+    unsafe { Vcpu::enter(vcpu) }
+        .is_some_and(|mut vcpu| vacancy::is_vacant(&mut vcpu, Gpa(gpa), size))
+}
+
+/// Remembers the instruction at RIP, of which the processor reports the bytes.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`] and [`AssistBytes::new`].
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_fetch(vcpu: *mut bindings::kvm_vcpu, insn: *mut c_void) {
+    // SAFETY: By the contract of this function.
+    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), assist(insn)) };
+    if let Some(mut vcpu) = vcpu {
+        let generation = vcpu.memslots_generation();
+        // What is refused is not known, which is what the tests ask.
+        let _ = fetch::fetch(&mut vcpu, PLAIN, insn, generation);
+    }
+}
+
+/// Whether the instruction at RIP is known; the processor reports its bytes unless `insn` is null.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`] and [`AssistBytes::new`].
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_knows_insn(
+    vcpu: *mut bindings::kvm_vcpu,
+    insn: *mut c_void,
+) -> bool {
+    // SAFETY: By the contract of this function.
+    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), assist(insn)) };
+    vcpu.is_some_and(|vcpu| {
+        fetch::known_plan(&vcpu, PLAIN, insn, vcpu.memslots_generation()).is_ok()
+    })
+}
+
+/// # Safety
+///
+/// As for [`AssistBytes::new`].
+unsafe fn assist(insn: *mut c_void) -> AssistBytes {
+    // SAFETY: By the contract of this function.
+    unsafe { AssistBytes::new(insn, MAX_LENGTH as c_int) }
+}
+
+/// What KVM calls when userspace has completed a read.
+///
+/// # Safety
+///
+/// As for [`hooks::complete_load`].
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_complete_load(vcpu: *mut bindings::kvm_vcpu) -> c_int {
+    // SAFETY: By the contract of this function.
+    unsafe { hooks::complete_load(vcpu) }
+}
