@@ -49,26 +49,45 @@ static bool overlaps(const struct kvm_io_range *range, gpa_t gpa, u32 len)
 	       gpa < range->addr + max(range->len, 1);
 }
 
-/* Signal an ioeventfd that has taken the same write before. */
-bool mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
-			    const struct mmio_ext_doorbell *doorbell)
+static int signal_doorbell(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
+			   const struct mmio_ext_doorbell *doorbell)
+{
+	return kvm_iodevice_write(vcpu, dev, doorbell->gpa, doorbell->len,
+				  &doorbell->val);
+}
+
+static noinline int trace_and_signal_doorbell(struct kvm_vcpu *vcpu,
+					      struct kvm_io_device *dev,
+					      const struct mmio_ext_doorbell *doorbell)
+{
+	trace_kvm_mmio(KVM_TRACE_MMIO_WRITE, doorbell->len, doorbell->gpa,
+		       (void *)&doorbell->val);
+	return signal_doorbell(vcpu, dev, doorbell);
+}
+
+/*
+ * Signal an ioeventfd that has taken the same write before, 0 if there still is
+ * one.  All calls are tail calls, for which no register has to be saved.
+ */
+int mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
+			   const struct mmio_ext_doorbell *doorbell)
 {
 	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
-	gpa_t gpa = doorbell->gpa;
+	struct kvm_io_device *dev;
 
 	if (!bus || bus->generation != doorbell->generation)
-		return false;
+		return -EOPNOTSUPP;
 
 	/* The local APIC comes first; its page can be anywhere. */
 	if (lapic_in_kernel(vcpu) &&
-	    gpa - vcpu->arch.apic->base_address < PAGE_SIZE)
-		return false;
+	    doorbell->gpa - vcpu->arch.apic->base_address < PAGE_SIZE)
+		return -EOPNOTSUPP;
 
-	trace_kvm_mmio(KVM_TRACE_MMIO_WRITE, doorbell->len, gpa,
-		       (void *)&doorbell->val);
+	dev = bus->range[doorbell->dev_idx].dev;
+	if (trace_kvm_mmio_enabled())
+		return trace_and_signal_doorbell(vcpu, dev, doorbell);
 
-	return !kvm_iodevice_write(vcpu, bus->range[doorbell->dev_idx].dev, gpa,
-				   doorbell->len, &doorbell->val);
+	return signal_doorbell(vcpu, dev, doorbell);
 }
 
 /*
@@ -148,36 +167,38 @@ int mmio_ext_levels(u64 cpu_role)
 	return role.base.level;
 }
 
-/* Whether the bytes, and the entries that map them, are what they were. */
+#define user_word(from)							\
+({									\
+	u64 word;							\
+									\
+	unsafe_get_user(word, (from), fault);				\
+	word;								\
+})
+
+/*
+ * Whether the bytes, and the entries that map them, are what they were.  One
+ * after the other they need few registers, none of which has to be saved.
+ */
 bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch)
 {
-	u64 changed, now;
+	bool same;
 
 	kvm_request_l1tf_flush_l1d();
 
 	if (!user_read_access_begin(fetch->code, sizeof(fetch->bytes)))
 		return false;
 
-	unsafe_get_user(now, fetch->code, fault);
-	changed = now ^ fetch->bytes[0];
-	unsafe_get_user(now, fetch->code + 1, fault);
-	changed |= now ^ fetch->bytes[1];
-
-#define CHECK_PTE(i)							\
-do {									\
-	unsafe_get_user(now, fetch->ptes[i].ptep, fault);		\
-	changed |= now ^ fetch->ptes[i].pte;				\
-} while (0)
-	CHECK_PTE(0);
-	CHECK_PTE(1);
-	CHECK_PTE(2);
-	CHECK_PTE(3);
-	CHECK_PTE(4);
-#undef CHECK_PTE
+	same = user_word(fetch->code) == fetch->bytes[0] &&
+	       user_word(fetch->code + 1) == fetch->bytes[1] &&
+	       user_word(fetch->ptes[0].ptep) == fetch->ptes[0].pte &&
+	       user_word(fetch->ptes[1].ptep) == fetch->ptes[1].pte &&
+	       user_word(fetch->ptes[2].ptep) == fetch->ptes[2].pte &&
+	       user_word(fetch->ptes[3].ptep) == fetch->ptes[3].pte &&
+	       user_word(fetch->ptes[4].ptep) == fetch->ptes[4].pte;
 	BUILD_BUG_ON(ARRAY_SIZE(fetch->ptes) != 5);
 
 	user_read_access_end();
-	return !changed;
+	return same;
 
 fault:
 	user_read_access_end();

@@ -36,8 +36,8 @@ struct mmio_ext_doorbell {
 	int dev_idx;
 };
 
-bool mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
-			    const struct mmio_ext_doorbell *doorbell);
+int mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
+			   const struct mmio_ext_doorbell *doorbell);
 u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
 				 const struct mmio_ext_doorbell *doorbell);
 

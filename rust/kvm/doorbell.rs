@@ -65,7 +65,7 @@ pub(super) fn ring(vcpu: &mut Vcpu<'_>, write: &Write) -> bool {
         && doorbell.val == write.value
         && doorbell.len == u32::from(write.size)
         // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held; the entry was filled in.
-        && unsafe { bindings::mmio_ext_ring_doorbell(raw, doorbell) }
+        && unsafe { bindings::mmio_ext_ring_doorbell(raw, doorbell) } == 0
 }
 
 /// Remembers that a write went to the device with the number `dev_idx` on the bus, if that is an

@@ -88,8 +88,11 @@ pub(crate) unsafe fn mmio_ext_fetch_is_current(fetch: &mmio_ext_fetch) -> bool {
 /// # Safety
 ///
 /// None, but that of C.
-pub(crate) unsafe fn mmio_ext_ring_doorbell(kvm: Rc<Kvm>, doorbell: &mmio_ext_doorbell) -> bool {
-    kvm.ring_doorbell(doorbell)
+pub(crate) unsafe fn mmio_ext_ring_doorbell(kvm: Rc<Kvm>, doorbell: &mmio_ext_doorbell) -> i32 {
+    match kvm.ring_doorbell(doorbell) {
+        true => 0,
+        false => -1,
+    }
 }
 
 /// # Safety
