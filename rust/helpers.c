@@ -148,15 +148,10 @@ void mmio_ext_warn_reserved(void)
 	WARN_ON_ONCE(1);
 }
 
-void mmio_ext_read_rip_and_cr3(struct kvm_vcpu *vcpu)
+/* Read a register that the vendor module has not read since the exit. */
+void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg)
 {
-	kvm_rip_read(vcpu);
-	kvm_read_cr3(vcpu);
-}
-
-unsigned long mmio_ext_rsp(struct kvm_vcpu *vcpu)
-{
-	return kvm_rsp_read(vcpu);
+	kvm_x86_call(cache_reg)(vcpu, reg);
 }
 
 /* The levels of the guest's page tables. */

@@ -54,8 +54,7 @@ void mmio_ext_find_vacancy(struct kvm_vcpu *vcpu,
 
 void mmio_ext_warn_reserved(void);
 
-void mmio_ext_read_rip_and_cr3(struct kvm_vcpu *vcpu);
-unsigned long mmio_ext_rsp(struct kvm_vcpu *vcpu);
+void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg);
 int mmio_ext_levels(u64 cpu_role);
 bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch);
 bool mmio_ext_read_user(const u64 __user *from, u64 *to, unsigned int nr);

@@ -202,9 +202,9 @@ impl FetchCache {
 }
 
 #[inline(always)]
-fn context(vcpu: &Vcpu<'_>, cr3: u64, mode: Mode, generation: MemslotGeneration) -> Context {
+fn context(vcpu: &Vcpu<'_>, mode: Mode, generation: MemslotGeneration) -> Context {
     Context {
-        cr3,
+        cr3: vcpu.cr3(),
         cpu_role: vcpu.cpu_role(),
         generation,
         user: mode.is_user(),
@@ -224,15 +224,14 @@ pub(super) fn known_plan<'a>(
     assist: AssistBytes,
     generation: MemslotGeneration,
 ) -> Result<&'a Plan, Option<Event>> {
-    let (rip, cr3) = vcpu.rip_and_cr3();
-    let entry = vcpu.fetch_cache().find(rip).ok_or(None)?;
+    let entry = vcpu.fetch_cache().find(vcpu.rip()).ok_or(None)?;
     if entry.refusals.get() != 0 {
         return Err(Some(entry.refuse_again()));
     }
 
     let holds = match assist.words() {
         Some(words) => entry.is_executed(words),
-        None => entry.is_at_rip(&context(vcpu, cr3, mode, generation)),
+        None => entry.is_at_rip(&context(vcpu, mode, generation)),
     };
     if holds {
         Ok(&entry.plan)
@@ -249,7 +248,7 @@ pub(super) fn fetch(
     assist: AssistBytes,
     generation: MemslotGeneration,
 ) -> Result<(), Event> {
-    let (rip, cr3) = vcpu.rip_and_cr3();
+    let rip = vcpu.rip();
     match assist.words() {
         Some([first, last]) => {
             let fetch = bindings::mmio_ext_fetch {
@@ -258,7 +257,7 @@ pub(super) fn fetch(
             };
             remember(vcpu, rip, Context::NONE, fetch, assist.len())
         }
-        None => read(vcpu, rip, context(vcpu, cr3, mode, generation)),
+        None => read(vcpu, rip, context(vcpu, mode, generation)),
     }
 }
 

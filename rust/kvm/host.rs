@@ -40,6 +40,7 @@ pub(crate) fn mmio_caching() -> bool {
 }
 
 /// Whether guests run on EPT or NPT rather than with shadow paging.
+#[inline(always)]
 pub(crate) fn tdp_enabled() -> bool {
     read_kvm!(tdp_enabled)
 }

@@ -8,7 +8,7 @@ use super::{
     doorbell::{self, Doorbells, Write},
     fetch::{self, FetchCache},
     hooks::complete_load,
-    host::mmio_format,
+    host::{mmio_format, tdp_enabled},
     observe::{self, VcpuId},
     registry::{self, VcpuHeat},
     vacancy::{self, Vacancies}, //
@@ -689,17 +689,38 @@ impl<'a> Vcpu<'a> {
         }
     }
 
-    /// RIP and CR3. A vendor module may not have read them yet.
+    /// Whether a register is where KVM keeps it. A vendor module may not have read it yet.
     #[inline(always)]
-    pub(super) fn rip_and_cr3(&self) -> (u64, u64) {
-        let arch = self.arch();
+    fn has_register(&self, register: u32) -> bool {
         // SAFETY: The vCPU is in its own thread.
-        unsafe {
-            if !(*arch).regs_avail[0] as u64 & bindings::MMIO_EXT_RIP_AND_CR3 != 0 {
-                bindings::mmio_ext_read_rip_and_cr3(self.raw());
-            }
-            ((*arch).rip as u64, (*arch).cr3 as u64)
+        unsafe { (*self.arch()).regs_avail[0] & 1 << register != 0 }
+    }
+
+    /// Makes the vendor module read a register.
+    fn read_register(&self, register: u32) {
+        // SAFETY: The vCPU is in its own thread, and the register is one that can be read so.
+        unsafe { bindings::mmio_ext_cache_reg(self.raw(), register) };
+    }
+
+    /// RIP.
+    #[inline(always)]
+    pub(super) fn rip(&self) -> u64 {
+        if !self.has_register(bindings::MMIO_EXT_RIP) {
+            self.read_register(bindings::MMIO_EXT_RIP);
         }
+        // SAFETY: The vCPU is in its own thread.
+        unsafe { (*self.arch()).rip as u64 }
+    }
+
+    /// CR3.
+    #[inline(always)]
+    pub(super) fn cr3(&self) -> u64 {
+        // With shadow paging the processor's CR3 is not the guest's, which only KVM has.
+        if !self.has_register(bindings::MMIO_EXT_CR3) && tdp_enabled() {
+            self.read_register(bindings::MMIO_EXT_CR3);
+        }
+        // SAFETY: The vCPU is in its own thread.
+        unsafe { (*self.arch()).cr3 as u64 }
     }
 
     /// Bits of the guest's linear addresses, `vcpu_virt_addr_bits()`.
@@ -753,8 +774,9 @@ impl<'a> Vcpu<'a> {
 
     /// Makes RSP one of the registers that [`Vcpu::register`] can return.
     pub(crate) fn read_rsp(&self) {
-        // SAFETY: The vCPU is in its own thread.
-        unsafe { bindings::mmio_ext_rsp(self.raw()) };
+        if !self.has_register(bindings::MMIO_EXT_RSP) {
+            self.read_register(bindings::MMIO_EXT_RSP);
+        }
     }
 
     /// The value of a general purpose register. That of RSP is an old one before
@@ -768,7 +790,7 @@ impl<'a> Vcpu<'a> {
     /// Changes a general purpose register, which must not be RSP.
     #[inline(always)]
     pub(crate) fn set_register(&mut self, number: u8, value: u64) {
-        debug_assert_ne!(number, bindings::MMIO_EXT_RSP as u8);
+        debug_assert_ne!(u32::from(number), bindings::MMIO_EXT_RSP);
         // SAFETY: The vCPU is in its own thread. All registers but RSP and RIP are always in the
         // array, see `struct kvm_vcpu_arch`.
         unsafe { (*self.arch()).regs[usize::from(number & 0xf)] = value as _ };

@@ -291,8 +291,12 @@ impl<'a> Vcpu<'a> {
         true
     }
 
-    pub(super) fn rip_and_cr3(&self) -> (u64, u64) {
-        (self.0.rip.0, ROOT.gpa().0)
+    pub(super) fn rip(&self) -> u64 {
+        self.0.rip.0
+    }
+
+    pub(super) fn cr3(&self) -> u64 {
+        ROOT.gpa().0
     }
 
     pub(crate) fn address_bits(&self) -> u32 {
