@@ -143,16 +143,16 @@ fn locate(
     gva: Gva,
 ) -> Result<Gpa, Event> {
     let offset = gva.0 & !PAGE_MASK;
-    // The processor checks that an address is canonical before it translates it. Tagged ones are
-    // rare enough for the emulator.
-    let canonical = gva.is_canonical(vcpu.address_bits());
-    if !canonical || offset + u64::from(plan.size) > 1 << PAGE_SHIFT {
+    if offset + u64::from(plan.size) > 1 << PAGE_SHIFT {
         return Err(Event::RefusedAddress);
     }
 
     match fault.addr {
-        // With TDP the processor has checked the guest's page tables.
-        FaultAddress::Physical(gpa) if gpa.0 & !PAGE_MASK == offset => Ok(gpa),
+        // With TDP the processor has checked the guest's page tables. It checks that an address is
+        // canonical before it translates it; tagged ones are rare enough for the emulator.
+        FaultAddress::Physical(gpa) if gpa.0 & !PAGE_MASK == offset && is_canonical(vcpu, gva) => {
+            Ok(gpa)
+        }
         // With shadow paging it has checked the MMIO SPTE, which denies everything: what the
         // guest's page tables allow is in the info cache.
         FaultAddress::Virtual(addr) if addr == gva => {
@@ -163,6 +163,12 @@ fn locate(
         }
         _ => Err(Event::RefusedAddress),
     }
+}
+
+/// Whether the vCPU may use a virtual address. Few addresses need a look at the paging mode.
+#[inline(always)]
+fn is_canonical(vcpu: &Vcpu<'_>, gva: Gva) -> bool {
+    gva.is_canonical(48) || (vcpu.has_5_levels() && gva.is_canonical(57))
 }
 
 /// Carries out the access: the point of no return.

@@ -48,12 +48,12 @@ impl MmioInfo {
     /// `vcpu_match_mmio_gva()`. `now` is the current generation of the memslots; as one of an
     /// update in progress is never cached, none matches during one.
     pub fn matches_gva(&self, gva: Gva, now: MemslotGeneration) -> bool {
-        self.generation == now && self.gva != Gva(0) && self.gva == gva.page()
+        self.generation == now && gva.page() != Gva(0) && self.gva == gva.page()
     }
 
     /// `vcpu_match_mmio_gpa()`.
     pub fn matches_gpa(&self, gpa: Gpa, now: MemslotGeneration) -> bool {
-        self.generation == now && self.gfn != Gfn(0) && self.gfn == gpa.gfn()
+        self.generation == now && gpa.gfn() != Gfn(0) && self.gfn == gpa.gfn()
     }
 
     /// The entry that it belongs in, by the address with which it is looked for.

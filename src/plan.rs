@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What becomes of a decoded instruction once its place in memory is known: all is computed that
-//! does not depend on registers, so that carrying it out takes a few operations without a branch.
+//! does not depend on registers, so that carrying it out takes a few operations.
 
 use super::{
     addr::Gva,
@@ -13,11 +13,10 @@ use super::{
 pub struct Plan {
     /// The address of the next instruction.
     pub next_rip: u64,
-    /// `(base & base_mask) + ((index & index_mask) << scale) + displacement`, cut to
-    /// `address_mask`, is the operand's address.
+    /// `(base & base_mask) + (index << scale) + displacement`, cut to `address_mask`, is the
+    /// operand's address, `index << scale` being 0 if there is no index.
     displacement: u64,
     base_mask: u64,
-    index_mask: u64,
     address_mask: u64,
     /// `(register >> shift) & value_mask | immediate` is what a store writes.
     value_mask: u64,
@@ -25,6 +24,7 @@ pub struct Plan {
     base: u8,
     index: u8,
     scale: u8,
+    has_index: bool,
     register: u8,
     shift: u8,
     /// Bytes of the operand in memory: 1, 2, 4 or 8.
@@ -41,13 +41,13 @@ impl Plan {
         next_rip: 0,
         displacement: 0,
         base_mask: 0,
-        index_mask: 0,
         address_mask: 0,
         value_mask: 0,
         immediate: 0,
         base: 0,
         index: 0,
         scale: 0,
+        has_index: false,
         register: 0,
         shift: 0,
         size: 1,
@@ -79,7 +79,7 @@ impl Plan {
         // RSP can be a base only.
         plan.uses_rsp = address.base == Base::Register(RSP);
         if let Some((index, scale)) = address.index {
-            (plan.index, plan.index_mask, plan.scale) = (index, u64::MAX, scale);
+            (plan.index, plan.scale, plan.has_index) = (index, scale, true);
         }
         match access.operation {
             Operation::Load { register, extend } => plan.load = Some((register, extend)),
@@ -96,9 +96,11 @@ impl Plan {
     /// The operand's address, the linear one. `register` returns a register's value.
     #[inline(always)]
     pub fn address(&self, register: impl Fn(u8) -> u64) -> Gva {
-        let base = register(self.base) & self.base_mask;
-        let index = (register(self.index) & self.index_mask) << (self.scale & 3);
-        let address = base.wrapping_add(index).wrapping_add(self.displacement);
+        let mut address = (register(self.base) & self.base_mask).wrapping_add(self.displacement);
+        // Drivers rarely have one.
+        if self.has_index {
+            address = address.wrapping_add(register(self.index) << (self.scale & 3));
+        }
         Gva(address & self.address_mask)
     }
 

@@ -723,16 +723,11 @@ impl<'a> Vcpu<'a> {
         unsafe { (*self.arch()).cr3 as u64 }
     }
 
-    /// Bits of the guest's linear addresses, `vcpu_virt_addr_bits()`.
+    /// Whether the guest's linear addresses have 57 bits rather than 48, `vcpu_virt_addr_bits()`.
     #[inline(always)]
-    pub(crate) fn address_bits(&self) -> u32 {
+    pub(crate) fn has_5_levels(&self) -> bool {
         // SAFETY: The vCPU is in its own thread. The guest never owns this bit of CR4.
-        let la57 = unsafe { (*self.arch()).cr4 as u64 & bindings::MMIO_EXT_CR4_LA57 != 0 };
-        if la57 {
-            57
-        } else {
-            48
-        }
+        unsafe { (*self.arch()).cr4 as u64 & bindings::MMIO_EXT_CR4_LA57 != 0 }
     }
 
     /// How the guest's page tables are to be read, `union kvm_cpu_role`.

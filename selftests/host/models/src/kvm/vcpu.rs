@@ -299,8 +299,8 @@ impl<'a> Vcpu<'a> {
         ROOT.gpa().0
     }
 
-    pub(crate) fn address_bits(&self) -> u32 {
-        48
+    pub(crate) fn has_5_levels(&self) -> bool {
+        false
     }
 
     pub(super) fn cpu_role(&self) -> u64 {
