@@ -162,14 +162,14 @@ fn find_and_handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
             Some(exit) => exit,
             None => observe::emulate(vcpu, &fault),
         },
-        Ok(PageFault::Retry) => Exit::Resume,
+        Ok(PageFault::Retry) => Exit::RESUME,
         Ok(PageFault::Invalid) => vcpu.fault_in(&fault),
-        Err(error) => Exit::Error(error),
+        Err(error) => Exit::error(error),
     }
 }
 
 /// Leaves a fault to KVM's C code.
 fn pass(vcpu: &Vcpu<'_>) -> Exit {
     vcpu.stats().count(Event::Passed);
-    Exit::Pass
+    Exit::PASS
 }

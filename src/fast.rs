@@ -204,7 +204,7 @@ fn load(vcpu: &mut Vcpu<'_>, load: PendingLoad) -> Exit {
             load_register(vcpu, load, value);
             vcpu.retire(load.next_rip)
         }
-        None => Exit::Userspace,
+        None => Exit::USERSPACE,
     }
 }
 

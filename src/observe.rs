@@ -47,8 +47,8 @@ fn emulate_and_see(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
     vcpu.stats().count_emulated(direction, size);
 
     let outcome = match exit {
-        Exit::Userspace | Exit::Error(_) => Outcome::EmulatedUserspace,
-        Exit::Pass | Exit::Resume => Outcome::EmulatedKernel,
+        Exit::RESUME => Outcome::EmulatedKernel,
+        _ => Outcome::EmulatedUserspace,
     };
     let kind = Kind::new(outcome, direction);
     match gpa {

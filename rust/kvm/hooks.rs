@@ -142,15 +142,9 @@ unsafe fn handle_exit(vcpu: RawVcpu, handler: impl FnOnce(&mut Vcpu<'_>) -> Exit
     // SAFETY: By the contract of this function.
     let exit = match unsafe { Vcpu::enter(vcpu) } {
         Some(mut vcpu) => handler(&mut vcpu),
-        None => Exit::Pass,
+        None => Exit::PASS,
     };
-
-    match exit {
-        Exit::Pass => bindings::kvm_mmio_ext_verdict_KVM_MMIO_EXT_PASS as c_int,
-        Exit::Resume => bindings::kvm_mmio_ext_verdict_KVM_MMIO_EXT_RESUME as c_int,
-        Exit::Userspace => bindings::kvm_mmio_ext_verdict_KVM_MMIO_EXT_EXIT as c_int,
-        Exit::Error(error) => error.to_errno(),
-    }
+    exit.raw()
 }
 
 /// # Safety
@@ -259,10 +253,8 @@ pub(super) unsafe extern "C" fn complete_load(vcpu: RawVcpu) -> c_int {
     });
 
     match exit {
-        Some(Exit::Resume) => 1,
-        Some(Exit::Userspace) => 0,
-        Some(Exit::Error(error)) => error.to_errno(),
-        Some(Exit::Pass) | None => EIO.to_errno(),
+        Some(exit) => exit.to_handler(),
+        None => EIO.to_errno(),
     }
 }
 

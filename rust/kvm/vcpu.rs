@@ -129,27 +129,50 @@ pub(crate) struct Vcpu<'a> {
     _vcpu: PhantomData<&'a mut bindings::kvm_vcpu>,
 }
 
-/// What handling a VM exit ends in.
-pub(crate) enum Exit {
-    /// The extension does not handle it and nothing has happened.
-    Pass,
-    /// Run the guest.
-    Resume,
-    /// Exit to userspace.
-    Userspace,
-    /// Fail `KVM_RUN`.
-    Error(Error),
-}
+/// What handling a VM exit ends in, in the form that KVM wants to have it:
+/// `enum kvm_mmio_ext_verdict`, or a negative errno that fails `KVM_RUN`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit(c_int);
 
 impl Exit {
+    /// The extension does not handle it and nothing has happened.
+    pub(crate) const PASS: Self = Self(bindings::kvm_mmio_ext_verdict_KVM_MMIO_EXT_PASS as c_int);
+
+    /// Run the guest.
+    pub(crate) const RESUME: Self =
+        Self(bindings::kvm_mmio_ext_verdict_KVM_MMIO_EXT_RESUME as c_int);
+
+    /// Exit to userspace.
+    pub(crate) const USERSPACE: Self =
+        Self(bindings::kvm_mmio_ext_verdict_KVM_MMIO_EXT_EXIT as c_int);
+
+    /// Fail `KVM_RUN`.
+    pub(crate) fn error(error: Error) -> Self {
+        Self(error.to_errno())
+    }
+
     /// From what a function returns that KVM uses as an exit handler.
     #[inline(always)]
-    fn from_handler(r: c_int) -> Self {
+    const fn from_handler(r: c_int) -> Self {
         match r {
-            1.. => Self::Resume,
-            0 => Self::Userspace,
-            _ => Self::Error(Error::from_errno(r)),
+            1.. => Self::RESUME,
+            0 => Self::USERSPACE,
+            _ => Self(r),
         }
+    }
+
+    /// What such a function returns, of an exit that was handled.
+    pub(super) const fn to_handler(self) -> c_int {
+        match self {
+            Self::USERSPACE => 0,
+            Self(verdict) => verdict,
+        }
+    }
+
+    /// The form that KVM wants to have.
+    #[inline(always)]
+    pub(super) const fn raw(self) -> c_int {
+        self.0
     }
 }
 
@@ -906,7 +929,7 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn retire(&mut self, next_rip: u64) -> Exit {
         // SAFETY: The vCPU is in its own thread.
         unsafe { bindings::kvm_mmio_ext_retire(self.raw(), next_rip as _) };
-        Exit::Resume
+        Exit::RESUME
     }
 
     /// The same for an instruction that userspace has had part in.

@@ -104,11 +104,17 @@ pub(crate) struct PendingLoad {
     pub(crate) next_rip: u64,
 }
 
-pub(crate) enum Exit {
-    Pass,
-    Resume,
-    Userspace,
-    Error(Error),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit(i32);
+
+impl Exit {
+    pub(crate) const PASS: Self = Self(0);
+    pub(crate) const RESUME: Self = Self(1);
+    pub(crate) const USERSPACE: Self = Self(2);
+
+    pub(crate) fn error(error: Error) -> Self {
+        panic!("{error:?}")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +262,7 @@ impl<'a> Vcpu<'a> {
     }
 
     pub(crate) fn skip_emulated_instruction(&mut self) -> Exit {
-        Exit::Resume
+        Exit::RESUME
     }
 
     pub(crate) fn emulate_instruction(&mut self, _: &MmioFault) -> Exit {
@@ -369,7 +375,7 @@ impl<'a> Vcpu<'a> {
 
     pub(crate) fn retire(&mut self, next_rip: u64) -> Exit {
         self.0.retire(Gva(next_rip));
-        Exit::Resume
+        Exit::RESUME
     }
 
     pub(crate) fn retire_read(&mut self, next_rip: u64) -> Exit {

@@ -161,14 +161,10 @@ impl KvmVcpu {
         let is_mmio = FORMAT.is_mmio_spte(spte);
         let exit = match is_mmio && self.is_enabled() {
             true => self.call_extension(),
-            false => Exit::Pass,
+            false => Exit::PASS,
         };
-        let exit = match exit {
-            Exit::Pass => self.kvm_mmu_page_fault(is_mmio),
-            other => other,
-        };
-        if let Exit::Error(error) = exit {
-            panic!("{error:?}");
+        if exit == Exit::PASS {
+            self.kvm_mmu_page_fault(is_mmio);
         }
     }
 
@@ -194,7 +190,7 @@ impl KvmVcpu {
         };
         match done {
             PageFault::Emulate => self.emulate(),
-            _ => Exit::Resume,
+            _ => Exit::RESUME,
         }
     }
 
@@ -279,7 +275,7 @@ impl KvmVcpu {
         // The instruction is read again; its slot may be about to be deleted.
         let code = self.kvm.translate_fetch(self.rip);
         let Page::Ram(code) = self.kvm.page(code.gfn()) else {
-            return Exit::Resume;
+            return Exit::RESUME;
         };
         let size = match self.insn {
             Insn::Store => store_size(code),
@@ -289,14 +285,14 @@ impl KvmVcpu {
             Ok(ram) => self.effects.push(Effect::Ram(ram)),
             Err(gpa) if self.insn == Insn::Load => {
                 self.exit_for_read(gpa, size, Completion::Emulator);
-                return Exit::Userspace;
+                return Exit::USERSPACE;
             }
             Err(gpa) => {
                 self.write(gpa, self.regs[RCX], size);
             }
         }
         self.retire(self.insn.next_rip());
-        Exit::Resume
+        Exit::RESUME
     }
 
     /// Where the emulator finds the operand: in memory or not.
