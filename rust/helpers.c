@@ -19,11 +19,6 @@ u32 mmio_ext_nr_address_spaces(struct kvm *kvm)
 	return kvm_arch_nr_memslot_as_ids(kvm);
 }
 
-bool mmio_ext_mmu_is_direct(struct kvm_vcpu *vcpu)
-{
-	return vcpu->arch.mmu->root_role.direct;
-}
-
 /* Signal a zero-length ioeventfd of the page's address, if there is one. */
 bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa)
 {

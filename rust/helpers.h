@@ -10,7 +10,6 @@
 #include "mmu.h"
 
 u32 mmio_ext_nr_address_spaces(struct kvm *kvm);
-bool mmio_ext_mmu_is_direct(struct kvm_vcpu *vcpu);
 bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa);
 u8 mmio_ext_phys_bits(void);
 

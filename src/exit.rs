@@ -5,7 +5,7 @@
 use crate::{
     addr::{Gpa, Gva},
     fast::{self, Refusal},
-    fault::{handle_mmio_page_fault_common, quickly_check_mmio_pf, FaultAddress},
+    fault::{emulator_knows_page, handle_mmio_page_fault_common, FaultAddress},
     kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
     observe,
     stats::Event, //
@@ -37,13 +37,12 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
         mode,
     };
 
-    match complete(vcpu, &fault) {
-        Ok(exit) => exit,
-        Err(refusal @ (Refusal::Off | Refusal::Context)) => match signal_wildcard(vcpu, gpa) {
+    match fast::takes_context(vcpu, mode) {
+        Ok(()) => handle_mmio_fault(vcpu, &fault),
+        Err(reason) => match signal_wildcard(vcpu, gpa) {
             Some(exit) => exit,
-            None => handle_refused(vcpu, fault, refusal),
+            None => handle_refused(vcpu, &fault, reason),
         },
-        Err(refusal) => handle_refused(vcpu, fault, refusal),
     }
 }
 
@@ -68,15 +67,17 @@ pub(crate) fn npf_interception(
     }
 
     vcpu.trace_page_fault(gpa, error_code);
-    handle_mmio_fault(
-        vcpu,
-        MmioFault {
-            addr: FaultAddress::Physical(gpa),
-            error_code,
-            insn,
-            mode,
-        },
-    )
+    let fault = MmioFault {
+        addr: FaultAddress::Physical(gpa),
+        error_code,
+        insn,
+        mode,
+    };
+
+    match fast::takes_context(vcpu, mode) {
+        Ok(()) => handle_mmio_fault(vcpu, &fault),
+        Err(reason) => handle_refused(vcpu, &fault, reason),
+    }
 }
 
 /// Handles a page fault with a reserved bit under shadow paging, `kvm_handle_page_fault()`. The
@@ -92,16 +93,21 @@ pub(crate) fn shadow_page_fault(
         return pass(vcpu);
     }
 
-    let addr = FaultAddress::new(gva.0, vcpu.mmu_is_direct());
-    handle_mmio_fault(
-        vcpu,
-        MmioFault {
-            addr,
-            error_code,
-            insn,
-            mode,
-        },
-    )
+    let fault = |addr| MmioFault {
+        addr,
+        error_code,
+        insn,
+        mode,
+    };
+
+    match fast::takes_context(vcpu, mode) {
+        // 64-bit code has paging.
+        Ok(()) => handle_mmio_fault(vcpu, &fault(FaultAddress::Virtual(gva))),
+        Err(reason) => {
+            let addr = FaultAddress::new(gva.0, vcpu.paging_is_off());
+            handle_refused(vcpu, &fault(addr), reason)
+        }
+    }
 }
 
 /// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one.
@@ -116,54 +122,48 @@ fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
     Some(vcpu.skip_emulated_instruction())
 }
 
-/// Handles a fault that is MMIO unless an entry is stale or gone.
+/// Handles a fault that is MMIO unless an entry is stale or gone, in a context that the fast path
+/// takes.
 #[inline(always)]
-fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
-    match complete(vcpu, &fault) {
-        Ok(exit) => exit,
-        Err(refusal) => handle_refused(vcpu, fault, refusal),
+fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+    match fast::prepare(vcpu, fault) {
+        Ok(operation) => fast::carry_out(vcpu, operation, true),
+        Err(Refusal::Again(reason)) => handle_refused(vcpu, fault, Some(reason)),
+        Err(Refusal::For(reason)) => handle_refused_at_last(vcpu, fault, reason),
+        // Nothing has happened that could be seen: it is cheap to begin anew.
+        Err(Refusal::UnknownPage | Refusal::UnknownInsn) => find_and_handle_mmio_fault(vcpu, fault),
     }
 }
 
-/// Completes an access of which all is known. If it does not, nothing has happened that could be
-/// seen: it is cheap to begin anew.
+/// Handles a fault that the fast path has refused, for a reason unless it is switched off: the
+/// shortest way to the emulator, if there is nothing to find out.
 #[inline(always)]
-fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
-    let exit = fast::complete(vcpu, fault)?;
-    vcpu.stats().count(Event::CacheHit);
-    Ok(exit)
-}
-
-/// Handles a fault that the fast path has refused.
-#[inline(always)]
-fn handle_refused(vcpu: &mut Vcpu<'_>, fault: MmioFault, refusal: Refusal) -> Exit {
-    let page_is_known = match refusal {
-        Refusal::For(_) => true,
-        Refusal::Off | Refusal::Context => quickly_check_mmio_pf(vcpu, fault.addr),
-        Refusal::UnknownPage | Refusal::UnknownInsn(_) => false,
-    };
-    // The shortest way to the emulator, if there is nothing to find out.
-    if page_is_known {
-        vcpu.stats().count(Event::CacheHit);
-        if let Some(reason) = refusal.reason() {
-            vcpu.stats().count(reason);
-        }
-        return observe::emulate(vcpu, &fault);
+fn handle_refused(vcpu: &mut Vcpu<'_>, fault: &MmioFault, reason: Option<Event>) -> Exit {
+    if observe::sees_emulated() || !emulator_knows_page(vcpu, fault.addr) {
+        return find_and_handle_mmio_fault(vcpu, fault);
     }
 
-    find_and_handle_mmio_fault(vcpu, fault)
+    vcpu.stats().count_refused(reason);
+    vcpu.emulate_instruction(fault)
+}
+
+/// The same for a fault that was looked at in vain: it is rarer, and better out of the way of those
+/// that are completed.
+#[inline(never)]
+fn handle_refused_at_last(vcpu: &mut Vcpu<'_>, fault: &MmioFault, reason: Event) -> Exit {
+    handle_refused(vcpu, fault, Some(reason))
 }
 
 /// Handles a fault as `kvm_mmu_page_fault()` does.
 #[inline(never)]
-fn find_and_handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: MmioFault) -> Exit {
+fn find_and_handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
     match handle_mmio_page_fault_common(vcpu, fault.addr) {
-        Ok(PageFault::Emulate) => match fast::fetch_and_complete(vcpu, &fault) {
+        Ok(PageFault::Emulate) => match fast::fetch_and_complete(vcpu, fault) {
             Some(exit) => exit,
-            None => observe::emulate(vcpu, &fault),
+            None => observe::emulate(vcpu, fault),
         },
         Ok(PageFault::Retry) => Exit::RESUME,
-        Ok(PageFault::Invalid) => vcpu.fault_in(&fault),
+        Ok(PageFault::Invalid) => vcpu.fault_in(fault),
         Err(error) => Exit::error(error),
     }
 }

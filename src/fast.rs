@@ -12,15 +12,14 @@ use crate::{
     decode::{Extend, Register},
     exit::MmioFault,
     fault::{known_page, FaultAddress},
-    generation::MemslotGeneration,
     info_cache::MmioInfo,
-    kvm::{Exit, PendingLoad, Vcpu, Write},
+    kvm::{Exit, Mode, PendingLoad, Vcpu, Write},
     plan::Plan,
     stats::Event, //
 };
 
 /// An access that only remains to be carried out.
-struct Operation {
+pub(crate) struct Operation {
     gpa: Gpa,
     /// Bytes: 1, 2, 4 or 8.
     size: u8,
@@ -33,36 +32,29 @@ enum Action {
     Load(Register, Extend),
 }
 
-/// Completes the access of a fault, if its page is known to be MMIO and its instruction is known.
+/// Whether the vCPU runs code whose accesses may be for the fast path: plain 64-bit code of L1.
 ///
 /// # Errors
 ///
-/// Why it is not for the fast path; nothing has happened then that could be seen.
+/// Why not; `None` if the fast path is switched off.
 #[inline(always)]
-pub(crate) fn complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Exit, Refusal> {
+pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Option<Event>> {
     if !Vcpu::fast_path_enabled() {
-        return Err(Refusal::Off);
+        return Err(None);
     }
-    let operation = prepare(vcpu, fault)?;
-
-    Ok(carry_out(vcpu, operation))
+    if !vcpu.runs_plain_code(mode) {
+        return Err(Some(Event::RefusedContext));
+    }
+    Ok(())
 }
 
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
 /// if that is necessary. `None` leaves it to the emulator.
 pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Option<Exit> {
-    let mut result = complete(vcpu, fault);
-    if let Err(Refusal::UnknownInsn(generation)) = result {
-        result = vcpu
-            .fetch(fault.mode, fault.insn, generation)
-            .map_err(Refusal::For)
-            .and_then(|()| complete(vcpu, fault));
-    }
-
-    match result {
-        Ok(exit) => Some(exit),
-        Err(refusal) => {
-            if let Some(reason) = refusal.reason() {
+    match fetch_and_prepare(vcpu, fault) {
+        Ok(operation) => Some(carry_out(vcpu, operation, false)),
+        Err(reason) => {
+            if let Some(reason) = reason {
                 vcpu.stats().count(reason);
             }
             None
@@ -72,54 +64,62 @@ pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Opti
 
 /// Why an access is not completed.
 pub(crate) enum Refusal {
-    /// The fast path is switched off.
-    Off,
-    /// The vCPU does not run plain 64-bit code of L1.
-    Context,
     /// The page is not known to be MMIO.
     UnknownPage,
-    /// The instruction has not been read yet, or it has changed; with the memslots' generation.
-    UnknownInsn(MemslotGeneration),
-    /// It is nothing for the fast path. The page is known, and in KVM's own info cache.
+    /// The instruction has not been read yet, or it has changed.
+    UnknownInsn,
+    /// The instruction was refused a short time ago.
+    Again(Event),
+    /// It is nothing for the fast path.
     For(Event),
 }
 
-impl Refusal {
-    /// What it is counted as.
-    #[inline(always)]
-    pub(crate) const fn reason(&self) -> Option<Event> {
-        match self {
-            Self::Off => None,
-            Self::For(reason) => Some(*reason),
-            // Or the memslots are just being changed.
-            Self::Context | Self::UnknownPage => Some(Event::RefusedContext),
-            // The instruction is just being changed.
-            Self::UnknownInsn(_) => Some(Event::RefusedFetch),
-        }
+/// Finds out what the access is, after a look at the instruction if that is necessary.
+///
+/// # Errors
+///
+/// Why it is not for the fast path; `None` if that is switched off.
+fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Option<Event>> {
+    takes_context(vcpu, fault.mode)?;
+    let mut result = prepare(vcpu, fault);
+    if let Err(Refusal::UnknownInsn) = result {
+        vcpu.fetch(fault.mode, fault.insn)?;
+        result = prepare(vcpu, fault);
     }
+
+    result.map_err(|refusal| {
+        Some(match refusal {
+            Refusal::Again(reason) | Refusal::For(reason) => reason,
+            // The memslots are just being changed.
+            Refusal::UnknownPage => Event::RefusedContext,
+            // The instruction is just being changed.
+            Refusal::UnknownInsn => Event::RefusedFetch,
+        })
+    })
 }
 
-/// Finds out what the access is, where it goes and which instruction comes next.
+/// Finds out what the access is, where it goes and which instruction comes next, if its page is
+/// known to be MMIO and its instruction is known. The vCPU runs code that the fast path takes.
+///
+/// # Errors
+///
+/// Why it is not to be completed; nothing has happened then that could be seen.
 #[inline(always)]
-fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Refusal> {
-    if !vcpu.runs_plain_code(fault.mode) {
-        return Err(Refusal::Context);
-    }
+pub(crate) fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Refusal> {
     let now = vcpu.memslots_generation();
+    let insn = vcpu
+        .known_insn()
+        .map_err(|refused| refused.map_or(Refusal::UnknownInsn, Refusal::Again))?;
+    let plan = insn
+        .plan(vcpu, fault.mode, fault.insn, now)
+        .ok_or(Refusal::UnknownInsn)?;
     let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
-    let refuse = |reason| {
-        vcpu.set_last_mmio_info(*page);
-        Refusal::For(reason)
-    };
-    let plan = vcpu
-        .known_plan(fault.mode, fault.insn, now)
-        .map_err(|refused| refused.map_or(Refusal::UnknownInsn(now), refuse))?;
 
     if plan.uses_rsp {
         vcpu.read_rsp();
     }
     let register = |number| vcpu.register(number);
-    let gpa = locate(vcpu, fault, page, plan, plan.address(register)).map_err(refuse)?;
+    let gpa = locate(vcpu, fault, page, plan, plan.address(register)).map_err(Refusal::For)?;
     let action = match plan.load {
         None => Action::Store(plan.stored(register)),
         Some((register, extend)) => Action::Load(register, extend),
@@ -154,7 +154,7 @@ fn locate(
             Ok(gpa)
         }
         // With shadow paging it has checked the MMIO SPTE, which denies everything: what the
-        // guest's page tables allow is in the info cache.
+        // guest's page tables allow is in the info cache. What it reports is canonical.
         FaultAddress::Virtual(addr) if addr == gva => {
             if !vcpu.may_access_mmio(page, fault.mode, plan.load.is_none()) {
                 return Err(Event::RefusedAccess);
@@ -171,9 +171,9 @@ fn is_canonical(vcpu: &Vcpu<'_>, gva: Gva) -> bool {
     gva.is_canonical(48) || (vcpu.has_5_levels() && gva.is_canonical(57))
 }
 
-/// Carries out the access: the point of no return.
+/// Carries out an access: the point of no return. If all of it was `known`, no hit was counted yet.
 #[inline(always)]
-fn carry_out(vcpu: &mut Vcpu<'_>, operation: Operation) -> Exit {
+pub(crate) fn carry_out(vcpu: &mut Vcpu<'_>, operation: Operation, known: bool) -> Exit {
     let Operation {
         gpa,
         size,
@@ -182,17 +182,21 @@ fn carry_out(vcpu: &mut Vcpu<'_>, operation: Operation) -> Exit {
     } = operation;
 
     match action {
-        Action::Store(value) => vcpu.write_mmio(Write { gpa, value, size }, next_rip),
-        Action::Load(register, extend) => load(
-            vcpu,
-            PendingLoad {
+        Action::Store(value) => {
+            vcpu.stats().count_fast(known, true, size);
+            vcpu.write_mmio(Write { gpa, value, size }, next_rip)
+        }
+        Action::Load(register, extend) => {
+            vcpu.stats().count_fast(known, false, size);
+            let pending = PendingLoad {
                 gpa,
                 register,
                 extend,
                 size,
                 next_rip,
-            },
-        ),
+            };
+            load(vcpu, pending)
+        }
     }
 }
 

@@ -41,6 +41,7 @@ impl FaultAddress {
     }
 
     /// Whether `info` is of the page that has faulted, as of the memslots' generation `now`.
+    #[inline(always)]
     pub(crate) fn matches(self, info: &MmioInfo, now: MemslotGeneration) -> bool {
         match self {
             Self::Physical(gpa) => info.matches_gpa(gpa, now),
@@ -124,9 +125,16 @@ pub(crate) fn known_page<'a>(
     }
 }
 
+/// Whether KVM's info cache knows a page, where the emulator looks. It does if the last access that
+/// was emulated was to the same.
+#[inline(always)]
+pub(crate) fn emulator_knows_page(vcpu: &Vcpu<'_>, addr: FaultAddress) -> bool {
+    let now = vcpu.memslots_generation();
+    !vcpu.mmu_is_nested() && addr.matches(&vcpu.last_mmio_info(), now)
+}
+
 /// Whether an info cache knows a page: the extension's, or KVM's, which alone was filled while
 /// the extension was switched off. Afterwards both know it, as the emulator looks into KVM's.
-#[inline(always)]
 pub(crate) fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> bool {
     // The address is one of L2's, the caches hold those of L1.
     if vcpu.mmu_is_nested() {
@@ -144,7 +152,6 @@ pub(crate) fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> 
 }
 
 /// Looks into KVM's info cache.
-#[inline(never)]
 fn recall_mmio_info(vcpu: &mut Vcpu<'_>, addr: FaultAddress, now: MemslotGeneration) -> bool {
     let info = vcpu.last_mmio_info();
     let found = addr.matches(&info, now);

@@ -29,10 +29,16 @@ pub(crate) fn fast(
     }
 }
 
+/// Whether somebody wants to know what the emulator does.
+#[inline(always)]
+pub(crate) fn sees_emulated() -> bool {
+    heat_is_on() || access_is_traced()
+}
+
 /// Lets the emulator do an access. What it did is found out only if somebody looks.
 #[inline(always)]
 pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
-    if heat_is_on() || access_is_traced() {
+    if sees_emulated() {
         return emulate_and_see(vcpu, fault);
     }
     vcpu.stats().count_emulated(Direction::Unknown, 0);

@@ -77,10 +77,15 @@ const SIZES: [u8; 4] = [1, 2, 4, 8];
 #[derive(Default)]
 pub(crate) struct Stats {
     events: [Counter; NAMES.len()],
-    /// Reads and writes of the fast path, by the size itself. It completes nothing that is not
-    /// counted here.
-    fast: [[Counter; 16]; 2],
-    /// Those that went to the emulator, by direction and by the place in [`SIZES`].
+    /// Reads and writes of the fast path, by the size itself, after a search and of which all was
+    /// known. It completes nothing that is not counted here. To know all takes an info cache's
+    /// knowing the page, so that the latter need not be counted as [`Event::CacheHit`] as well.
+    fast: [[[Counter; 16]; 2]; 2],
+    /// Those that the fast path has refused, or not seen as it is off, of pages that KVM's info
+    /// cache knows: by the event that tells why, the last one without. Each is a hit, and went to
+    /// the emulator; neither is counted once more.
+    refused: [Counter; NAMES.len() + 1],
+    /// Others that went to the emulator, by direction and by the place in [`SIZES`].
     emulated: [[Counter; SIZES.len() + 1]; Direction::ALL.len()],
     /// MMIO faults that KVM's own handler had asked about and that were MMIO.
     left_to_kvm: Counter,
@@ -95,13 +100,21 @@ impl Stats {
         self.events[event as usize].inc();
     }
 
-    /// Counts an access of `size` bytes, fewer than 16, that the fast path completes.
+    /// Counts an access of `size` bytes, fewer than 16, that the fast path completes, and of which
+    /// all was `known` or a hit has been counted.
     #[inline(always)]
-    pub(crate) fn count_fast(&self, write: bool, size: u8) {
-        self.fast[usize::from(write)][usize::from(size) & 15].inc();
+    pub(crate) fn count_fast(&self, known: bool, write: bool, size: u8) {
+        self.fast[usize::from(known)][usize::from(write)][usize::from(size) & 15].inc();
     }
 
-    /// Counts an access that went to the emulator.
+    /// Counts an access that goes to the emulator at once.
+    #[inline(always)]
+    pub(crate) fn count_refused(&self, reason: Option<Event>) {
+        let place = reason.map_or(NAMES.len(), |reason| reason as usize);
+        self.refused[place].inc();
+    }
+
+    /// Counts another access that went to the emulator.
     pub(crate) fn count_emulated(&self, direction: Direction, size: u8) {
         let place = match size {
             1 => 1,
@@ -125,13 +138,21 @@ impl Stats {
 
     /// The counters now. Each is right, but they may be of slightly different times.
     pub(crate) fn snapshot(&self) -> Snapshot {
+        let [mut fast, known] = self.fast.each_ref().map(|n| n.each_ref().map(values));
+        let refused = values(&self.refused);
+        let mut events = values(&self.events);
+        let mut emulated = self.emulated.each_ref().map(values);
+
+        let hits = [sum(known.as_flattened()), sum(&refused)];
+        add(&mut events[Event::CacheHit as usize..], &[sum(&hits)]);
+        add(&mut events, &refused);
+        add(fast.as_flattened_mut(), known.as_flattened());
+        add(&mut emulated[Direction::Unknown as usize], &[sum(&refused)]);
+
         Snapshot {
-            events: self.events.each_ref().map(Counter::get),
-            fast: self.fast.each_ref().map(|n| n.each_ref().map(Counter::get)),
-            emulated: self
-                .emulated
-                .each_ref()
-                .map(|n| n.each_ref().map(Counter::get)),
+            events,
+            fast,
+            emulated,
             left_to_kvm: self.left_to_kvm.get(),
             heat_dropped: self.heat_dropped.get(),
         }
@@ -160,11 +181,6 @@ impl Snapshot {
 
     /// Adds those of another vCPU.
     pub(crate) fn add(&mut self, other: &Self) {
-        let add = |sums: &mut [u64], numbers: &[u64]| {
-            for (sum, n) in sums.iter_mut().zip(numbers) {
-                *sum = sum.wrapping_add(*n);
-            }
-        };
         add(&mut self.events, &other.events);
         add(self.fast.as_flattened_mut(), other.fast.as_flattened());
         add(
@@ -233,6 +249,16 @@ impl Snapshot {
     /// Accesses whose direction is not known.
     pub(crate) fn direction_unknown(&self) -> u64 {
         sum(&self.emulated[Direction::Unknown as usize])
+    }
+}
+
+fn values<const N: usize>(counters: &[Counter; N]) -> [u64; N] {
+    counters.each_ref().map(Counter::get)
+}
+
+fn add(sums: &mut [u64], numbers: &[u64]) {
+    for (sum, n) in sums.iter_mut().zip(numbers) {
+        *sum = sum.wrapping_add(*n);
     }
 }
 

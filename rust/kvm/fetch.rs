@@ -26,7 +26,7 @@ use pin_init::init_array_from_fn;
 const ENTRIES: usize = 32;
 
 /// How often an instruction is refused without looking at it again.
-const REFUSALS: u8 = 200;
+const REFUSALS: u16 = 1000;
 
 /// The bytes that are read at RIP: enough for the longest instruction.
 const WINDOW: usize = size_of::<[u64; 2]>();
@@ -57,8 +57,8 @@ impl Context {
     };
 }
 
-/// An instruction that was read.
-struct Entry {
+/// An instruction that was read, or refused.
+pub(crate) struct KnownInsn {
     rip: Cell<u64>,
     context: Context,
     /// What was read, if `context` is that of a vCPU.
@@ -68,11 +68,11 @@ struct Entry {
     /// The bytes that belong to it, of the first eight and of those from the eighth on.
     masks: [u64; 2],
     /// How often it is refused yet, and why.
-    refusals: Cell<u8>,
+    refusals: Cell<u16>,
     reason: Event,
 }
 
-impl Entry {
+impl KnownInsn {
     const fn empty() -> Self {
         Self {
             rip: Cell::new(NOWHERE),
@@ -98,6 +98,23 @@ impl Entry {
     fn is_executed(&self, bytes: [u64; 2]) -> bool {
         let [first, last] = overlapping(self.fetch.bytes);
         ((bytes[0] ^ first) & self.masks[0]) | ((bytes[1] ^ last) & self.masks[1]) == 0
+    }
+
+    /// What the instruction does, if it is still the one at RIP. The vCPU runs 64-bit code of L1;
+    /// `generation` is that of the memslots now.
+    #[inline(always)]
+    pub(crate) fn plan(
+        &self,
+        vcpu: &Vcpu<'_>,
+        mode: Mode,
+        assist: AssistBytes,
+        generation: MemslotGeneration,
+    ) -> Option<&Plan> {
+        let holds = match assist.words() {
+            Some(words) => self.is_executed(words),
+            None => self.is_at_rip(&context(vcpu, mode, generation)),
+        };
+        holds.then_some(&self.plan)
     }
 
     /// Refuses the instruction, and the next times without looking. It may change meanwhile; then
@@ -150,13 +167,13 @@ const fn low_bytes(count: usize) -> u64 {
 
 /// The cache of a vCPU.
 pub(super) struct FetchCache {
-    entries: [Entry; ENTRIES],
+    entries: [KnownInsn; ENTRIES],
 }
 
 impl FetchCache {
     pub(super) fn init() -> impl Init<Self> {
         init!(Self {
-            entries <- init_array_from_fn(|_| Entry::empty()),
+            entries <- init_array_from_fn(|_| KnownInsn::empty()),
         })
     }
 
@@ -174,7 +191,7 @@ impl FetchCache {
 
     /// The entry of the instruction at `rip`.
     #[inline(always)]
-    fn find(&self, rip: u64) -> Option<&Entry> {
+    fn find(&self, rip: u64) -> Option<&KnownInsn> {
         let place = Self::place(rip);
         let first = &self.entries[place];
         if first.rip.get() == rip {
@@ -186,7 +203,7 @@ impl FetchCache {
 
     /// An entry for the instruction at `rip`. What was in its place moves on, so that two with the
     /// same place do not drive out each other.
-    fn entry_mut(&mut self, rip: u64) -> &mut Entry {
+    fn entry_mut(&mut self, rip: u64) -> &mut KnownInsn {
         let place = Self::place(rip);
         let other = Self::other(place);
         let here = self.entries[place].rip.get();
@@ -211,43 +228,30 @@ fn context(vcpu: &Vcpu<'_>, mode: Mode, generation: MemslotGeneration) -> Contex
     }
 }
 
-/// What the instruction at RIP does. The vCPU runs 64-bit code of L1; `generation` is that of the
-/// memslots now.
+/// The instruction at RIP, if one was read there.
 ///
 /// # Errors
 ///
-/// Why the instruction was refused a short time ago, `None` if it is not known.
+/// Why it was refused a short time ago, `None` if none was read.
 #[inline(always)]
-pub(super) fn known_plan<'a>(
-    vcpu: &'a Vcpu<'_>,
-    mode: Mode,
-    assist: AssistBytes,
-    generation: MemslotGeneration,
-) -> Result<&'a Plan, Option<Event>> {
-    let entry = vcpu.fetch_cache().find(vcpu.rip()).ok_or(None)?;
-    if entry.refusals.get() != 0 {
-        return Err(Some(entry.refuse_again()));
+pub(super) fn known_insn<'a>(vcpu: &'a Vcpu<'_>) -> Result<&'a KnownInsn, Option<Event>> {
+    let rip = vcpu.rip();
+    let insn = vcpu.fetch_cache().find(rip).ok_or(None)?;
+    if insn.refusals.get() != 0 {
+        return Err(Some(insn.refuse_again()));
     }
-
-    let holds = match assist.words() {
-        Some(words) => entry.is_executed(words),
-        None => entry.is_at_rip(&context(vcpu, mode, generation)),
-    };
-    if holds {
-        Ok(&entry.plan)
-    } else {
-        Err(None)
-    }
+    Ok(insn)
 }
 
 /// Reads and decodes the instruction at RIP, or tells why that is not to be. Under the same
-/// conditions as [`known_plan`].
-pub(super) fn fetch(
-    vcpu: &mut Vcpu<'_>,
-    mode: Mode,
-    assist: AssistBytes,
-    generation: MemslotGeneration,
-) -> Result<(), Event> {
+/// conditions as [`KnownInsn::plan`].
+pub(super) fn fetch(vcpu: &mut Vcpu<'_>, mode: Mode, assist: AssistBytes) -> Result<(), Event> {
+    let generation = vcpu.memslots_generation();
+    // Nobody can tell which memslots an instruction is read from while they change.
+    if generation.update_in_progress() {
+        return Err(Event::RefusedContext);
+    }
+
     let rip = vcpu.rip();
     match assist.words() {
         Some([first, last]) => {
@@ -287,13 +291,13 @@ fn remember(
     };
     let length = usize::from(access.length);
 
-    *entry = Entry {
+    *entry = KnownInsn {
         rip: Cell::new(rip),
         context,
         fetch,
         plan: Plan::new(&access, rip),
         masks: [low_bytes(length), low_bytes(length.saturating_sub(7))],
-        ..Entry::empty()
+        ..KnownInsn::empty()
     };
     Ok(())
 }

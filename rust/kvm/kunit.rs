@@ -121,9 +121,8 @@ unsafe extern "C" fn mmio_ext_kunit_fetch(vcpu: *mut bindings::kvm_vcpu, insn: *
     // SAFETY: By the contract of this function.
     let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), assist(insn)) };
     if let Some(mut vcpu) = vcpu {
-        let generation = vcpu.memslots_generation();
         // What is refused is not known, which is what the tests ask.
-        let _ = fetch::fetch(&mut vcpu, PLAIN, insn, generation);
+        let _ = fetch::fetch(&mut vcpu, PLAIN, insn);
     }
 }
 
@@ -140,7 +139,8 @@ unsafe extern "C" fn mmio_ext_kunit_knows_insn(
     // SAFETY: By the contract of this function.
     let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), assist(insn)) };
     vcpu.is_some_and(|vcpu| {
-        fetch::known_plan(&vcpu, PLAIN, insn, vcpu.memslots_generation()).is_ok()
+        let now = vcpu.memslots_generation();
+        fetch::known_insn(&vcpu).is_ok_and(|known| known.plan(&vcpu, PLAIN, insn, now).is_some())
     })
 }
 

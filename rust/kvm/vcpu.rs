@@ -6,7 +6,7 @@
 
 use super::{
     doorbell::{self, Doorbells, Write},
-    fetch::{self, FetchCache},
+    fetch::{self, FetchCache, KnownInsn},
     hooks::complete_load,
     host::{mmio_format, tdp_enabled},
     observe::{self, VcpuId},
@@ -21,7 +21,6 @@ use crate::{
     heat::{self, Direction, Heat, Record, Recorder},
     info_cache::{Clear, InfoCache, MmioInfo},
     observe::fast as see_fast,
-    plan::Plan,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
     stats::{Event, Stats}, //
@@ -205,6 +204,7 @@ impl AssistBytes {
     ///
     /// `bytes` must be null, or valid for reads of [`MAX_LENGTH`] bytes as long as the value is
     /// used; the first `len` of them, that many at most, are those of the instruction.
+    #[inline(always)]
     pub(super) unsafe fn new(bytes: *mut c_void, len: c_int) -> Self {
         Self { bytes, len }
     }
@@ -532,10 +532,12 @@ impl<'a> Vcpu<'a> {
         ptr::eq(self.mmu(), unsafe { &raw const (*self.arch()).guest_mmu })
     }
 
-    /// Whether faults report guest physical addresses.
-    pub(crate) fn mmu_is_direct(&self) -> bool {
-        // SAFETY: The vCPU is alive and in its own thread.
-        unsafe { bindings::mmio_ext_mmu_is_direct(self.raw()) }
+    /// Whether the guest's paging is off: faults report physical addresses then also with shadow
+    /// paging, as the MMU is direct.
+    #[inline(always)]
+    pub(crate) fn paging_is_off(&self) -> bool {
+        // SAFETY: The vCPU is in its own thread. The guest never owns this bit of CR0.
+        unsafe { (*self.arch()).cr0 as u64 & bindings::MMIO_EXT_CR0_PG == 0 }
     }
 
     /// The format of the VM's MMIO SPTEs.
@@ -760,34 +762,23 @@ impl<'a> Vcpu<'a> {
         unsafe { (*self.arch()).gva_walk.cpu_role.as_u64 }
     }
 
-    /// What the current instruction does, for a vCPU that runs plain code. `generation` is that of
-    /// the memslots now.
+    /// The instruction at RIP, if one was read there.
     ///
     /// # Errors
     ///
-    /// Why the fast path has refused it a short time ago, `None` if it is not known.
+    /// Why the fast path has refused it a short time ago, `None` if none was read.
     #[inline(always)]
-    pub(crate) fn known_plan(
-        &self,
-        mode: Mode,
-        assist: AssistBytes,
-        generation: MemslotGeneration,
-    ) -> Result<&Plan, Option<Event>> {
-        fetch::known_plan(self, mode, assist, generation)
+    pub(crate) fn known_insn(&self) -> Result<&KnownInsn, Option<Event>> {
+        fetch::known_insn(self)
     }
 
-    /// Reads and decodes the current instruction, under the same conditions; it is then known.
+    /// Reads and decodes the current instruction of a vCPU that runs plain code; it is then known.
     ///
     /// # Errors
     ///
     /// Why the fast path refuses it.
-    pub(crate) fn fetch(
-        &mut self,
-        mode: Mode,
-        assist: AssistBytes,
-        generation: MemslotGeneration,
-    ) -> Result<(), Event> {
-        fetch::fetch(self, mode, assist, generation)
+    pub(crate) fn fetch(&mut self, mode: Mode, assist: AssistBytes) -> Result<(), Event> {
+        fetch::fetch(self, mode, assist)
     }
 
     /// Makes RSP one of the registers that [`Vcpu::register`] can return.
@@ -845,7 +836,6 @@ impl<'a> Vcpu<'a> {
     /// Writes up to 8 bytes and goes on at `next_rip`.
     #[inline(always)]
     pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
-        self.stats().count_fast(true, write.size);
         if doorbell::ring(self, &write) {
             self.see_write(&write, false);
             return self.retire(next_rip);
@@ -898,7 +888,6 @@ impl<'a> Vcpu<'a> {
         let (gpa, size) = (load.gpa, load.size);
         let vacant = vacancy::is_vacant(self, gpa, size);
         self.state_mut().pending_load = Some(load);
-        self.stats().count_fast(false, size);
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held. The
         // callback keeps its contract: KVM calls it in the same context.
         let done = unsafe {

@@ -49,6 +49,10 @@ mod observe {
         kvm::{Exit, Vcpu},
     };
 
+    pub(crate) fn sees_emulated() -> bool {
+        false
+    }
+
     pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
         vcpu.emulate_instruction(fault)
     }

@@ -3,7 +3,7 @@
 
 use super::{
     doorbell::{self, Doorbells, Write},
-    fetch::{self, FetchCache},
+    fetch::{self, FetchCache, KnownInsn},
     registry,
     vacancy::{self, Vacancies},
 };
@@ -19,7 +19,6 @@ use crate::{
         vcpu::{Completion, KvmVcpu, ROOT},
         Kvm,
     },
-    plan::Plan,
     prelude::*,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
@@ -234,8 +233,8 @@ impl<'a> Vcpu<'a> {
         self.0.nested
     }
 
-    pub(crate) fn mmu_is_direct(&self) -> bool {
-        self.0.direct
+    pub(crate) fn paging_is_off(&self) -> bool {
+        false
     }
 
     pub(crate) fn mmio_format(&self) -> MmioFormat {
@@ -313,22 +312,12 @@ impl<'a> Vcpu<'a> {
         0
     }
 
-    pub(crate) fn known_plan(
-        &self,
-        mode: Mode,
-        assist: AssistBytes,
-        generation: MemslotGeneration,
-    ) -> Result<&Plan, Option<Event>> {
-        fetch::known_plan(self, mode, assist, generation)
+    pub(crate) fn known_insn(&self) -> Result<&KnownInsn, Option<Event>> {
+        fetch::known_insn(self)
     }
 
-    pub(crate) fn fetch(
-        &mut self,
-        mode: Mode,
-        assist: AssistBytes,
-        generation: MemslotGeneration,
-    ) -> Result<(), Event> {
-        fetch::fetch(self, mode, assist, generation)
+    pub(crate) fn fetch(&mut self, mode: Mode, assist: AssistBytes) -> Result<(), Event> {
+        fetch::fetch(self, mode, assist)
     }
 
     pub(crate) fn read_rsp(&self) {}
@@ -346,7 +335,6 @@ impl<'a> Vcpu<'a> {
     }
 
     pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
-        self.stats().count_fast(true, write.size);
         if doorbell::ring(self, &write) {
             self.0.rang();
             return self.retire(next_rip);
@@ -361,7 +349,6 @@ impl<'a> Vcpu<'a> {
 
     pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
         self.state_mut().pending_load = Some(load);
-        self.stats().count_fast(false, load.size);
         self.0
             .exit_for_read(load.gpa, load.size, Completion::Extension);
         None

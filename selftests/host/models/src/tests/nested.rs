@@ -4,7 +4,7 @@
 use super::explore;
 use crate::{
     addr::Gva,
-    fault::{handle_mmio_page_fault, quickly_check_mmio_pf, FaultAddress},
+    fault::{emulator_knows_page, handle_mmio_page_fault, quickly_check_mmio_pf, FaultAddress},
     kvm::{PageFault, Vcpu},
     linux::{
         memory::OTHER_DEVICE,
@@ -25,7 +25,9 @@ fn an_address_of_l2_is_not_cached_as_a_virtual_one() {
         // L2 faults on the same number, and an MMIO SPTE is there.
         let addr = FaultAddress::Virtual(DEVICE_GVA);
         assert!(quickly_check_mmio_pf(&mut Vcpu::enter(&mut vcpu), addr));
+        assert!(emulator_knows_page(&Vcpu::enter(&mut vcpu), addr));
         vcpu.nested = true;
+        assert!(!emulator_knows_page(&Vcpu::enter(&mut vcpu), addr));
         assert!(!quickly_check_mmio_pf(&mut Vcpu::enter(&mut vcpu), addr));
         let other = FaultAddress::Virtual(Gva(0x9000));
         let found = handle_mmio_page_fault(&mut Vcpu::enter(&mut vcpu), other).unwrap();
