@@ -189,15 +189,25 @@ impl Machine {
         Doorbell::new(&self.vm, bus, kind)
     }
 
-    /// Writes of up to `len` bytes at one address go to a ring that userspace reads when it likes
-    /// to; see [`Vcpu::map_coalesced_ring`].
+    /// Writes to the `len` bytes at an address go to a ring that userspace reads when it likes to;
+    /// see [`Vcpu::map_coalesced_ring`].
     pub fn coalesce(&self, bus: Bus, len: u32) -> Result<()> {
-        let at = match bus {
-            Bus::Mmio(gpa) => IoEventAddress::Mmio(gpa),
-            Bus::Pio(port) => IoEventAddress::Pio(port.into()),
-        };
         self.vm
-            .register_coalesced_mmio(at, len)
+            .register_coalesced_mmio(address(bus), len)
             .with_context(|| format!("KVM_REGISTER_COALESCED_MMIO {bus:?}"))
+    }
+
+    /// Takes that back.
+    pub fn no_coalesce(&self, bus: Bus, len: u32) -> Result<()> {
+        self.vm
+            .unregister_coalesced_mmio(address(bus), len)
+            .with_context(|| format!("KVM_UNREGISTER_COALESCED_MMIO {bus:?}"))
+    }
+}
+
+fn address(bus: Bus) -> IoEventAddress {
+    match bus {
+        Bus::Mmio(gpa) => IoEventAddress::Mmio(gpa),
+        Bus::Pio(port) => IoEventAddress::Pio(port.into()),
     }
 }

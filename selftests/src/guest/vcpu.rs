@@ -217,7 +217,8 @@ impl Vcpu {
         }
     }
 
-    /// Maps the ring of coalesced writes, which [`Self::run_to_end`] then empties.
+    /// Maps the ring of coalesced writes, for [`Self::coalesced_write`]; [`Self::run_to_end`]
+    /// then empties it.
     pub fn map_coalesced_ring(&mut self) -> Result<()> {
         self.fd
             .map_coalesced_mmio_ring()
@@ -251,14 +252,18 @@ impl Vcpu {
 
     fn empty_coalesced_ring(&mut self) -> Result<()> {
         if self.coalesces {
-            while self
-                .fd
-                .coalesced_mmio_read()
-                .context("coalesced writes")?
-                .is_some()
-            {}
+            while self.coalesced_write()?.is_some() {}
         }
         Ok(())
+    }
+
+    /// Takes the oldest write out of the ring of coalesced writes.
+    pub fn coalesced_write(&mut self) -> Result<Option<Event>> {
+        let write = self.fd.coalesced_mmio_read().context("coalesced writes")?;
+        Ok(write.map(|write| Event::Write {
+            gpa: write.phys_addr,
+            data: write.data[..write.len as usize].to_vec(),
+        }))
     }
 
     fn fault(&self, vector: u8) -> Result<Fault> {

@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::with_sptes;
 use crate::expect_eq;
-use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, Vcpu};
+use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Vcpu};
 use crate::host::{Modes, Vendor, extension_enabled, fast_path};
 use crate::stats::Mark;
 use crate::tap::{Test, note};
@@ -36,6 +36,16 @@ pub const TESTS: &[Test] = &[
         name: "doorbell_rewired",
         proves: REWIRED,
         run: rewired,
+    },
+    Test {
+        name: "doorbell_device_in_front",
+        proves: REWIRED,
+        run: device_in_front,
+    },
+    Test {
+        name: "doorbell_one_of_a_page",
+        proves: REWIRED,
+        run: one_of_a_page,
     },
     Test {
         name: "doorbell_many",
@@ -167,6 +177,67 @@ fn rewired() -> Result<()> {
     let third = machine.doorbell(Bus::Mmio(gpa), kind)?;
     ring(&mut vcpu, &third)?;
     expect_eq!(second.rings()?, 0);
+    Ok(())
+}
+
+/// A device of another kind comes before a doorbell that is known, while the doorbell keeps its
+/// number on the bus: writes are the device's, until it goes.
+fn device_in_front() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    vcpu.map_coalesced_ring()?;
+    let (gva, gpa) = (machine.gva(1) + 0x50, machine.gpa(1) + 0x50);
+    let mut longer = machine.doorbell(Bus::Mmio(gpa - 4), Match::Len(8))?;
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Len(2))?;
+    let ring = |vcpu: &mut Vcpu| -> Result<()> {
+        for _ in 0..3 {
+            expect_eq!(vcpu.write(gva, 2, 7)?, []);
+        }
+        expect_eq!(bell.rings()?, 3);
+        expect_eq!(vcpu.coalesced_write()?, None);
+        Ok(())
+    };
+    ring(&mut vcpu)?;
+
+    // Of devices that overlap, KVM puts one that begins and ends earlier before the other: the
+    // zone comes to be in front of both doorbells, and when the first is gone where that was.
+    machine.coalesce(Bus::Mmio(gpa - 8), 10)?;
+    longer.remove(machine.vm())?;
+    for _ in 0..3 {
+        expect_eq!(vcpu.write(gva, 2, 7)?, []);
+        expect_eq!(bell.rings()?, 0);
+        expect_eq!(vcpu.coalesced_write()?, Some(Event::write(gpa, 2, 7)));
+    }
+
+    machine.no_coalesce(Bus::Mmio(gpa - 8), 10)?;
+    ring(&mut vcpu)
+}
+
+/// A doorbell among places where nothing is, which are written to before it is known, and then in
+/// turn with it: what is known of an address, or of a write, is not taken for another's.
+fn one_of_a_page() -> Result<()> {
+    const BELL: u64 = 0x50;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa + BELL), Match::Len(4))?;
+    let others = || (0..PAGE).step_by(16).filter(|offset| *offset != BELL);
+    let exits = |vcpu: &mut Vcpu, offset: u64| -> Result<()> {
+        let exit = [Event::write(gpa + offset, 4, 7)];
+        expect_eq!(vcpu.write(gva + offset, 4, 7)?, exit);
+        expect_eq!(bell.rings()?, 0, "a write at {offset:#x}");
+        Ok(())
+    };
+
+    others().try_for_each(|offset| exits(&mut vcpu, offset))?;
+    for _ in 0..3 {
+        expect_eq!(vcpu.write(gva + BELL, 4, 7)?, []);
+    }
+    expect_eq!(bell.rings()?, 3);
+    for offset in others() {
+        // What has rung it elsewhere; then what has not.
+        exits(&mut vcpu, offset)?;
+        expect_eq!(vcpu.write(gva + BELL, 4, offset)?, [], "after {offset:#x}");
+        expect_eq!(bell.rings()?, 1, "after {offset:#x}");
+    }
     Ok(())
 }
 
