@@ -141,18 +141,16 @@ impl PageTables {
             .write(gpa, &entry.to_le_bytes()[..self.entry_size() as usize]);
     }
 
-    /// GPA of the last-level entry for `gva`; missing tables above it are made.
-    pub fn pte(&self, gva: u64) -> u64 {
-        let (last, upper) = self
-            .levels()
-            .split_last()
-            .expect("mode without page tables");
+    /// GPAs of the entries for `gva`, from the root on; missing tables are made.
+    pub fn entries(&self, gva: u64) -> Vec<u64> {
         let index = |level: &Level| (gva >> level.shift) & ((1 << level.bits) - 1);
         let mut table = self.root;
-        for (depth, level) in upper.iter().enumerate() {
+        let mut entries = Vec::new();
+        for (depth, level) in self.levels().iter().enumerate() {
             let at = table + index(level) * self.entry_size();
+            entries.push(at);
             let mut entry = self.read_entry(at);
-            if entry & PRESENT == 0 {
+            if entry & PRESENT == 0 && depth + 1 < self.levels().len() {
                 // The other bits of a PAE root's entries are reserved.
                 let pae_root = self.mode == Mode::Pae && depth == 0;
                 let flags = if pae_root {
@@ -165,7 +163,12 @@ impl PageTables {
             }
             table = entry & 0x000f_ffff_ffff_f000;
         }
-        table + index(last) * self.entry_size()
+        entries
+    }
+
+    /// GPA of the last-level entry for `gva`; missing tables above it are made.
+    pub fn pte(&self, gva: u64) -> u64 {
+        *self.entries(gva).last().expect("mode without page tables")
     }
 
     /// The last-level entry for `gva`, as it is in memory now.

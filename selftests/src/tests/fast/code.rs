@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The instruction at RIP is another than it was: nothing remembered of the old one is used.
 
+use std::slice;
+
 use anyhow::{Result, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
 use super::{CODE, Switch, code_page, delta, ending, mark, regs_for, run_at};
-use crate::expect_eq;
 use crate::guest::layout::RAM_SIZE;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, Region, SlotKind, Vcpu};
 use crate::tap::Test;
+use crate::{expect_eq, skip};
 
 const STALE: &str = "fetch cache: an instruction that was read before is not taken for another at \
     the same RIP";
@@ -25,6 +27,16 @@ pub const TESTS: &[Test] = &[
         name: "fast_code_remapped",
         proves: STALE,
         run: remapped,
+    },
+    Test {
+        name: "fast_code_tables_4_levels",
+        proves: STALE,
+        run: || tables(Mode::Long),
+    },
+    Test {
+        name: "fast_code_tables_5_levels",
+        proves: STALE,
+        run: || tables(Mode::La57),
     },
     Test {
         name: "fast_code_cr3",
@@ -42,18 +54,35 @@ pub const TESTS: &[Test] = &[
         run: no_execute,
     },
     Test {
+        name: "fast_code_same_places",
+        proves: "fetch cache: what is remembered of an instruction is not taken for another's, and \
+            instructions with the same places in the cache do not keep each other from being fast",
+        run: same_places,
+    },
+    Test {
         name: "fast_code_page_end",
         proves: "fetch: an instruction at a page's end or over it is that of the pages mapped",
         run: page_end,
     },
 ];
 
-/// mov [rdi], eax; mov [rdi], rcx; mov [rdi], ah; mov word [rdi], 0x1234
+/// mov [rdi], eax; mov [rdi], rcx; mov [rdi], ah; mov word [rdi], 0x1234; and two that differ in
+/// their last byte only: mov dword [rdi + 0x00000000], 0x12345678, and 0x13345678
 const STORES: &[(&[u8], usize, u64)] = &[
     (&[0x89, 0x07], 4, 0x5566_7788),
     (&[0x48, 0x89, 0x0f], 8, 0x99aa_bbcc_ddee_ff01),
     (&[0x88, 0x27], 1, 0x77),
     (&[0x66, 0xc7, 0x07, 0x34, 0x12], 2, 0x1234),
+    (
+        &[0xc7, 0x87, 0, 0, 0, 0, 0x78, 0x56, 0x34, 0x12],
+        4,
+        0x1234_5678,
+    ),
+    (
+        &[0xc7, 0x87, 0, 0, 0, 0, 0x78, 0x56, 0x34, 0x13],
+        4,
+        0x1334_5678,
+    ),
 ];
 
 const ROUNDS: u64 = 3;
@@ -84,14 +113,17 @@ fn modified() -> Result<()> {
         }
         for (code, len, value) in STORES {
             let mut bytes = ending(code);
-            bytes.resize(8, 0x90);
+            bytes.resize(16, 0x90);
+            let bytes = u128::from_le_bytes(bytes.try_into().expect("16 bytes"));
             let regs = kvm_regs {
                 rsi: at,
-                rdx: u64::from_le_bytes(bytes.try_into().expect("8 bytes")),
+                rdx: bytes as u64,
+                rbp: (bytes >> 64) as u64,
                 ..regs_for(&machine)
             };
             let run = vcpu.exec(regs, |a| {
                 a.mov(asm::qword_ptr(asm::rsi), asm::rdx)?;
+                a.mov(asm::qword_ptr(asm::rsi + 8), asm::rbp)?;
                 a.jmp(asm::rsi)
             })?;
             let want = [Event::write(gpa, *len, *value)];
@@ -137,6 +169,63 @@ fn remapped() -> Result<()> {
         expect_eq!(run.done()?, stored(&machine, round % 2), "round {round}");
     }
     delta(&start, &vcpu)?.expect_ext("fast", 2 * ROUNDS)?;
+    Ok(())
+}
+
+/// The guest puts another table, or page, into the path to its code, at each level.
+fn tables(mode: Mode) -> Result<()> {
+    if !Machine::supports(mode)? {
+        skip!("this processor has no 5-level paging");
+    }
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    two_pages(&machine);
+    // In the upper half, where all the path is the code's own.
+    let code = match mode {
+        Mode::La57 => 0xff00_0000_0000_0000,
+        _ => 0xffff_a000_0000_0000,
+    };
+    machine.tables().map(code, code_page(0), SUPERVISOR);
+    let path = machine.tables().entries(code);
+    // For each entry its values: the page's first, and what leads to the second.
+    let entries: Vec<_> = (0..path.len())
+        .map(|level| {
+            let other = code + (PAGE << (9 * (path.len() - 1 - level)));
+            machine.tables().map(other, code_page(1), SUPERVISOR);
+            let other = machine.tables().entries(other)[level];
+            (
+                path[level],
+                [path[level], other].map(|at| machine.ram().read_u64(at)),
+            )
+        })
+        .collect();
+
+    for (level, (entry, values)) in entries.into_iter().enumerate() {
+        for round in 0..=2 * ROUNDS {
+            let n = round % 2;
+            let what = format!("level {level} from the root, round {round}");
+            let regs = kvm_regs {
+                rdx: entry,
+                rsi: values[n as usize],
+                rbx: code,
+                ..regs_for(&machine)
+            };
+            let run = vcpu.exec(regs, |a| {
+                a.mov(asm::qword_ptr(asm::rdx), asm::rsi)?;
+                a.invlpg(asm::byte_ptr(asm::rbx))?;
+                a.jmp(asm::rbx)
+            })?;
+            expect_eq!(run.done()?, stored(&machine, n), "{what}");
+            // With shadow paging, KVM may have dropped the MMIO SPTE with the tables.
+            let start = mark(&vcpu)?;
+            expect_eq!(
+                run_at(&mut vcpu, regs, code)?,
+                stored(&machine, n),
+                "{what}"
+            );
+            delta(&start, &vcpu)?.expect_ext("fast", 1)?;
+        }
+    }
     Ok(())
 }
 
@@ -231,6 +320,49 @@ fn no_execute() -> Result<()> {
                 });
                 expect_eq!(run.events, [fault], "round {round}");
                 delta(&start, &vcpu)?.expect_ext("fast", 0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Instructions whose addresses are a multiple of the cache's size apart, or that and one, as the
+/// cache looks at two neighbouring places; in the same page, the next, and 4 GiB on. They are run
+/// in turn. Some are none for the fast path.
+fn same_places() -> Result<()> {
+    const PAGES: [u64; 3] = [0, PAGE, 1 << 32];
+    const OFFSETS: [u64; 3] = [0x40, 0x61, 0x80];
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    let mut code = Vec::new();
+    for (page, to) in PAGES.into_iter().zip(0..) {
+        machine.tables().map(CODE + page, code_page(to), SUPERVISOR);
+        for offset in OFFSETS {
+            let n = code.len() as u8;
+            let at = 8 * n;
+            let refused = n % 3 == 2;
+            let (bytes, value) = if refused {
+                // movnti [rdi + at], eax
+                (vec![0x0f, 0xc3, 0x47, at], regs_for(&machine).rax)
+            } else {
+                // mov dword [rdi + at], n
+                (vec![0xc7, 0x47, at, n, 0, 0, 0], n.into())
+            };
+            machine.ram().write(code_page(to) + offset, &ending(&bytes));
+            let exit = Event::write(machine.gpa(1) + u64::from(at), 4, value);
+            code.push((CODE + page + offset, exit, refused));
+        }
+    }
+
+    for times in [1, 2, 1] {
+        for (n, (rip, exit, refused)) in code.iter().enumerate() {
+            for _ in 0..times {
+                let start = mark(&vcpu)?;
+                let events = run_at(&mut vcpu, regs_for(&machine), *rip)?;
+                expect_eq!(events, slice::from_ref(exit), "instruction {n} at {rip:#x}");
+                delta(&start, &vcpu)?
+                    .expect_ext("fast", (!refused).into())?
+                    .expect_ext("refused_insn", (*refused).into())?;
             }
         }
     }
