@@ -13,7 +13,7 @@ use super::{
     run_at,
 };
 use crate::expect_eq;
-use crate::guest::layout::{RAM_SIZE, port};
+use crate::guest::layout::{GDT, RAM_SIZE, SCRATCH, port};
 use crate::guest::paging::{SUPERVISOR, USER};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, Vcpu, operand};
 use crate::host::Modes;
@@ -23,6 +23,8 @@ use crate::tap::Test;
 use super::super::permission::enter_user_mode;
 
 const SAME: &str = "gate and retirement: an access ends as with the emulator";
+
+const NOT_64_BIT: &str = "gate: code that is not 64-bit is left to the emulator";
 
 const KERNEL: &str = "fetch and address: code and devices are where a kernel has them";
 
@@ -75,8 +77,23 @@ pub const TESTS: &[Test] = &[
     },
     Test {
         name: "fast_refuses_32_bit",
-        proves: "gate: code that is not 64-bit is left to the emulator",
+        proves: NOT_64_BIT,
         run: other_modes,
+    },
+    Test {
+        name: "fast_refuses_compatibility_mode",
+        proves: NOT_64_BIT,
+        run: || short_instruction(Mode::Long),
+    },
+    Test {
+        name: "fast_refuses_void_l_bit",
+        proves: NOT_64_BIT,
+        run: || short_instruction(Mode::Pae),
+    },
+    Test {
+        name: "fast_stack_pointer",
+        proves: "registers: an address that depends on RSP is computed with that of now",
+        run: stack_pointer,
     },
 ];
 
@@ -382,5 +399,85 @@ fn other_modes() -> Result<()> {
             .expect_ext("fast", 0)?
             .expect_ext("refused_context", 4)?;
     }
+    Ok(())
+}
+
+/// Code that is 32-bit although the processor is in long mode, or although CS.L is set; and an
+/// instruction that is longer as 64-bit code.
+fn short_instruction(mode: Mode) -> Result<()> {
+    /// Where the guest goes on, and in which segment.
+    const TARGET: u64 = SCRATCH + 8 * PAGE;
+    const VALUE: u64 = SCRATCH + 9 * PAGE + 8;
+    const KERNEL_CODE: u64 = 0x08;
+    const L: u64 = 1 << 53;
+    const D: u64 = 1 << 54;
+    let (events, stored, want) = each_way(|fast| {
+        let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+        let (gva, gpa, at) = (machine.gva(1), machine.gpa(1), code_page(0));
+        // mov [gva], eax; add [eax], al, twice. As 64-bit code it is one instruction.
+        let code = [&[0xa3][..], &gva.to_le_bytes()].concat();
+        machine.ram().write(at, &ending(&code));
+        machine.ram().write_u64(TARGET, KERNEL_CODE << 32 | at);
+        let code_segment = machine.ram().read_u64(GDT + KERNEL_CODE);
+        machine
+            .ram()
+            .write_u64(GDT + KERNEL_CODE, (code_segment | D) ^ L);
+
+        let regs = kvm_regs {
+            rsi: TARGET,
+            rax: VALUE,
+            ..regs_for(&machine)
+        };
+        // jmp far [rsi], or [esi]
+        let run = |vcpu: &mut Vcpu| vcpu.exec(regs, |a| a.db(&[0xff, 0x2e]))?.done();
+        run(&mut vcpu)?;
+        machine.ram().write_u64(VALUE, 0);
+        let start = mark(&vcpu)?;
+        let events = run(&mut vcpu)?;
+        delta(&start, &vcpu)?
+            .expect_ext("fast", 0)?
+            .expect_ext("refused_context", fast.into())?;
+        let want = [Event::write(gpa, 4, VALUE)];
+        Ok((events, machine.ram().read_u64(VALUE), want))
+    })?;
+    expect_eq!(events, want);
+    expect_eq!(stored, 2 * (VALUE & 0xff));
+    Ok(())
+}
+
+/// RSP, which KVM reads when it is asked for, changes between two accesses.
+fn stack_pointer() -> Result<()> {
+    const ROUNDS: u64 = 4;
+    let _switch = Switch::on()?;
+    // mov [rsp + 8], eax
+    let (machine, mut vcpu, at) = prepared(&[0x89, 0x44, 0x24, 0x08])?;
+    run_at(
+        &mut vcpu,
+        kvm_regs {
+            rsp: machine.gva(1),
+            ..regs_for(&machine)
+        },
+        at,
+    )?;
+    let start = mark(&vcpu)?;
+    for round in 0..ROUNDS {
+        let regs = kvm_regs {
+            rsp: machine.gva(1),
+            rsi: 0x10 * (round + 1),
+            rbx: at,
+            ..regs_for(&machine)
+        };
+        let run = vcpu.exec(regs, |a| {
+            a.mov(asm::dword_ptr(asm::rsp), asm::ecx)?;
+            a.add(asm::rsp, asm::rsi)?;
+            a.jmp(asm::rbx)
+        })?;
+        let want = [
+            Event::write(machine.gpa(1), 4, regs.rcx),
+            Event::write(machine.gpa(1) + 0x10 * (round + 1) + 8, 4, regs.rax),
+        ];
+        expect_eq!(run.done()?, want, "round {round}");
+    }
+    delta(&start, &vcpu)?.expect_ext("fast", 2 * ROUNDS)?;
     Ok(())
 }
