@@ -7,7 +7,7 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
 use crate::expect_eq;
-use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR, USER};
+use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR, USER, WRITE};
 use crate::guest::vcpu::{change_cr0, mov_from_memory, mov_to_memory};
 use crate::guest::{Event, Fault, Machine, Mode, operand};
 use crate::stats::Mark;
@@ -15,6 +15,9 @@ use crate::tap::Test;
 
 const PROVES: &str = "get_mmio_spte_access, the info cache's access bits: \
     a cached page is no way around the guest's page tables";
+
+const CHANGED: &str = "sync_mmio_spte, the info cache: rights that the guest has taken away, or \
+    given, are those of the next access";
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -41,6 +44,21 @@ pub const TESTS: &[Test] = &[
         name: "permission_write_legacy",
         proves: PROVES,
         run: || write(Mode::Legacy),
+    },
+    Test {
+        name: "permission_changed_long",
+        proves: CHANGED,
+        run: || changed(Mode::Long),
+    },
+    Test {
+        name: "permission_changed_pae",
+        proves: CHANGED,
+        run: || changed(Mode::Pae),
+    },
+    Test {
+        name: "permission_changed_legacy",
+        proves: CHANGED,
+        run: || changed(Mode::Legacy),
     },
 ];
 
@@ -160,6 +178,62 @@ fn write(mode: Mode) -> Result<()> {
             change_cr0(a, mode, 0, CR0_WP)
         })?;
         expect_eq!(run.done()?, [Event::write(gpa, 4, 5)], "round {round}");
+    }
+    Ok(())
+}
+
+/// The kernel changes what user mode may do with a page, and makes that known with INVLPG or by
+/// loading CR3.
+fn changed(mode: Mode) -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let program = vcpu.load(mov_to_memory(mode, 4))?;
+    let pte = machine.tables().pte(gva);
+    let all = SUPERVISOR | USER;
+    machine.tables().map(gva, gpa, all);
+
+    for round in 0..2 {
+        for reload in [false, true] {
+            for rights in [all, SUPERVISOR, all, all & !WRITE] {
+                let regs = kvm_regs {
+                    rdi: gva,
+                    rsi: program,
+                    rax: 5,
+                    rdx: pte,
+                    rcx: gpa | rights,
+                    rbx: machine.tables().root(),
+                    ..Default::default()
+                };
+                let run = vcpu.exec(regs, |a| {
+                    // The low half of the entry is enough, the page is below 4 GiB.
+                    if mode.is_long() {
+                        a.mov(asm::dword_ptr(asm::rdx), asm::ecx)?;
+                    } else {
+                        a.mov(asm::dword_ptr(asm::edx), asm::ecx)?;
+                    }
+                    match (reload, mode.is_long()) {
+                        (false, _) => a.invlpg(asm::byte_ptr(operand(mode, 0)))?,
+                        (true, true) => a.mov(asm::cr3, asm::rbx)?,
+                        (true, false) => a.mov(asm::cr3, asm::ebx)?,
+                    }
+                    enter_user_mode(a, mode)
+                })?;
+                let want = if rights == all {
+                    Event::write(gpa, 4, 5)
+                } else {
+                    Event::Fault(Fault {
+                        vector: PAGE_FAULT,
+                        error_code: ERROR_PRESENT | ERROR_USER | ERROR_WRITE,
+                        cr2: gva,
+                    })
+                };
+                let what = format!("rights {rights:#x}, CR3 {reload}, round {round}");
+                expect_eq!(run.events, [want], "{what}");
+                if rights == all {
+                    vcpu.leave_user_mode()?;
+                }
+            }
+        }
     }
     Ok(())
 }
