@@ -105,8 +105,11 @@ fn cr3(mode: Mode) -> Result<()> {
     let switch = Switch::new()?;
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    // RAM in the place of one page, and another MMIO page in that of the next.
+    let next = [machine.gpa(2), machine.gpa(7)];
     let second = machine.new_tables();
     second.map(gva, SCRATCH, SUPERVISOR);
+    second.map(gva + PAGE, next[1], SUPERVISOR);
     machine.ram().write_u64(SCRATCH, 0x99);
     let switch_root = |vcpu: &mut Vcpu, root: u64| -> Result<()> {
         let regs = kvm_regs {
@@ -119,11 +122,13 @@ fn cr3(mode: Mode) -> Result<()> {
     };
     for cached_by in [true, false] {
         switch.set(cached_by)?;
+        vcpu.touch(gva + PAGE, next[0], 4)?;
         vcpu.touch(gva, gpa, 4)?;
         vcpu.touch(gva, gpa, 4)?;
         switch.set(!cached_by)?;
         switch_root(&mut vcpu, second.root())?;
         switch.set(cached_by)?;
+        vcpu.touch(gva + PAGE, next[1], 4)?;
         // A string move, because its translation is not that of the fault.
         let regs = kvm_regs {
             rdi: gva,
@@ -141,7 +146,12 @@ fn cr3(mode: Mode) -> Result<()> {
             (0x99, vec![]),
             "cached by the extension: {cached_by}"
         );
+        // Back, where an MMIO SPTE is, whose fault says nothing but the linear address.
+        vcpu.touch(gva + PAGE, next[1], 4)?;
+        switch.set(!cached_by)?;
         switch_root(&mut vcpu, machine.tables().root())?;
+        switch.set(cached_by)?;
+        vcpu.touch(gva + PAGE, next[0], 4)?;
         vcpu.touch(gva, gpa, 4)?;
     }
     Ok(())

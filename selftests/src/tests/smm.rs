@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! System management mode, which has memslots of its own.
 
+use std::slice;
+
 use anyhow::{Context, Result};
 use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 
+use super::with_sptes;
 use crate::guest::layout::SCRATCH;
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, pattern_value};
+use crate::stats::Mark;
 use crate::tap::Test;
 use crate::{expect_eq, skip};
 
@@ -93,6 +97,33 @@ fn memslots(mode: Mode) -> Result<()> {
             pattern_value(machine.gpa(ram), 4),
             "round {round}"
         );
+    }
+
+    // The hole inside becomes RAM and a hole again; nothing changes outside.
+    let filled = Region::new(PAGE)?;
+    filled.write_u64(0, 0x3131);
+    let at_hole = Event::read(machine.gpa(hole), 4);
+    for round in 0..2 {
+        machine.set_slot(SMM | 2, machine.gpa(ram), &filled, SlotKind::Ram)?;
+        for faults_in in [true, false] {
+            let start = Mark::here(&[vcpu.fd()])?;
+            vcpu.fd().smi().context("KVM_SMI")?;
+            let (_, events) = vcpu.read(machine.gva(hole), 4)?;
+            expect_eq!(events, slice::from_ref(&at_hole), "filled, round {round}");
+            expect_eq!(machine.ram().read_u64(SCRATCH + 8), 0x3131);
+            // The emulator, too, finds RAM where there is an MMIO SPTE yet; there must be none.
+            let stale = u64::from(faults_in);
+            start
+                .delta(&[vcpu.fd()])?
+                .expect_ext("spte_stale", with_sptes(stale)?)?
+                .expect_ext("faults", with_sptes(1 + stale)?)?;
+        }
+
+        machine.delete_slot(SMM | 2)?;
+        vcpu.fd().smi().context("KVM_SMI")?;
+        let (_, events) = vcpu.read(machine.gva(hole), 4)?;
+        let want = [Event::read(machine.gpa(ram), 4), at_hole.clone()];
+        expect_eq!(events, want, "emptied, round {round}");
     }
     Ok(())
 }
