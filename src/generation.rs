@@ -75,6 +75,15 @@ mod tests {
         assert!(!MemslotGeneration(!(1 << 63)).update_in_progress());
     }
 
+    #[test]
+    fn nothing_holds_still_during_an_update() {
+        let made = MmioGeneration::new(0x1234);
+        assert!(MemslotGeneration(0x1234).is_still(made));
+        assert!(MemslotGeneration(1 << MMIO_GENERATION_BITS | 0x1234).is_still(made));
+        assert!(!MemslotGeneration(0x1236).is_still(made));
+        assert!(!MemslotGeneration(1 << 63 | 0x1234).is_still(made));
+    }
+
     /// Counts through two rounds as `kvm_swap_active_memslots()` does and checks that each wrap
     /// is seen, exactly once, in each address space.
     #[test]

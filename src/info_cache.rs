@@ -162,6 +162,20 @@ mod tests {
         assert_eq!(cache.find_gpa(Gpa(0xfe00_1000), NOW), None);
     }
 
+    /// Though some have the same entry.
+    #[test]
+    fn finds_no_other_page() {
+        let mut cache = InfoCache::new();
+        cache.insert(info(0x7000, 0xfe000));
+        cache.insert(info(0, 0xfe003));
+        for page in 0..1 << 20 {
+            let gva = Gva(page << PAGE_SHIFT);
+            assert_eq!(cache.find_gva(gva, NOW).is_some(), page == 7);
+            let gpa = Gfn(page).gpa();
+            assert_eq!(cache.find_gpa(gpa, NOW).is_some(), page == 0xfe003);
+        }
+    }
+
     #[test]
     fn a_new_generation_hides_everything() {
         let mut cache = InfoCache::new();

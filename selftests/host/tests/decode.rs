@@ -13,6 +13,9 @@ use kvm_mmio_ext_host_tests::plan::Plan;
 /// Where the instruction is: an address whose sum with a displacement carries out of 32 bits.
 const RIP: u64 = 0x0000_7ffe_ffff_fff9;
 
+/// Of the segments that have one in 64-bit mode.
+const SEGMENT_BASE: u64 = 0x1234_5000;
+
 /// xorshift64*, the same sequence on each machine.
 struct Random(u64);
 
@@ -155,13 +158,11 @@ fn compare(access: &Access, insn: &Instruction, bytes: &[u8], registers: &[u64; 
         .unwrap();
     let want = insn
         .virtual_address(memory, 0, |register, _, _| {
-            if register.is_segment_register() {
-                return Some(0);
-            }
-            Some(low(
-                registers[usize::from(number(register).0)],
-                register.size(),
-            ))
+            Some(match register {
+                Reg::FS | Reg::GS => SEGMENT_BASE,
+                _ if register.is_segment_register() => 0,
+                _ => low(registers[usize::from(number(register).0)], register.size()),
+            })
         })
         .unwrap();
     let plan = Plan::new(access, RIP);
