@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use iced_x86::IcedError;
-use iced_x86::code_asm::{self as asm, AsmMemoryOperand, CodeAssembler};
+use iced_x86::code_asm::{self as asm, AsmMemoryOperand, AsmRegister32, CodeAssembler};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -369,6 +369,19 @@ pub fn load_cr3(a: &mut CodeAssembler, mode: Mode) -> Result<(), IcedError> {
         a.mov(asm::cr3, asm::rsi)
     } else {
         a.mov(asm::cr3, asm::esi)
+    }
+}
+
+/// Writes the low half of the page table entry at RDX (EDX). All pages of guests are below 4 GiB.
+pub fn store_entry(
+    a: &mut CodeAssembler,
+    mode: Mode,
+    entry: AsmRegister32,
+) -> Result<(), IcedError> {
+    if mode.is_long() {
+        a.mov(asm::dword_ptr(asm::rdx), entry)
+    } else {
+        a.mov(asm::dword_ptr(asm::edx), entry)
     }
 }
 

@@ -10,7 +10,7 @@ use kvm_bindings::kvm_regs;
 
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR};
-use crate::guest::vcpu::{change_cr0, load_cr3, report};
+use crate::guest::vcpu::{change_cr0, load_cr3, report, store_entry};
 use crate::guest::{Event, Machine, Mode, PAGE, Vcpu, operand, pattern_value};
 use crate::stats::Mark;
 use crate::tap::Test;
@@ -163,14 +163,9 @@ fn invlpg(mode: Mode) -> Result<()> {
                 rdx: pte,
                 ..Default::default()
             };
-            // All of these pages are below 4 GiB: the low half of the entry is enough.
             let before = vcpu.read(gva, 4)?;
             let run = vcpu.exec(regs, |a| {
-                if mode.is_long() {
-                    a.mov(asm::dword_ptr(asm::rdx), asm::esi)?;
-                } else {
-                    a.mov(asm::dword_ptr(asm::edx), asm::esi)?;
-                }
+                store_entry(a, mode, asm::esi)?;
                 a.invlpg(asm::byte_ptr(operand(mode, 0)))?;
                 a.mov(asm::eax, asm::dword_ptr(operand(mode, 0)))?;
                 report(a)
@@ -203,12 +198,7 @@ fn invlpg_two_vcpus(mode: Mode) -> Result<()> {
             ..Default::default()
         };
         let run = vcpu.exec(regs, |a| {
-            // The low half of the entry is enough, all pages are below 4 GiB.
-            if mode.is_long() {
-                a.mov(asm::dword_ptr(asm::rdx), asm::esi)?;
-            } else {
-                a.mov(asm::dword_ptr(asm::edx), asm::esi)?;
-            }
+            store_entry(a, mode, asm::esi)?;
             a.invlpg(asm::byte_ptr(operand(mode, 0)))
         })?;
         expect_eq!(run.done()?, []);

@@ -8,7 +8,7 @@ use kvm_bindings::kvm_regs;
 
 use crate::expect_eq;
 use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR, USER, WRITE};
-use crate::guest::vcpu::{change_cr0, mov_from_memory, mov_to_memory};
+use crate::guest::vcpu::{change_cr0, mov_from_memory, mov_to_memory, store_entry};
 use crate::guest::{Event, Fault, Machine, Mode, operand};
 use crate::stats::Mark;
 use crate::tap::Test;
@@ -205,12 +205,7 @@ fn changed(mode: Mode) -> Result<()> {
                     ..Default::default()
                 };
                 let run = vcpu.exec(regs, |a| {
-                    // The low half of the entry is enough, the page is below 4 GiB.
-                    if mode.is_long() {
-                        a.mov(asm::dword_ptr(asm::rdx), asm::ecx)?;
-                    } else {
-                        a.mov(asm::dword_ptr(asm::edx), asm::ecx)?;
-                    }
+                    store_entry(a, mode, asm::ecx)?;
                     match (reload, mode.is_long()) {
                         (false, _) => a.invlpg(asm::byte_ptr(operand(mode, 0)))?,
                         (true, true) => a.mov(asm::cr3, asm::rbx)?,

@@ -9,7 +9,7 @@ use super::with_sptes;
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{DIRTY, SUPERVISOR};
-use crate::guest::vcpu::load_cr3;
+use crate::guest::vcpu::{load_cr3, store_entry};
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, operand};
 use crate::host::{Modes, extension_enabled};
 use crate::stats::{Delta, Mark};
@@ -100,11 +100,7 @@ fn sync(mode: Mode) -> Result<()> {
         };
         let start = Mark::here(&[vcpu.fd()])?;
         let run = vcpu.exec(regs, |a| {
-            if mode.is_long() {
-                a.mov(asm::dword_ptr(asm::rdx), asm::ecx)?;
-            } else {
-                a.mov(asm::dword_ptr(asm::edx), asm::ecx)?;
-            }
+            store_entry(a, mode, asm::ecx)?;
             match flush {
                 Flush::Invlpg => a.invlpg(asm::byte_ptr(operand(mode, 0)))?,
                 Flush::Cr3 => load_cr3(a, mode)?,
@@ -162,11 +158,7 @@ fn new_slot(mode: Mode) -> Result<()> {
         ..Default::default()
     };
     let run = vcpu.exec(regs, |a| {
-        if mode.is_long() {
-            a.mov(asm::dword_ptr(asm::rdx), asm::ecx)?;
-        } else {
-            a.mov(asm::dword_ptr(asm::edx), asm::ecx)?;
-        }
+        store_entry(a, mode, asm::ecx)?;
         load_cr3(a, mode)?;
         a.nop()
     })?;

@@ -4,7 +4,8 @@
 use std::slice;
 
 use anyhow::{Result, ensure};
-use iced_x86::code_asm as asm;
+use iced_x86::IcedError;
+use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
 use super::{CODE, Switch, code_page, delta, ending, mark, regs_for, run_at};
@@ -148,6 +149,13 @@ fn stored(machine: &Machine, n: u64) -> [Event; 1] {
     [Event::write(machine.gpa(1), len, value)]
 }
 
+/// Writes RSI to the entry at RDX of the path to the code at RBX, and goes there.
+fn remap_and_jump(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(asm::qword_ptr(asm::rdx), asm::rsi)?;
+    a.invlpg(asm::byte_ptr(asm::rbx))?;
+    a.jmp(asm::rbx)
+}
+
 /// The guest maps its code page elsewhere.
 fn remapped() -> Result<()> {
     let _switch = Switch::on()?;
@@ -161,11 +169,7 @@ fn remapped() -> Result<()> {
             rsi: code_page(round % 2) | SUPERVISOR,
             ..regs_for(&machine)
         };
-        let run = vcpu.exec(regs, |a| {
-            a.mov(asm::qword_ptr(asm::rdx), asm::rsi)?;
-            a.invlpg(asm::byte_ptr(asm::rbx))?;
-            a.jmp(asm::rbx)
-        })?;
+        let run = vcpu.exec(regs, remap_and_jump)?;
         expect_eq!(run.done()?, stored(&machine, round % 2), "round {round}");
     }
     delta(&start, &vcpu)?.expect_ext("fast", 2 * ROUNDS)?;
@@ -210,11 +214,7 @@ fn tables(mode: Mode) -> Result<()> {
                 rbx: code,
                 ..regs_for(&machine)
             };
-            let run = vcpu.exec(regs, |a| {
-                a.mov(asm::qword_ptr(asm::rdx), asm::rsi)?;
-                a.invlpg(asm::byte_ptr(asm::rbx))?;
-                a.jmp(asm::rbx)
-            })?;
+            let run = vcpu.exec(regs, remap_and_jump)?;
             expect_eq!(run.done()?, stored(&machine, n), "{what}");
             // With shadow paging, KVM may have dropped the MMIO SPTE with the tables.
             let start = mark(&vcpu)?;
@@ -304,11 +304,7 @@ fn no_execute() -> Result<()> {
                 ..regs_for(&machine)
             };
             let start = mark(&vcpu)?;
-            let run = vcpu.exec(regs, |a| {
-                a.mov(asm::qword_ptr(asm::rdx), asm::rsi)?;
-                a.invlpg(asm::byte_ptr(asm::rbx))?;
-                a.jmp(asm::rbx)
-            })?;
+            let run = vcpu.exec(regs, remap_and_jump)?;
             if flags & NX == 0 {
                 expect_eq!(run.done()?, stored(&machine, 0), "round {round}");
                 delta(&start, &vcpu)?.expect_ext("fast", 1)?;

@@ -16,7 +16,7 @@ use crate::expect_eq;
 use crate::guest::layout::{GDT, RAM_SIZE, SCRATCH, port};
 use crate::guest::paging::{SUPERVISOR, USER};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, Vcpu, operand};
-use crate::host::{Modes, Vendor};
+use crate::host::Modes;
 use crate::skip;
 use crate::tap::Test;
 
@@ -89,7 +89,8 @@ pub const TESTS: &[Test] = &[
         name: "fast_refuses_void_l_bit",
         proves: NOT_64_BIT,
         run: || {
-            needs_void_l_bit()?;
+            // VMRUN fails there, also outside long mode.
+            super::needs_more_than_bochs("does not enter a guest with CS.L and CS.D")?;
             short_instruction(Mode::Pae)
         },
     },
@@ -401,18 +402,6 @@ fn other_modes() -> Result<()> {
         delta(&start, &vcpu)?
             .expect_ext("fast", 0)?
             .expect_ext("refused_context", 4)?;
-    }
-    Ok(())
-}
-
-/// Skips on Bochs as an AMD (`svm-nrips`): there VMRUN fails if both CS.L and CS.D are set, also
-/// outside long mode.
-fn needs_void_l_bit() -> Result<()> {
-    let modes = Modes::detect()?;
-    if modes.vendor == Vendor::Amd && modes.nrips {
-        skip!(
-            "Bochs as an AMD does not enter a guest with CS.L and CS.D, without the extension too"
-        );
     }
     Ok(())
 }
