@@ -16,8 +16,11 @@ struct Column {
     width: u16,
     rank: u8,
     left: bool,
-    text: fn(&Line, &Scale) -> String,
+    text: Text,
 }
+
+/// What a column says of a line.
+type Text = fn(&Line, &Scale) -> String;
 
 /// What makes rates and shares of the counts of an interval.
 struct Scale {
@@ -59,12 +62,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// One with numbers.
-const fn column(
-    title: &'static str,
-    width: u16,
-    rank: u8,
-    text: fn(&Line, &Scale) -> String,
-) -> Column {
+const fn column(title: &'static str, width: u16, rank: u8, text: Text) -> Column {
     Column {
         title,
         width,
@@ -75,12 +73,7 @@ const fn column(
 }
 
 /// One with words.
-const fn text_column(
-    title: &'static str,
-    width: u16,
-    rank: u8,
-    text: fn(&Line, &Scale) -> String,
-) -> Column {
+const fn text_column(title: &'static str, width: u16, rank: u8, text: Text) -> Column {
     Column {
         left: true,
         ..column(title, width, rank, text)
