@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Seeing accesses: static keys, tracepoints, what the emulator knows. */
+/* Seeing accesses: static keys, tracepoints, clocks. */
 #ifndef KVM_MMIO_EXT_OBSERVE_H
 #define KVM_MMIO_EXT_OBSERVE_H
 
@@ -15,16 +15,6 @@ struct mmio_ext_vcpu_id {
 	u32 tgid;
 	u32 vcpu;
 };
-
-/* What the emulator returns, and has done: numbers as in src/heat.rs. */
-struct mmio_ext_emulated {
-	int r;
-	u8 direction;
-	u8 size;
-};
-
-struct mmio_ext_emulated mmio_ext_emulate(struct kvm_vcpu *vcpu, u64 addr,
-					  void *insn, int insn_len);
 
 void mmio_ext_trace_access(const struct mmio_ext_vcpu_id *id, u64 gpa, u8 size,
 			   u8 direction, u8 outcome);

@@ -50,6 +50,11 @@ impl Gfn {
     pub const fn gpa(self) -> Gpa {
         Gpa(self.0 << PAGE_SHIFT)
     }
+
+    /// Where a virtual address is that is mapped to the page.
+    pub const fn gpa_of(self, gva: Gva) -> Gpa {
+        Gpa(self.gpa().0 | gva.0 & !PAGE_MASK)
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +69,7 @@ mod tests {
         );
         assert_eq!(Gpa(0xfee0_0fff).gfn(), Gfn(0xfee00));
         assert_eq!(Gfn(0xfee00).gpa(), Gpa(0xfee0_0000));
+        assert_eq!(Gfn(0xfee00).gpa_of(Gva(0x1fff)), Gpa(0xfee0_0fff));
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Vm {
 
 block! {
     /// A vCPU: what it has counted.
-    Vcpu = 2, 272 {
+    Vcpu = 2, 296 {
         vcpu: u32, Id, None;
         page_count: u32, Instant, None;
         faults: u64, Cumulative, None;
@@ -184,6 +184,9 @@ block! {
         write_other: u64, Cumulative, None;
         direction_unknown: u64, Cumulative, None;
         heat_dropped: u64, Cumulative, None;
+        fast_ioeventfd: u64, Cumulative, None;
+        fast_kernel: u64, Cumulative, None;
+        fast_userspace: u64, Cumulative, None;
     }
 }
 
@@ -336,6 +339,8 @@ mod tests {
             ("read_1", 2, 176),
             ("write_other", 2, 248),
             ("heat_dropped", 2, 264),
+            ("fast_ioeventfd", 2, 272),
+            ("fast_userspace", 2, 288),
             ("gpa", 3, 8),
             ("last_size", 3, 20),
             ("last_outcome", 3, 23),

@@ -9,7 +9,7 @@ use crate::{
         boottime, for_each_vm, heat_is_on, tsc, tsc_khz, vms_lost, Reader, Registration, Vcpu,
         VcpuEntry, Vm, VMS_KEPT,
     },
-    stats::{Event, Snapshot}, //
+    stats::{Event, Snapshot, Taker}, //
 };
 use core::fmt;
 use kernel::{
@@ -184,6 +184,9 @@ fn vcpu_block(vcpu: u32, counters: &Snapshot) -> binary_stats::Vcpu {
         write_other,
         direction_unknown: counters.direction_unknown(),
         heat_dropped: counters.heat_dropped(),
+        fast_ioeventfd: counters.fast_by(Taker::Ioeventfd),
+        fast_kernel: counters.fast_by(Taker::Kernel),
+        fast_userspace: counters.fast_by(Taker::Userspace),
     }
 }
 
@@ -226,7 +229,7 @@ fn show_vcpu_heat(f: &mut fmt::Formatter<'_>, vm: &Vm, vcpu: &VcpuEntry) -> fmt:
 
     writeln!(
         f,
-        "vm {} tgid {} vcpu {}: {} pages, {} dropped\n\
+        "vm {} tgid {} vcpu {} pages {} dropped {}\n\
          {:>20} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
         vm.id,
         vm.tgid,

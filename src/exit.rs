@@ -139,12 +139,10 @@ fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
 /// shortest way to the emulator, if there is nothing to find out.
 #[inline(always)]
 fn handle_refused(vcpu: &mut Vcpu<'_>, fault: &MmioFault, reason: Option<Event>) -> Exit {
-    if observe::sees_emulated() || !emulator_knows_page(vcpu, fault.addr) {
+    if !emulator_knows_page(vcpu, fault.addr) {
         return find_and_handle_mmio_fault(vcpu, fault);
     }
-
-    vcpu.stats().count_refused(reason);
-    vcpu.emulate_instruction(fault)
+    observe::emulate_refused(vcpu, fault, reason)
 }
 
 /// The same for a fault that was looked at in vain: it is rarer, and better out of the way of those

@@ -159,7 +159,7 @@ fn locate(
             if !vcpu.may_access_mmio(page, fault.mode, plan.load.is_none()) {
                 return Err(Event::RefusedAccess);
             }
-            Ok(Gpa(page.gfn.gpa().0 | offset))
+            Ok(page.gfn.gpa_of(gva))
         }
         _ => Err(Event::RefusedAddress),
     }
@@ -183,11 +183,10 @@ pub(crate) fn carry_out(vcpu: &mut Vcpu<'_>, operation: Operation, known: bool) 
 
     match action {
         Action::Store(value) => {
-            vcpu.stats().count_fast(known, true, size);
-            vcpu.write_mmio(Write { gpa, value, size }, next_rip)
+            let write = Write { gpa, value, size };
+            vcpu.write_mmio(write, next_rip, known)
         }
         Action::Load(register, extend) => {
-            vcpu.stats().count_fast(known, false, size);
             let pending = PendingLoad {
                 gpa,
                 register,
@@ -195,15 +194,15 @@ pub(crate) fn carry_out(vcpu: &mut Vcpu<'_>, operation: Operation, known: bool) 
                 size,
                 next_rip,
             };
-            load(vcpu, pending)
+            load(vcpu, pending, known)
         }
     }
 }
 
 /// Carries out a load, unless userspace has to provide the value.
 #[inline(never)]
-fn load(vcpu: &mut Vcpu<'_>, load: PendingLoad) -> Exit {
-    match vcpu.read_mmio(load) {
+fn load(vcpu: &mut Vcpu<'_>, load: PendingLoad, known: bool) -> Exit {
+    match vcpu.read_mmio(load, known) {
         Some(value) => {
             load_register(vcpu, load, value);
             vcpu.retire(load.next_rip)

@@ -90,23 +90,34 @@ impl Kind {
     /// From its parts.
     #[inline(always)]
     pub const fn new(outcome: Outcome, direction: Direction) -> Self {
-        Self(direction as u8 * Outcome::ALL.len() as u8 + outcome as u8)
+        Self(outcome as u8 * Direction::ALL.len() as u8 + direction as u8)
     }
 
     /// Of the fast path. Adding needs fewer instructions than choosing.
     #[inline(always)]
     pub const fn fast(direction: Direction, userspace: bool) -> Self {
-        Self(Self::new(Outcome::FastKernel, direction).0 + userspace as u8)
+        const USERSPACE: u8 = Direction::ALL.len() as u8;
+        Self(Self::new(Outcome::FastKernel, direction).0 + USERSPACE * userspace as u8)
+    }
+
+    /// Outcomes of the emulator.
+    pub const EMULATED: usize = 2;
+
+    /// Its number among the kinds of the emulator.
+    #[inline(always)]
+    pub const fn emulated(self) -> usize {
+        const FIRST: Kind = Kind::new(Outcome::EmulatedKernel, Direction::ALL[0]);
+        (self.0 as usize).wrapping_sub(FIRST.0 as usize)
     }
 
     /// What became of it.
     pub const fn outcome(self) -> Outcome {
-        Outcome::ALL[self.0 as usize % Outcome::ALL.len()]
+        Outcome::ALL[self.0 as usize / Direction::ALL.len() % Outcome::ALL.len()]
     }
 
     /// Which way it went.
     pub const fn direction(self) -> Direction {
-        Direction::ALL[self.0 as usize / Outcome::ALL.len() % Direction::ALL.len()]
+        Direction::ALL[self.0 as usize % Direction::ALL.len()]
     }
 
     /// Whether the value was known when such an access was recorded: only the fast path looks, and
@@ -359,8 +370,9 @@ const fn place(gfn: Gfn) -> usize {
 // The low byte of a number is an index, see `Recorder::look()`.
 const _: () = assert!(PAGES == 1 << u8::BITS);
 const _: () = assert!(Kind::COUNT <= u8::MAX as usize);
-// What `Kind::fast()` adds.
+// What `Kind::fast()` adds, and `Kind::emulated()` subtracts.
 const _: () = assert!(Outcome::FastUserspace as u8 == Outcome::FastKernel as u8 + 1);
+const _: () = assert!(Outcome::EmulatedUserspace as u8 == Outcome::EmulatedKernel as u8 + 1);
 
 #[cfg(test)]
 mod tests {

@@ -3,66 +3,52 @@
 //! Seeing each access where it ends: counters by size, heat, tracepoints.
 
 use crate::{
-    addr::{Gfn, Gpa, PAGE_MASK},
+    addr::{Gfn, Gpa},
     exit::MmioFault,
     fault::FaultAddress,
     heat::{Access, Direction, Kind, Outcome},
-    kvm::{access_is_traced, heat_is_on, miss_is_traced, tsc, Exit, Vcpu}, //
+    kvm::{access_is_traced, heat_is_on, miss_is_traced, tsc, Exit, Vcpu},
+    stats::{Event, Taker}, //
 };
 
+/// What the emulator did, if nobody looks.
+const UNSEEN: Kind = Kind::new(Outcome::EmulatedKernel, Direction::Unknown);
+
 /// Sees an access of the fast path, done in the kernel or left to userspace. The value of a read
-/// is known in the first case only.
+/// is known in the first case only. If all of the access was `known`, no hit was counted yet.
 #[inline(always)]
 pub(crate) fn fast(
     vcpu: &mut Vcpu<'_>,
     gpa: Gpa,
     (direction, size): (Direction, u8),
     value: u64,
-    userspace: bool,
+    taker: Taker,
+    known: bool,
 ) {
-    let kind = Kind::fast(direction, userspace);
-    if heat_is_on() && !vcpu.record_heat_quickly(gpa, kind, size, value) {
-        record(vcpu, gpa, kind, size, value);
-    }
-    if access_is_traced() {
-        trace(vcpu, gpa, kind, size);
-    }
+    let write = direction == Direction::Write;
+    vcpu.stats().count_fast(known, taker, write, size);
+    let kind = Kind::fast(direction, matches!(taker, Taker::Userspace));
+    see_value(vcpu, gpa, kind, size, value);
 }
 
 /// Whether somebody wants to know what the emulator does.
 #[inline(always)]
-pub(crate) fn sees_emulated() -> bool {
+fn sees_emulated() -> bool {
     heat_is_on() || access_is_traced()
 }
 
-/// Lets the emulator do an access. What it did is found out only if somebody looks.
+/// Lets the emulator do an access that is to be counted as a hit already. What it did is found out
+/// only if somebody looks.
 #[inline(always)]
 pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
-    if sees_emulated() {
-        return emulate_and_see(vcpu, fault);
+    if !sees_emulated() {
+        vcpu.stats().count_emulated(UNSEEN, 0);
+        return vcpu.emulate_instruction(fault);
     }
-    vcpu.stats().count_emulated(Direction::Unknown, 0);
-    vcpu.emulate_instruction(fault)
-}
-
-#[cold]
-fn emulate_and_see(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
-    // The emulator may change what KVM knows of the page.
-    let gpa = gpa(vcpu, fault.addr);
-    let (exit, direction, size) = vcpu.emulate_and_classify(fault);
-    vcpu.stats().count_emulated(direction, size);
-
-    let outcome = match exit {
-        Exit::RESUME => Outcome::EmulatedKernel,
-        _ => Outcome::EmulatedUserspace,
-    };
-    let kind = Kind::new(outcome, direction);
-    match gpa {
-        Some(gpa) => see(vcpu, gpa, kind, size),
-        None if heat_is_on() => vcpu.stats().count_heat_dropped(),
-        None => (),
+    match gpa(vcpu, fault.addr) {
+        Some(gpa) => emulate_and_see(vcpu, fault, gpa),
+        None => emulate_unplaced(vcpu, fault),
     }
-    exit
 }
 
 /// Where a fault was. `None` if the memslots are just being changed.
@@ -72,9 +58,49 @@ fn gpa(vcpu: &Vcpu<'_>, addr: FaultAddress) -> Option<Gpa> {
         FaultAddress::Virtual(gva) => {
             let info = vcpu.last_mmio_info();
             addr.matches(&info, vcpu.memslots_generation())
-                .then_some(Gpa(info.gfn.gpa().0 | gva.0 & !PAGE_MASK))
+                .then_some(info.gfn.gpa_of(gva))
         }
     }
+}
+
+/// Lets the emulator do an access to an unknown page.
+#[cold]
+fn emulate_unplaced(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+    if heat_is_on() {
+        vcpu.stats().count_heat_dropped();
+    }
+    vcpu.stats().count_emulated(UNSEEN, 0);
+    vcpu.emulate_instruction(fault)
+}
+
+/// Lets the emulator do an access that the fast path has refused at once. The emulator knows the
+/// page.
+#[inline(always)]
+pub(crate) fn emulate_refused(
+    vcpu: &mut Vcpu<'_>,
+    fault: &MmioFault,
+    reason: Option<Event>,
+) -> Exit {
+    let seen = sees_emulated();
+    vcpu.stats().count_refused(reason, seen);
+    if !seen {
+        return vcpu.emulate_instruction(fault);
+    }
+
+    let gpa = match fault.addr {
+        FaultAddress::Physical(gpa) => gpa,
+        FaultAddress::Virtual(gva) => vcpu.last_mmio_info().gfn.gpa_of(gva),
+    };
+    emulate_and_see(vcpu, fault, gpa)
+}
+
+/// Lets the emulator do an access, and sees it.
+#[inline(never)]
+fn emulate_and_see(vcpu: &mut Vcpu<'_>, fault: &MmioFault, gpa: Gpa) -> Exit {
+    let (exit, kind, size) = vcpu.emulate_and_classify(fault);
+    vcpu.stats().count_emulated(kind, size);
+    see(vcpu, gpa, kind, size);
+    exit
 }
 
 /// Sees an access that has signalled a zero-length ioeventfd.
@@ -93,8 +119,13 @@ pub(crate) fn faulted_in(vcpu: &mut Vcpu<'_>, gfn: Gfn) {
 /// Sees an access other than by the fast path, whose value is not known.
 #[inline(always)]
 fn see(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8) {
-    if heat_is_on() {
-        record(vcpu, gpa, kind, size, 0);
+    see_value(vcpu, gpa, kind, size, 0);
+}
+
+#[inline(always)]
+fn see_value(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
+    if heat_is_on() && !vcpu.record_heat_quickly(gpa, kind, size, value) {
+        record(vcpu, gpa, kind, size, value);
     }
     if access_is_traced() {
         trace(vcpu, gpa, kind, size);

@@ -3,7 +3,7 @@
 //! What the extension did, counted for each vCPU.
 
 use crate::{
-    heat::Direction,
+    heat::{Direction, Kind},
     kvm::Counter, //
 };
 use core::fmt;
@@ -70,23 +70,41 @@ events! {
     CacheCleared = "cache_cleared",
 }
 
-/// Sizes of operands that are counted separately, in bytes; what is left goes to index 0.
-const SIZES: [u8; 4] = [1, 2, 4, 8];
+/// What took an access of the fast path.
+#[derive(Clone, Copy)]
+pub(crate) enum Taker {
+    /// An ioeventfd.
+    Ioeventfd,
+    /// Another device in the kernel, the local APIC and coalescing rings included.
+    Kernel,
+    /// Userspace.
+    Userspace,
+}
+
+impl Taker {
+    const COUNT: usize = Self::Userspace as usize + 1;
+}
+
+/// Sizes of operands that are shown separately, in bytes.
+const SIZES: [usize; 4] = [1, 2, 4, 8];
 
 /// The counters of one vCPU.
 #[derive(Default)]
 pub(crate) struct Stats {
     events: [Counter; NAMES.len()],
-    /// Reads and writes of the fast path, by the size itself, after a search and of which all was
-    /// known. It completes nothing that is not counted here. To know all takes an info cache's
-    /// knowing the page, so that the latter need not be counted as [`Event::CacheHit`] as well.
-    fast: [[[Counter; 16]; 2]; 2],
+    /// Accesses of the fast path, after a search and of which all was known: by what took them, by
+    /// direction (reads, writes), and by the size itself. It completes nothing that is not counted
+    /// here. To know all takes an info cache's knowing the page, so that the latter need not be
+    /// counted as [`Event::CacheHit`] as well.
+    fast: [[[[Counter; 16]; 2]; Taker::COUNT]; 2],
     /// Those that the fast path has refused, or not seen as it is off, of pages that KVM's info
-    /// cache knows: by the event that tells why, the last one without. Each is a hit, and went to
-    /// the emulator; neither is counted once more.
-    refused: [Counter; NAMES.len() + 1],
-    /// Others that went to the emulator, by direction and by the place in [`SIZES`].
-    emulated: [[Counter; SIZES.len() + 1]; Direction::ALL.len()],
+    /// cache knows: by the event that tells why, the last one without; first those that nobody has
+    /// looked at, then those that count in `emulated` as well. Each is a hit, and went to the
+    /// emulator; neither is counted once more.
+    refused: [[Counter; NAMES.len() + 1]; 2],
+    /// Others that went to the emulator, and those of them that somebody has looked at: by
+    /// outcome, direction and size, modulo 16.
+    emulated: [[[Counter; 16]; Direction::ALL.len()]; Kind::EMULATED],
     /// MMIO faults that KVM's own handler had asked about and that were MMIO.
     left_to_kvm: Counter,
     /// Accesses that heat has no record of, though it was on.
@@ -100,30 +118,28 @@ impl Stats {
         self.events[event as usize].inc();
     }
 
-    /// Counts an access of `size` bytes, fewer than 16, that the fast path completes, and of which
-    /// all was `known` or a hit has been counted.
+    /// Counts an access of `size` bytes, fewer than 16, that the fast path has completed, and of
+    /// which all was `known` or a hit has been counted.
     #[inline(always)]
-    pub(crate) fn count_fast(&self, known: bool, write: bool, size: u8) {
-        self.fast[usize::from(known)][usize::from(write)][usize::from(size) & 15].inc();
+    pub(crate) fn count_fast(&self, known: bool, taker: Taker, write: bool, size: u8) {
+        let sizes = &self.fast[usize::from(known)][taker as usize][usize::from(write)];
+        sizes[usize::from(size) & 15].inc();
     }
 
-    /// Counts an access that goes to the emulator at once.
+    /// Counts an access that goes to the emulator at once. One that is `seen` is to be counted by
+    /// [`Stats::count_emulated`] as well.
     #[inline(always)]
-    pub(crate) fn count_refused(&self, reason: Option<Event>) {
+    pub(crate) fn count_refused(&self, reason: Option<Event>, seen: bool) {
         let place = reason.map_or(NAMES.len(), |reason| reason as usize);
-        self.refused[place].inc();
+        self.refused[usize::from(seen)][place].inc();
     }
 
-    /// Counts another access that went to the emulator.
-    pub(crate) fn count_emulated(&self, direction: Direction, size: u8) {
-        let place = match size {
-            1 => 1,
-            2 => 2,
-            4 => 3,
-            8 => 4,
-            _ => 0,
-        };
-        self.emulated[direction as usize][place].inc();
+    /// Counts what the emulator has done.
+    #[inline(always)]
+    pub(crate) fn count_emulated(&self, kind: Kind, size: u8) {
+        if let Some(sizes) = self.emulated.as_flattened().get(kind.emulated()) {
+            sizes[usize::from(size) & 15].inc();
+        }
     }
 
     /// Counts a fault that is MMIO and that KVM's own handler goes on with.
@@ -138,16 +154,24 @@ impl Stats {
 
     /// The counters now. Each is right, but they may be of slightly different times.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let [mut fast, known] = self.fast.each_ref().map(|n| n.each_ref().map(values));
-        let refused = values(&self.refused);
+        let [mut fast, known] = self
+            .fast
+            .each_ref()
+            .map(|takers| takers.each_ref().map(|ways| ways.each_ref().map(values)));
+        let [unseen, mut refused] = self.refused.each_ref().map(values);
         let mut events = values(&self.events);
-        let mut emulated = self.emulated.each_ref().map(values);
+        let [mut emulated, userspace] = self.emulated.each_ref().map(|n| n.each_ref().map(values));
 
-        let hits = [sum(known.as_flattened()), sum(&refused)];
+        add(&mut refused, &unseen);
+        let hits = [sum(known.as_flattened().as_flattened()), sum(&refused)];
         add(&mut events[Event::CacheHit as usize..], &[sum(&hits)]);
         add(&mut events, &refused);
-        add(fast.as_flattened_mut(), known.as_flattened());
-        add(&mut emulated[Direction::Unknown as usize], &[sum(&refused)]);
+        add(
+            fast.as_flattened_mut().as_flattened_mut(),
+            known.as_flattened().as_flattened(),
+        );
+        add(emulated.as_flattened_mut(), userspace.as_flattened());
+        add(&mut emulated[Direction::Unknown as usize], &[sum(&unseen)]);
 
         Snapshot {
             events,
@@ -163,8 +187,8 @@ impl Stats {
 #[derive(Clone, Copy)]
 pub(crate) struct Snapshot {
     events: [u64; NAMES.len()],
-    fast: [[u64; 16]; 2],
-    emulated: [[u64; SIZES.len() + 1]; Direction::ALL.len()],
+    fast: [[[u64; 16]; 2]; Taker::COUNT],
+    emulated: [[u64; 16]; Direction::ALL.len()],
     left_to_kvm: u64,
     heat_dropped: u64,
 }
@@ -173,8 +197,8 @@ impl Snapshot {
     /// Nothing has happened.
     pub(crate) const ZERO: Self = Self {
         events: [0; NAMES.len()],
-        fast: [[0; 16]; 2],
-        emulated: [[0; SIZES.len() + 1]; Direction::ALL.len()],
+        fast: [[[0; 16]; 2]; Taker::COUNT],
+        emulated: [[0; 16]; Direction::ALL.len()],
         left_to_kvm: 0,
         heat_dropped: 0,
     };
@@ -182,7 +206,10 @@ impl Snapshot {
     /// Adds those of another vCPU.
     pub(crate) fn add(&mut self, other: &Self) {
         add(&mut self.events, &other.events);
-        add(self.fast.as_flattened_mut(), other.fast.as_flattened());
+        add(
+            self.fast.as_flattened_mut().as_flattened_mut(),
+            other.fast.as_flattened().as_flattened(),
+        );
         add(
             self.emulated.as_flattened_mut(),
             other.emulated.as_flattened(),
@@ -198,7 +225,12 @@ impl Snapshot {
 
     /// Accesses that were completed by the fast path, without the emulator.
     pub(crate) fn fast(&self) -> u64 {
-        sum(self.fast.as_flattened())
+        sum(self.fast.as_flattened().as_flattened())
+    }
+
+    /// Of these, those that one kind of device took.
+    pub(crate) fn fast_by(&self, taker: Taker) -> u64 {
+        sum(self.fast[taker as usize].as_flattened())
     }
 
     /// Accesses that were found to be MMIO.
@@ -233,17 +265,17 @@ impl Snapshot {
 
     /// Accesses in one direction, by size: of 1, 2, 4 and 8 bytes, and of any other number.
     pub(crate) fn by_size(&self, direction: Direction) -> [u64; SIZES.len() + 1] {
-        let fast = |size: u8| match direction {
-            Direction::Unknown => 0,
-            Direction::Read => self.fast[0][usize::from(size)],
-            Direction::Write => self.fast[1][usize::from(size)],
-        };
-        let [other, emulated @ ..] = self.emulated[direction as usize];
-        let mut sizes = [other; SIZES.len() + 1];
-        for ((n, size), emulated) in sizes.iter_mut().zip(SIZES).zip(emulated) {
-            *n = emulated.wrapping_add(fast(size));
+        let mut all = self.emulated[direction as usize];
+        match direction {
+            Direction::Unknown => (),
+            Direction::Read => self.fast.iter().for_each(|[reads, _]| add(&mut all, reads)),
+            Direction::Write => self
+                .fast
+                .iter()
+                .for_each(|[_, writes]| add(&mut all, writes)),
         }
-        sizes
+        let [one, two, four, eight] = SIZES.map(|size| core::mem::take(&mut all[size]));
+        [one, two, four, eight, sum(&all)]
     }
 
     /// Accesses whose direction is not known.
@@ -271,6 +303,9 @@ impl fmt::Display for Snapshot {
         writeln!(f, "faults {}", self.faults())?;
         writeln!(f, "emulated {}", self.emulated())?;
         writeln!(f, "fast {}", self.fast())?;
+        writeln!(f, "fast_ioeventfd {}", self.fast_by(Taker::Ioeventfd))?;
+        writeln!(f, "fast_kernel {}", self.fast_by(Taker::Kernel))?;
+        writeln!(f, "fast_userspace {}", self.fast_by(Taker::Userspace))?;
         NAMES
             .iter()
             .zip(self.events)

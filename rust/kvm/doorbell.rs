@@ -69,8 +69,8 @@ pub(super) fn ring(vcpu: &mut Vcpu<'_>, write: &Write) -> bool {
 }
 
 /// Remembers that a write went to the device with the number `dev_idx` on the bus, if that is an
-/// ioeventfd which comes before any other kind of device.
-pub(super) fn remember(vcpu: &mut Vcpu<'_>, write: &Write, dev_idx: i32) {
+/// ioeventfd which comes before any other kind of device. Returns whether it is.
+pub(super) fn remember(vcpu: &mut Vcpu<'_>, write: &Write, dev_idx: i32) -> bool {
     let raw = vcpu.raw();
     let doorbell = vcpu.doorbells().entry(write);
 
@@ -83,4 +83,5 @@ pub(super) fn remember(vcpu: &mut Vcpu<'_>, write: &Write, dev_idx: i32) {
     };
     // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held.
     doorbell.generation = unsafe { bindings::mmio_ext_doorbell_generation(raw, doorbell) };
+    doorbell.generation != 0
 }

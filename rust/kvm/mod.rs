@@ -7,6 +7,7 @@
 
 mod counter;
 mod doorbell;
+mod emulator;
 mod fetch;
 mod hooks;
 mod host;

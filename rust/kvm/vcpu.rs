@@ -6,6 +6,7 @@
 
 use super::{
     doorbell::{self, Doorbells, Write},
+    emulator::Emulator,
     fetch::{self, FetchCache, KnownInsn},
     hooks::complete_load,
     host::{mmio_format, tdp_enabled},
@@ -18,12 +19,12 @@ use crate::{
     decode::{Extend, Register, MAX_LENGTH},
     exit::MmioFault,
     generation::{MemslotGeneration, MmioGeneration},
-    heat::{self, Direction, Heat, Record, Recorder},
+    heat::{self, Direction, Heat, Kind, Record, Recorder},
     info_cache::{Clear, InfoCache, MmioInfo},
     observe::fast as see_fast,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
-    stats::{Event, Stats}, //
+    stats::{Event, Stats, Taker}, //
 };
 use core::{
     ffi::c_void,
@@ -427,13 +428,7 @@ impl<'a> Vcpu<'a> {
     /// Records an access if that takes neither a search nor a multiplication: without any call,
     /// the caller's registers stay where they are. Returns whether it is done.
     #[inline(always)]
-    pub(crate) fn record_heat_quickly(
-        &self,
-        gpa: Gpa,
-        kind: heat::Kind,
-        size: u8,
-        value: u64,
-    ) -> bool {
+    pub(crate) fn record_heat_quickly(&self, gpa: Gpa, kind: Kind, size: u8, value: u64) -> bool {
         let Some(recorder) = &self.state().recorder else {
             return false;
         };
@@ -645,24 +640,27 @@ impl<'a> Vcpu<'a> {
         })
     }
 
-    /// The same; also returns direction and size in bytes of the access that the emulator has done,
-    /// or has left to userspace.
-    pub(crate) fn emulate_and_classify(&mut self, fault: &MmioFault) -> (Exit, Direction, u8) {
-        // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
-        let emulated = unsafe {
-            bindings::mmio_ext_emulate(
-                self.raw(),
-                fault.addr.raw(),
-                fault.insn.bytes,
-                fault.insn.len,
-            )
+    /// The same; also returns kind and size in bytes of the access that the emulator has done, or
+    /// has left to userspace.
+    #[inline(always)]
+    pub(crate) fn emulate_and_classify(&mut self, fault: &MmioFault) -> (Exit, Kind, u8) {
+        // SAFETY: The vCPU is alive, in its own thread, and only that uses its emulator.
+        let emulator = unsafe { Emulator::new((*self.arch()).emulate_ctxt) };
+        emulator.forget();
+        let exit = self.emulate_instruction(fault);
+        let (kind, size) = match exit {
+            Exit::RESUME => emulator.done(),
+            _ => emulator.left(self.mmio_left()),
         };
-        let direction = match emulated.direction {
-            1 => Direction::Read,
-            2 => Direction::Write,
-            _ => Direction::Unknown,
-        };
-        (Exit::from_handler(emulated.r), direction, emulated.size)
+        (exit, kind, size)
+    }
+
+    /// Whether an access that userspace is to complete is a write. `None` if there is none.
+    #[inline(always)]
+    fn mmio_left(&self) -> Option<bool> {
+        // SAFETY: The vCPU is alive and in its own thread.
+        let (left, is_write) = unsafe { ((*self.raw()).mmio_needed, (*self.raw()).mmio_is_write) };
+        (left != 0).then_some(is_write != 0)
     }
 
     /// Whether the fast path is switched on, the parameter `fast`.
@@ -833,18 +831,19 @@ impl<'a> Vcpu<'a> {
         }
     }
 
-    /// Writes up to 8 bytes and goes on at `next_rip`.
+    /// Writes up to 8 bytes and goes on at `next_rip`. If all of it was `known`, no hit was counted
+    /// yet.
     #[inline(always)]
-    pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
+    pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
         if doorbell::ring(self, &write) {
-            self.see_write(&write, false);
+            self.see_write(&write, Taker::Ioeventfd, known);
             return self.retire(next_rip);
         }
-        self.search_and_write_mmio(write, next_rip)
+        self.search_and_write_mmio(write, next_rip, known)
     }
 
     #[inline(never)]
-    fn search_and_write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
+    fn search_and_write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
         let mut dev_idx = -1;
         let device = if vacancy::is_vacant(self, write.gpa, write.size) {
             ptr::null_mut()
@@ -862,28 +861,32 @@ impl<'a> Vcpu<'a> {
                 device,
             )
         };
-        if dev_idx >= 0 {
-            doorbell::remember(self, &write, dev_idx);
-        }
-        self.see_write(&write, done == 0);
+        let is_doorbell = dev_idx >= 0 && doorbell::remember(self, &write, dev_idx);
+        let taker = match done {
+            0 => Taker::Userspace,
+            _ if is_doorbell => Taker::Ioeventfd,
+            _ => Taker::Kernel,
+        };
+        self.see_write(&write, taker, known);
         Exit::from_handler(done)
     }
 
     #[inline(always)]
-    fn see_write(&mut self, write: &Write, userspace: bool) {
+    fn see_write(&mut self, write: &Write, taker: Taker, known: bool) {
         see_fast(
             self,
             write.gpa,
             (Direction::Write, write.size),
             write.value,
-            userspace,
+            taker,
+            known,
         );
     }
 
     /// Reads up to 8 bytes. `None` if userspace has to provide them; [`complete_load`] then goes
-    /// on with the load.
+    /// on with the load. If all of it was `known`, no hit was counted yet.
     #[inline(always)]
-    pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
+    pub(crate) fn read_mmio(&mut self, load: PendingLoad, known: bool) -> Option<u64> {
         let mut value = 0;
         let (gpa, size) = (load.gpa, load.size);
         let vacant = vacancy::is_vacant(self, gpa, size);
@@ -900,7 +903,11 @@ impl<'a> Vcpu<'a> {
                 Some(complete_load),
             )
         };
-        see_fast(self, gpa, (Direction::Read, size), value, done == 0);
+        let taker = match done {
+            0 => Taker::Userspace,
+            _ => Taker::Kernel,
+        };
+        see_fast(self, gpa, (Direction::Read, size), value, taker, known);
         (done != 0).then_some(value)
     }
 

@@ -235,6 +235,11 @@ impl Vcpu {
             "{:?}",
             self.fields
         );
+        ensure!(
+            sum(&["fast_ioeventfd", "fast_kernel", "fast_userspace"]) == sum(&["fast"]),
+            "{:?}",
+            self.fields
+        );
         Ok(())
     }
 }

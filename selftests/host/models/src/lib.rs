@@ -47,14 +47,20 @@ mod observe {
         exit::MmioFault,
         fault::FaultAddress,
         kvm::{Exit, Vcpu},
+        stats::Event,
     };
-
-    pub(crate) fn sees_emulated() -> bool {
-        false
-    }
 
     pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
         vcpu.emulate_instruction(fault)
+    }
+
+    pub(crate) fn emulate_refused(
+        vcpu: &mut Vcpu<'_>,
+        fault: &MmioFault,
+        reason: Option<Event>,
+    ) -> Exit {
+        vcpu.stats().count_refused(reason, false);
+        emulate(vcpu, fault)
     }
 
     pub(crate) fn wildcard(_: &mut Vcpu<'_>, _: Gpa) {}

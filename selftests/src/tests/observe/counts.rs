@@ -10,7 +10,7 @@ use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Match, Vcpu};
-use crate::host::Modes;
+use crate::host::{self, Modes};
 use crate::stats::device::Device;
 use crate::tap::Test;
 
@@ -31,6 +31,11 @@ pub const TESTS: &[Test] = &[
         name: "observe_in_kernel",
         proves: EXACT,
         run: in_kernel,
+    },
+    Test {
+        name: "observe_takers",
+        proves: EXACT,
+        run: takers,
     },
     Test {
         name: "observe_wildcard",
@@ -141,6 +146,39 @@ fn in_kernel() -> Result<()> {
     let fields = vms[0].vcpus[0].page(machine.gpa(1));
     let names = ["count", "kernel", "userspace", "faulted_in", "writes"];
     expect_eq!(values(&fields, names), [6, 3, 2, 1, 5]);
+    Ok(())
+}
+
+/// Each page is known, and each kind of instruction, before the accesses that are counted.
+fn takers() -> Result<()> {
+    let (_heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
+    let data = Match::Data { len: 4, value: 0 };
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), data)?;
+    machine.coalesce(Bus::Mmio(machine.gpa(2)), 8)?;
+    let mut round = |[bells, rings, writes, reads]: [u64; 4]| -> Result<[u64; 3]> {
+        for _ in 0..bells {
+            vcpu.write(machine.gva(1), 4, 0)?;
+        }
+        access(&machine, &mut vcpu, 2, 4, (rings, 0))?;
+        access(&machine, &mut vcpu, 3, 4, (writes, reads))?;
+
+        let vms = device.my_vms()?;
+        let vcpu = &vms[0].vcpus[0];
+        vcpu.expect_balance()?;
+        let names = ["fast_ioeventfd", "fast_kernel", "fast_userspace"];
+        Ok(values(&vcpu.fields, names))
+    };
+
+    let before = round([2, 2, 2, 2])?;
+    let after = round([7, 6, 4, 1])?;
+    let grown: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+    let expected = if host::fast_path() == Some(true) {
+        [7, 6, 5]
+    } else {
+        [0, 0, 0]
+    };
+    expect_eq!(grown, expected);
+    expect_eq!(bell.rings()?, 9);
     Ok(())
 }
 

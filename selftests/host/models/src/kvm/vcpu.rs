@@ -22,7 +22,7 @@ use crate::{
     prelude::*,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
-    stats::{Event, Stats},
+    stats::{Event, Stats, Taker},
     sync::Arc,
 };
 use loom::sync::atomic::Ordering::Relaxed;
@@ -334,20 +334,32 @@ impl<'a> Vcpu<'a> {
         true
     }
 
-    pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64) -> Exit {
-        if doorbell::ring(self, &write) {
+    pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
+        let taker = if doorbell::ring(self, &write) {
             self.0.rang();
-            return self.retire(next_rip);
-        }
-        if vacancy::is_vacant(self, write.gpa, write.size) {
-            self.0.exit_for_write(write.gpa, write.size);
-        } else if let Some(dev_idx) = self.0.write(write.gpa, write.value, write.size) {
-            doorbell::remember(self, &write, dev_idx);
-        }
+            Taker::Ioeventfd
+        } else {
+            self.search_and_write_mmio(&write)
+        };
+        self.stats().count_fast(known, taker, true, write.size);
         self.retire(next_rip)
     }
 
-    pub(crate) fn read_mmio(&mut self, load: PendingLoad) -> Option<u64> {
+    fn search_and_write_mmio(&mut self, write: &Write) -> Taker {
+        if vacancy::is_vacant(self, write.gpa, write.size) {
+            self.0.exit_for_write(write.gpa, write.size);
+            return Taker::Userspace;
+        }
+        match self.0.write(write.gpa, write.value, write.size) {
+            Some(dev_idx) if doorbell::remember(self, write, dev_idx) => Taker::Ioeventfd,
+            Some(_) => Taker::Kernel,
+            None => Taker::Userspace,
+        }
+    }
+
+    pub(crate) fn read_mmio(&mut self, load: PendingLoad, known: bool) -> Option<u64> {
+        self.stats()
+            .count_fast(known, Taker::Userspace, false, load.size);
         self.state_mut().pending_load = Some(load);
         self.0
             .exit_for_read(load.gpa, load.size, Completion::Extension);
