@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the lab's Python scripts share: places, errors, locks, long steps."""
 
+import concurrent.futures
 import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 import pathlib
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAB = ROOT / "lab"
 # The kernels of the test machines.
-FLAVOURS = ("release", "debug", "mainline")
+FLAVOURS = ("release", "debug", "kcsan", "mainline")
 # A file that the patches add to a kernel.
 HOOKS = "arch/x86/include/asm/kvm_mmio_ext.h"
 
@@ -186,6 +189,8 @@ class Progress:
 
     # What is under way, of any thread.
     running = []
+    # Set to have all of that interrupted, see side_by_side().
+    stopped = threading.Event()
 
     def __init__(self, what, expected=0):
         self.what, self.expected, self.done = what, expected, 0
@@ -207,6 +212,8 @@ class Progress:
         return f"{self.what}:{far} {self.elapsed()}"
 
     def tick(self, count=0):
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
         self.done += count
         now = time.monotonic()
         if now - self.last < (0.5 if self.terminal else 30):
@@ -292,6 +299,30 @@ def call(argv, tick=None, **kwargs):
         process.wait()
         raise
     return subprocess.CompletedProcess(argv, process.returncode, output, errors)
+
+
+def side_by_side(workers, function, things):
+    """What function(worker, thing) returns of each thing. A worker does one at a time;
+    if that fails, what the others do is interrupted."""
+    free = queue.SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def work(thing):
+        worker = free.get()
+        try:
+            return function(worker, thing)
+        finally:
+            free.put(worker)
+
+    with concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
+        running = [pool.submit(work, thing) for thing in things]
+        try:
+            return [future.result() for future in running]
+        except BaseException:
+            Progress.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def stop(process):
