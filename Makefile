@@ -40,8 +40,10 @@ demo: python	## measure a guest's MMIO with the extension off and on
 check: python	## run all tests on the host and on three machines
 	@lab/check
 
-check-long: python	## the same, with the torture and what else takes long
+check-long: python	## the same for longer, and on kernels that check themselves
 	@lab/check --long
+	@lab/check --kernel debug --machine svm
+	@lab/check --kernel kcsan
 
 mutants: python	## break the extension in many places and see that a test notices each
 	@lab/mutants

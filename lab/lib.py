@@ -35,10 +35,12 @@ CAUSES = {
 
 # What the kernel prints when something is wrong with it.
 KERNEL_REPORT = re.compile(
-    r"WARNING: |\bBUG\b|\bOops\b|KASAN|UBSAN|KCSAN|general protection|hung_task|"
+    r"WARNING: |\bBUG\b(?!: KCSAN: )|\bOops\b|KASAN|UBSAN|general protection|hung_task|"
     r"blocked for more than|possible circular locking|possible recursive locking|"
     r"inconsistent lock state|suspicious RCU usage|rcu.*detected.*stall|"
     r"Kernel panic|kmemleak: [1-9]|soft lockup|Call Trace")
+# A data race, and the functions that have a part in it if both are known.
+RACE = re.compile(r"BUG: KCSAN: (?:data-race in (.+ / .+)|.*)")
 
 
 def cache_root():
