@@ -318,9 +318,11 @@ def side_by_side(workers, function, things):
             free.put(worker)
 
     with concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
-        running = [pool.submit(work, thing) for thing in things]
         try:
-            return [future.result() for future in running]
+            running = [pool.submit(work, thing) for thing in things]
+            concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_EXCEPTION)
+            failed = [future for future in running if future.done() and future.exception()]
+            return [future.result() for future in failed or running]
         except BaseException:
             Progress.stopped.set()
             pool.shutdown(cancel_futures=True)
