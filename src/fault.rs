@@ -93,13 +93,13 @@ pub(crate) fn handle_mmio_page_fault_common(
 /// Finds out from the shadow page tables what the info caches do not know.
 fn check_shadow_page_tables(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<PageFault> {
     let format = vcpu.mmio_format();
-    let spte = walk_shadow_page_get_mmio_spte(vcpu, addr)?;
+    let leaf = walk_shadow_page_get_mmio_spte(vcpu, addr)?;
 
-    if !format.is_mmio_spte(spte) {
+    let Some(spte) = leaf.filter(|&spte| format.is_mmio_spte(spte)) else {
         vcpu.stats().count(Event::Retry);
         observe::miss(vcpu, addr, false);
         return Ok(PageFault::Retry);
-    }
+    };
 
     if !check_mmio_spte(vcpu, spte) {
         vcpu.stats().count(Event::SpteStale);
@@ -162,20 +162,16 @@ fn recall_mmio_info(vcpu: &mut Vcpu<'_>, addr: FaultAddress, now: MemslotGenerat
 }
 
 /// Walks the shadow page tables without a lock down to the entry of `addr`, whether that is an
-/// MMIO SPTE or not.
+/// MMIO SPTE or not. `None` if there are no page tables: as good as zapped. (C takes 0 for the entry
+/// then, which is an MMIO SPTE of TDX.)
 ///
 /// # Errors
 ///
 /// `EINVAL` if an entry that maps something has a reserved bit set.
-fn walk_shadow_page_get_mmio_spte(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<Spte> {
+fn walk_shadow_page_get_mmio_spte(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<Option<Spte>> {
     let walk = vcpu.walk_shadow_page_lockless(addr.raw());
-    // There are no page tables: as good as zapped.
-    let Some(leaf) = walk.leaf() else {
-        return Ok(Spte(0));
-    };
-
     check_spte_reserved(vcpu, addr, &walk)?;
-    Ok(leaf)
+    Ok(walk.leaf())
 }
 
 /// Checks that the entries of a walk that map something have no reserved bit set, as the fault

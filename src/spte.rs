@@ -110,14 +110,20 @@ const fn encode_generation(generation: MmioGeneration) -> u64 {
         | (generation >> GENERATION_LOW_BITS << GENERATION_HIGH_SHIFT)
 }
 
-// The generation shares no bit with what the software or MMU-present bits need.
+// The generation shares no bit with what the software or MMU-present bits need, nor with those of
+// the mask: `SPTE_MMIO_ALLOWED_MASK`.
+const MASK_ALLOWED: u64 = (1 << 63) | ((1 << 52) - (1 << 12)) | (1 << 10) | 0b111;
 const _: () = assert!(GENERATION_LOW & GENERATION_HIGH == 0);
 const _: () = assert!((GENERATION_LOW | GENERATION_HIGH) & (MMU_PRESENT | NONPRESENT.0) == 0);
+const _: () = assert!((GENERATION_LOW | GENERATION_HIGH) & MASK_ALLOWED == 0);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::generation::MMIO_GENERATION_BITS;
+
+    /// `SHADOW_ACC_TRACK_SAVED_MASK`.
+    const SAVED_RIGHTS: u64 = (1 << 10 | 0b101) << 52;
 
     /// `FROZEN_SPTE`.
     const FROZEN: Spte = Spte(1 << 63 | 0x1a0);
@@ -137,8 +143,20 @@ mod tests {
         }
     }
 
+    /// A TDX guest, whose MMIO SPTEs have to be without any bit that its processor would look at.
+    fn tdx(phys_bits: u32) -> MmioFormat {
+        let mask = MmioMask {
+            value: 0,
+            ..MmioMask::ept()
+        };
+        MmioFormat {
+            caching: true,
+            ..format(mask, phys_bits, None)
+        }
+    }
+
     /// Every host: address widths, EPT or not, with L1TF (which exists up to 46 bits) or without,
-    /// with memory encryption or without.
+    /// with memory encryption or without, TDX.
     fn formats() -> impl Iterator<Item = (u32, MmioFormat)> {
         let plain = (36..=52u32).flat_map(|bits| {
             [MmioMask::paging(bits), MmioMask::ept()]
@@ -155,7 +173,8 @@ mod tests {
         let sme = (36..=51u32).flat_map(|bits| {
             (bits..=51).map(move |c| (bits, format(MmioMask::sme(bits, c), bits, None)))
         });
-        plain.chain(l1tf).chain(sme)
+        let tdx = (46..=52u32).map(|bits| (bits, tdx(bits)));
+        plain.chain(l1tf).chain(sme).chain(tdx)
     }
 
     fn gfns(bits: u32) -> impl Iterator<Item = Gfn> {
@@ -210,7 +229,8 @@ mod tests {
     }
 
     /// Neither with any frame that the host can have, nor with any rights that a processor takes:
-    /// EPT has no writing without reading, and everything else is present.
+    /// EPT has no writing without reading, and everything else is present. Nor with saved rights,
+    /// of an EPT that does without accessed bits. (A present SPTE of TDX has bit 63.)
     #[test]
     fn no_present_spte_is_an_mmio_spte() {
         for (bits, format) in formats() {
@@ -221,7 +241,9 @@ mod tests {
             };
             for gfn in gfns(bits) {
                 for rights in (0..8).filter(|&rights| is_legal(rights)) {
-                    for top in [0, NONPRESENT.0] {
+                    for top in [0, SAVED_RIGHTS, NONPRESENT.0, NONPRESENT.0 | SAVED_RIGHTS] {
+                        let is_tdx = format.mask.value == 0 && format.caching;
+                        let top = if is_tdx { top | NONPRESENT.0 } else { top };
                         let spte = Spte(top | gfn.gpa().0 | MMU_PRESENT | rights);
                         assert!(!format.is_mmio_spte(spte), "{format:x?}: {spte:x?}");
                     }
@@ -233,7 +255,11 @@ mod tests {
     #[test]
     fn nothing_else_is_an_mmio_spte() {
         for (_, format) in formats() {
-            assert!(!format.is_mmio_spte(Spte(0)));
+            // With TDX nothing that is not there is 0, see `SHADOW_NONPRESENT_VALUE`.
+            assert_eq!(
+                format.is_mmio_spte(Spte(0)),
+                format.mask.value == 0 && format.caching
+            );
             assert!(!format.is_mmio_spte(NONPRESENT));
             assert!(!format.is_mmio_spte(FROZEN));
         }
