@@ -86,27 +86,22 @@ int mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
 }
 
 /*
- * The generation of the bus if its device @doorbell->dev_idx is an ioeventfd
- * of just this address and of this length or zero, and no device of another
- * kind comes before it that could take the write.  0, which no bus with a
- * device has, otherwise.
+ * The generation of the bus if its device @doorbell->dev_idx is of just this
+ * address and of this length or zero, and no device but ioeventfds comes
+ * before it that could take the write.  0, which no bus with a device has,
+ * otherwise.
  */
-u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
-				 const struct mmio_ext_doorbell *doorbell)
+static u64 doorbell_generation(const struct kvm_io_bus *bus,
+			       const struct mmio_ext_doorbell *doorbell)
 {
-	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
-	const struct kvm_io_range *range;
+	const struct kvm_io_range *range = &bus->range[doorbell->dev_idx];
 	int i;
 
-	if (!bus || doorbell->dev_idx < 0 || doorbell->dev_idx >= bus->dev_count)
-		return 0;
-
-	range = &bus->range[doorbell->dev_idx];
 	if (range->addr != doorbell->gpa ||
 	    (range->len && range->len != doorbell->len))
 		return 0;
 
-	for (i = 0; i <= doorbell->dev_idx; i++) {
+	for (i = 0; i < doorbell->dev_idx; i++) {
 		range = &bus->range[i];
 		if (overlaps(range, doorbell->gpa, doorbell->len) &&
 		    !kvm_is_ioeventfd(range->dev))
@@ -114,6 +109,24 @@ u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
 	}
 
 	return bus->generation;
+}
+
+/*
+ * Whether the device @doorbell->dev_idx is an ioeventfd.  Fills in a generation
+ * of the bus for which the write is sure to go there.
+ */
+bool mmio_ext_remember_doorbell(struct kvm_vcpu *vcpu,
+				struct mmio_ext_doorbell *doorbell)
+{
+	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
+
+	doorbell->generation = 0;
+	if (!bus || doorbell->dev_idx < 0 || doorbell->dev_idx >= bus->dev_count ||
+	    !kvm_is_ioeventfd(bus->range[doorbell->dev_idx].dev))
+		return false;
+
+	doorbell->generation = doorbell_generation(bus, doorbell);
+	return true;
 }
 
 /* Fill in whether the place is vacant, and the generation of the bus. */

@@ -37,8 +37,8 @@ struct mmio_ext_doorbell {
 
 int mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
 			   const struct mmio_ext_doorbell *doorbell);
-u64 mmio_ext_doorbell_generation(struct kvm_vcpu *vcpu,
-				 const struct mmio_ext_doorbell *doorbell);
+bool mmio_ext_remember_doorbell(struct kvm_vcpu *vcpu,
+				struct mmio_ext_doorbell *doorbell);
 
 /* Whether no device on the MMIO bus can take an access to @gpa of @len bytes. */
 struct mmio_ext_vacancy {

@@ -154,41 +154,59 @@ impl Stats {
 
     /// The counters now. Each is right, but they may be of slightly different times.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let [mut fast, known] = self
-            .fast
-            .each_ref()
-            .map(|takers| takers.each_ref().map(|ways| ways.each_ref().map(values)));
-        let [unseen, mut refused] = self.refused.each_ref().map(values);
-        let mut events = values(&self.events);
-        let [mut emulated, userspace] = self.emulated.each_ref().map(|n| n.each_ref().map(values));
+        let mut now = Snapshot::ZERO;
+        self.add_to(&mut now);
+        now
+    }
 
-        add(&mut refused, &unseen);
-        let hits = [sum(known.as_flattened().as_flattened()), sum(&refused)];
-        add(&mut events[Event::CacheHit as usize..], &[sum(&hits)]);
-        add(&mut events, &refused);
-        add(
-            fast.as_flattened_mut().as_flattened_mut(),
-            known.as_flattened().as_flattened(),
-        );
-        add(emulated.as_flattened_mut(), userspace.as_flattened());
-        add(&mut emulated[Direction::Unknown as usize], &[sum(&unseen)]);
-
-        Snapshot {
-            events,
-            fast,
-            emulated,
-            left_to_kvm: self.left_to_kvm.get(),
-            heat_dropped: self.heat_dropped.get(),
+    /// Adds the counters to those of other vCPUs.
+    pub(crate) fn add_to(&self, sums: &mut Snapshot) {
+        let mut hits = 0;
+        for (sum, count) in sums.events.iter_mut().zip(&self.events) {
+            *sum += count.get();
         }
+        let [searched, known] = &self.fast;
+        add_by_size(sums.fast.as_flattened_mut(), searched.as_flattened());
+        hits += add_by_size(sums.fast.as_flattened_mut(), known.as_flattened());
+
+        let [unseen, seen] = &self.refused;
+        let unseen = sums.add_refused(unseen);
+        hits += unseen + sums.add_refused(seen);
+        sums.events[Event::CacheHit as usize] += hits;
+
+        for directions in &self.emulated {
+            add_by_size(&mut sums.emulated, directions);
+        }
+        let [.., other] = &mut sums.emulated[Direction::Unknown as usize];
+        *other += unseen;
+        sums.left_to_kvm += self.left_to_kvm.get();
+        sums.heat_dropped += self.heat_dropped.get();
     }
 }
+
+/// Adds counters by size to such sums. Returns how much that was in all.
+fn add_by_size(sums: &mut [BySize], counters: &[[Counter; 16]]) -> u64 {
+    let mut all = 0;
+    for (sums, sizes) in sums.iter_mut().zip(counters) {
+        for (size, count) in sizes.iter().enumerate() {
+            let place = SIZES.iter().position(|&known| known == size);
+            let count = count.get();
+            sums[place.unwrap_or(SIZES.len())] += count;
+            all += count;
+        }
+    }
+    all
+}
+
+/// Counts by size: of each of [`SIZES`], then of all others.
+pub(crate) type BySize = [u64; SIZES.len() + 1];
 
 /// The values of the counters, of a vCPU or of several.
 #[derive(Clone, Copy)]
 pub(crate) struct Snapshot {
     events: [u64; NAMES.len()],
-    fast: [[[u64; 16]; 2]; Taker::COUNT],
-    emulated: [[u64; 16]; Direction::ALL.len()],
+    fast: [[BySize; 2]; Taker::COUNT],
+    emulated: [BySize; Direction::ALL.len()],
     left_to_kvm: u64,
     heat_dropped: u64,
 }
@@ -197,27 +215,11 @@ impl Snapshot {
     /// Nothing has happened.
     pub(crate) const ZERO: Self = Self {
         events: [0; NAMES.len()],
-        fast: [[[0; 16]; 2]; Taker::COUNT],
-        emulated: [[0; 16]; Direction::ALL.len()],
+        fast: [[[0; SIZES.len() + 1]; 2]; Taker::COUNT],
+        emulated: [[0; SIZES.len() + 1]; Direction::ALL.len()],
         left_to_kvm: 0,
         heat_dropped: 0,
     };
-
-    /// Adds those of another vCPU.
-    pub(crate) fn add(&mut self, other: &Self) {
-        add(&mut self.events, &other.events);
-        add(
-            self.fast.as_flattened_mut().as_flattened_mut(),
-            other.fast.as_flattened().as_flattened(),
-        );
-        add(
-            self.emulated.as_flattened_mut(),
-            other.emulated.as_flattened(),
-        );
-        self.left_to_kvm = self.left_to_kvm.wrapping_add(other.left_to_kvm);
-        self.heat_dropped = self.heat_dropped.wrapping_add(other.heat_dropped);
-    }
-
     /// How often an event has happened.
     pub(crate) const fn get(&self, event: Event) -> u64 {
         self.events[event as usize]
@@ -235,22 +237,21 @@ impl Snapshot {
 
     /// Accesses that were found to be MMIO.
     const fn hits(&self) -> u64 {
-        self.get(Event::CacheHit)
-            .wrapping_add(self.get(Event::SpteHit))
+        self.get(Event::CacheHit) + self.get(Event::SpteHit)
     }
 
     /// Accesses that went to the instruction emulator.
     pub(crate) fn emulated(&self) -> u64 {
-        self.hits().wrapping_sub(self.fast())
+        sum(self.emulated.as_flattened()) + self.left_to_kvm
     }
 
     /// MMIO faults (EPT misconfigurations, or with a reserved bit) that were handled here: each
     /// has one outcome.
     pub(crate) const fn faults(&self) -> u64 {
         self.hits()
-            .wrapping_add(self.get(Event::SpteStale))
-            .wrapping_add(self.get(Event::Retry))
-            .wrapping_add(self.get(Event::Wildcard))
+            + self.get(Event::SpteStale)
+            + self.get(Event::Retry)
+            + self.get(Event::Wildcard)
     }
 
     /// Of the accesses that were found to be MMIO, those that KVM's own handler went on with.
@@ -263,19 +264,30 @@ impl Snapshot {
         self.heat_dropped
     }
 
-    /// Accesses in one direction, by size: of 1, 2, 4 and 8 bytes, and of any other number.
-    pub(crate) fn by_size(&self, direction: Direction) -> [u64; SIZES.len() + 1] {
+    /// Accesses in one direction, by size.
+    pub(crate) fn by_size(&self, direction: Direction) -> BySize {
         let mut all = self.emulated[direction as usize];
-        match direction {
-            Direction::Unknown => (),
-            Direction::Read => self.fast.iter().for_each(|[reads, _]| add(&mut all, reads)),
-            Direction::Write => self
-                .fast
-                .iter()
-                .for_each(|[_, writes]| add(&mut all, writes)),
+        for [reads, writes] in &self.fast {
+            let fast = match direction {
+                Direction::Unknown => &[0; SIZES.len() + 1],
+                Direction::Read => reads,
+                Direction::Write => writes,
+            };
+            all.iter_mut().zip(fast).for_each(|(sum, n)| *sum += n);
         }
-        let [one, two, four, eight] = SIZES.map(|size| core::mem::take(&mut all[size]));
-        [one, two, four, eight, sum(&all)]
+        all
+    }
+
+    /// Adds counts of refused accesses to those of the reasons. Returns how many there are.
+    fn add_refused(&mut self, counters: &[Counter]) -> u64 {
+        let mut all = 0;
+        for (reason, count) in counters.iter().map(Counter::get).enumerate() {
+            if let Some(sum) = self.events.get_mut(reason) {
+                *sum += count;
+            }
+            all += count;
+        }
+        all
     }
 
     /// Accesses whose direction is not known.
@@ -284,18 +296,8 @@ impl Snapshot {
     }
 }
 
-fn values<const N: usize>(counters: &[Counter; N]) -> [u64; N] {
-    counters.each_ref().map(Counter::get)
-}
-
-fn add(sums: &mut [u64], numbers: &[u64]) {
-    for (sum, n) in sums.iter_mut().zip(numbers) {
-        *sum = sum.wrapping_add(*n);
-    }
-}
-
 fn sum(numbers: &[u64]) -> u64 {
-    numbers.iter().fold(0, |sum, n| sum.wrapping_add(*n))
+    numbers.iter().sum()
 }
 
 impl fmt::Display for Snapshot {

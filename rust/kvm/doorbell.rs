@@ -69,7 +69,7 @@ pub(super) fn ring(vcpu: &mut Vcpu<'_>, write: &Write) -> bool {
 }
 
 /// Remembers that a write went to the device with the number `dev_idx` on the bus, if that is an
-/// ioeventfd which comes before any other kind of device. Returns whether it is.
+/// ioeventfd which comes before any other kind of device. Returns whether it is an ioeventfd.
 pub(super) fn remember(vcpu: &mut Vcpu<'_>, write: &Write, dev_idx: i32) -> bool {
     let raw = vcpu.raw();
     let doorbell = vcpu.doorbells().entry(write);
@@ -82,6 +82,5 @@ pub(super) fn remember(vcpu: &mut Vcpu<'_>, write: &Write, dev_idx: i32) -> bool
         dev_idx,
     };
     // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held.
-    doorbell.generation = unsafe { bindings::mmio_ext_doorbell_generation(raw, doorbell) };
-    doorbell.generation != 0
+    unsafe { bindings::mmio_ext_remember_doorbell(raw, doorbell) }
 }

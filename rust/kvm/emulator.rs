@@ -9,48 +9,47 @@ use crate::heat::{
     Kind,
     Outcome::{EmulatedKernel, EmulatedUserspace}, //
 };
-use core::marker::PhantomData;
+use core::ptr::NonNull;
 use kvm_bindings as bindings;
+
+const MEMORY: bindings::operand__bindgen_ty_4 = bindings::operand_OP_MEM;
 
 /// The emulator of a vCPU.
 ///
 /// # Invariants
 ///
-/// `ctxt` points to a live emulator, in whose vCPU's thread the value is used.
-pub(super) struct Emulator<'a> {
-    ctxt: *mut bindings::x86_emulate_ctxt,
-    _vcpu: PhantomData<&'a ()>,
-}
+/// It lives as long as the value is used, and only the vCPU's thread, which uses the value, uses it.
+pub(super) struct Emulator(NonNull<bindings::x86_emulate_ctxt>);
 
-impl Emulator<'_> {
+impl Emulator {
     /// # Safety
     ///
-    /// `ctxt` must point to the emulator of a vCPU that lives as long as the value. The caller must
-    /// be in that vCPU's thread.
+    /// `ctxt` must point to the emulator of a vCPU that lives as long as the value is used. The
+    /// caller must be in that vCPU's thread, and not use the value while the emulator runs.
     #[inline(always)]
     pub(super) unsafe fn new(ctxt: *mut bindings::x86_emulate_ctxt) -> Self {
         // INVARIANT: By the contract of this function.
-        Self {
-            ctxt,
-            _vcpu: PhantomData,
-        }
+        // SAFETY: The same.
+        Self(unsafe { NonNull::new_unchecked(ctxt) })
     }
 
     /// Forgets the operands of the last instruction, lest they are taken for those of one that
     /// could not even be decoded.
     #[inline(always)]
-    pub(super) fn forget(&self) {
+    pub(super) fn forget(&mut self) {
+        let ctxt = self.0.as_ptr();
         // SAFETY: By the type's invariants.
         unsafe {
-            (*self.ctxt).src.type_ = bindings::operand_OP_NONE;
-            (*self.ctxt).dst.type_ = bindings::operand_OP_NONE;
+            (*ctxt).src.type_ = bindings::operand_OP_NONE;
+            (*ctxt).src2.type_ = bindings::operand_OP_NONE;
+            (*ctxt).dst.type_ = bindings::operand_OP_NONE;
         }
     }
 
     /// Kind and size in bytes of an access that was completed.
     ///
-    /// An instruction whose destination was read before is a read, which it does first. (POP to
-    /// memory is taken for one, as it reads the stack.)
+    /// An instruction whose destination was read before is a read, which it does first. (PUSH and
+    /// POP of an operand in memory are taken for reads, as they read that or the stack.)
     #[inline(always)]
     pub(super) fn done(&self) -> (Kind, u8) {
         const UNKNOWN: (Kind, u8) = (Kind::new(EmulatedKernel, Unknown), 0);
@@ -76,47 +75,55 @@ impl Emulator<'_> {
             (Some(true), (_, true)) => (WRITE, self.dst_bytes()),
             (Some(false), (true, _)) => (READ, self.src_bytes()),
             (Some(false), (_, true)) => (READ, self.dst_bytes()),
-            // It is not known as an operand, like the stack of a PUSH.
+            // The size is not known, like that of what a PUSH puts on the stack.
             _ => UNKNOWN,
         }
     }
 
-    /// Whether source and destination are in memory. Neither is if there was an exception.
+    /// Whether a source and the destination are in memory. Neither is if there was an exception.
     #[inline(always)]
     fn has_memory(&self) -> (bool, bool) {
+        let ctxt = self.0.as_ptr();
         // SAFETY: By the type's invariants.
-        let (src, dst, failed) = unsafe {
+        let (src, src2, dst, failed) = unsafe {
             (
-                (*self.ctxt).src.type_,
-                (*self.ctxt).dst.type_,
-                (*self.ctxt).have_exception,
+                (*ctxt).src.type_,
+                (*ctxt).src2.type_,
+                (*ctxt).dst.type_,
+                (*ctxt).have_exception,
             )
         };
         if failed {
             return (false, false);
         }
-        (
-            src == bindings::operand_OP_MEM,
-            dst == bindings::operand_OP_MEM,
-        )
+        (src == MEMORY || src2 == MEMORY, dst == MEMORY)
     }
 
     /// Whether memory was read.
     #[inline(always)]
     fn has_read(&self) -> bool {
         // SAFETY: By the type's invariants.
-        unsafe { (*self.ctxt).mem_read.end != 0 }
+        unsafe { (*self.0.as_ptr()).mem_read.end != 0 }
     }
 
+    /// The size of the source in memory; the second one is that of MUL, DIV and the like.
     #[inline(always)]
     fn src_bytes(&self) -> u8 {
+        let ctxt = self.0.as_ptr();
         // SAFETY: By the type's invariants.
-        unsafe { (*self.ctxt).src.bytes as u8 }
+        let (src, bytes, bytes2) =
+            unsafe { ((*ctxt).src.type_, (*ctxt).src.bytes, (*ctxt).src2.bytes) };
+        if src == MEMORY {
+            bytes as u8
+        } else {
+            bytes2 as u8
+        }
     }
 
+    /// The size of the destination.
     #[inline(always)]
     fn dst_bytes(&self) -> u8 {
         // SAFETY: By the type's invariants.
-        unsafe { (*self.ctxt).dst.bytes as u8 }
+        unsafe { (*self.0.as_ptr()).dst.bytes as u8 }
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn remove(stats: &Arc<Stats>) {
 
     if let Some(entry) = registry.entry(stats) {
         entry.gone = true;
-        registry.gone.add(&stats.snapshot());
+        stats.add_to(&mut registry.gone);
     }
     registry.forget_ended_vms();
 }
@@ -186,7 +186,7 @@ pub(crate) fn total() -> Snapshot {
         .iter()
         .flat_map(|vm| vm.vcpus.iter())
         .filter(|vcpu| !vcpu.gone)
-        .for_each(|vcpu| total.add(&vcpu.stats.snapshot()));
+        .for_each(|vcpu| vcpu.stats.add_to(&mut total));
     total
 }
 

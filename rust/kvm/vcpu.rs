@@ -644,8 +644,8 @@ impl<'a> Vcpu<'a> {
     /// has left to userspace.
     #[inline(always)]
     pub(crate) fn emulate_and_classify(&mut self, fault: &MmioFault) -> (Exit, Kind, u8) {
-        // SAFETY: The vCPU is alive, in its own thread, and only that uses its emulator.
-        let emulator = unsafe { Emulator::new((*self.arch()).emulate_ctxt) };
+        // SAFETY: The emulator lives as long as the vCPU, which is in its own thread.
+        let mut emulator = unsafe { Emulator::new((*self.arch()).emulate_ctxt) };
         emulator.forget();
         let exit = self.emulate_instruction(fault);
         let (kind, size) = match exit {

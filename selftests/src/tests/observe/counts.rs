@@ -235,6 +235,9 @@ fn emulated() -> Result<()> {
     // Only compares.
     vcpu.exec(page(3), |a| a.cmp(asm::qword_ptr(asm::rdi), asm::rax))?
         .done()?;
+    // A second source: the first is RAX.
+    vcpu.exec(page(3), |a| a.mul(asm::dword_ptr(asm::rdi)))?
+        .done()?;
     // Wider than a register.
     vcpu.exec(page(2), |a| a.movaps(asm::xmmword_ptr(asm::rdi), asm::xmm0))?
         .done()?;
@@ -246,11 +249,11 @@ fn emulated() -> Result<()> {
     let names = ["reads", "writes", "userspace", "kernel", "last_size"];
     expect_eq!(of(1, names), [1, 0, 1, 0, 4]);
     expect_eq!(of(2, names), [0, 2, 2, 0, 16]);
-    expect_eq!(of(3, names), [2, 0, 2, 0, 8]);
+    expect_eq!(of(3, names), [3, 0, 3, 0, 4]);
     // Two operands in memory, and no exit that says which it was.
     expect_eq!(of(4, names), [0, 0, 0, 1, 0]);
     let names = ["read_1", "read_4", "read_8", "write_2", "write_other"];
-    expect_eq!(values(&vcpu.fields, names), [1, 1, 1, 1, 1]);
+    expect_eq!(values(&vcpu.fields, names), [1, 2, 1, 1, 1]);
     expect_eq!(vcpu.fields["direction_unknown"], 1);
     Ok(())
 }

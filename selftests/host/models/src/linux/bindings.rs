@@ -98,11 +98,11 @@ pub(crate) unsafe fn mmio_ext_ring_doorbell(kvm: Rc<Kvm>, doorbell: &mmio_ext_do
 /// # Safety
 ///
 /// None, but that of C.
-pub(crate) unsafe fn mmio_ext_doorbell_generation(
+pub(crate) unsafe fn mmio_ext_remember_doorbell(
     kvm: Rc<Kvm>,
-    doorbell: &mmio_ext_doorbell,
-) -> u64 {
-    kvm.doorbell_generation(doorbell)
+    doorbell: &mut mmio_ext_doorbell,
+) -> bool {
+    kvm.remember_doorbell(doorbell)
 }
 
 /// # Safety

@@ -190,23 +190,19 @@ impl Kvm {
             && bus.range[doorbell.dev_idx as usize].write(doorbell.gpa, doorbell.val, doorbell.len)
     }
 
-    /// `mmio_ext_doorbell_generation()` of `rust/helpers.c`
-    pub(super) fn doorbell_generation(&self, doorbell: &mmio_ext_doorbell) -> u64 {
+    /// `mmio_ext_remember_doorbell()` of `rust/helpers.c`
+    pub(super) fn remember_doorbell(&self, doorbell: &mut mmio_ext_doorbell) -> bool {
         let bus = self.bus();
-        let Some(device) = bus.range.get(doorbell.dev_idx as usize) else {
-            return 0;
-        };
-        if device.gpa != doorbell.gpa || device.len != doorbell.len {
-            return 0;
-        }
-        let before = &bus.range[..=doorbell.dev_idx as usize];
-        if before
-            .iter()
-            .any(|dev| dev.overlaps(doorbell.gpa, doorbell.len) && !dev.is_ioeventfd())
-        {
-            return 0;
-        }
-        bus.generation
+        let index = doorbell.dev_idx as usize;
+        let found = bus.range.get(index).filter(|device| device.is_ioeventfd());
+        let same =
+            found.is_some_and(|device| (device.gpa, device.len) == (doorbell.gpa, doorbell.len));
+        let first =
+            bus.range.iter().take(index).all(|device| {
+                !device.overlaps(doorbell.gpa, doorbell.len) || device.is_ioeventfd()
+            });
+        doorbell.generation = if same && first { bus.generation } else { 0 };
+        found.is_some()
     }
 
     /// `Vcpu::mmio_bus_generation()`
