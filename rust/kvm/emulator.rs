@@ -60,7 +60,8 @@ impl Emulator {
             (true, false) => (READ, self.src_bytes()),
             (false, true) if self.has_read() => (READ, self.dst_bytes()),
             (false, true) => (WRITE, self.dst_bytes()),
-            _ => UNKNOWN,
+            (true, true) => UNKNOWN,
+            (false, false) => self.src2_bytes().map_or(UNKNOWN, |size| (READ, size)),
         }
     }
 
@@ -75,28 +76,29 @@ impl Emulator {
             (Some(true), (_, true)) => (WRITE, self.dst_bytes()),
             (Some(false), (true, _)) => (READ, self.src_bytes()),
             (Some(false), (_, true)) => (READ, self.dst_bytes()),
+            (Some(false), _) => self.src2_bytes().map_or(UNKNOWN, |size| (READ, size)),
             // The size is not known, like that of what a PUSH puts on the stack.
             _ => UNKNOWN,
         }
     }
 
-    /// Whether a source and the destination are in memory. Neither is if there was an exception.
+    /// Whether source and destination are in memory. Neither is if there was an exception.
     #[inline(always)]
     fn has_memory(&self) -> (bool, bool) {
         let ctxt = self.0.as_ptr();
         // SAFETY: By the type's invariants.
-        let (src, src2, dst, failed) = unsafe {
-            (
-                (*ctxt).src.type_,
-                (*ctxt).src2.type_,
-                (*ctxt).dst.type_,
-                (*ctxt).have_exception,
-            )
-        };
-        if failed {
+        let (src, dst) = unsafe { ((*ctxt).src.type_, (*ctxt).dst.type_) };
+        if self.has_failed() {
             return (false, false);
         }
-        (src == MEMORY || src2 == MEMORY, dst == MEMORY)
+        (src == MEMORY, dst == MEMORY)
+    }
+
+    /// Whether there was an exception.
+    #[inline(always)]
+    fn has_failed(&self) -> bool {
+        // SAFETY: By the type's invariants.
+        unsafe { (*self.0.as_ptr()).have_exception }
     }
 
     /// Whether memory was read.
@@ -106,21 +108,21 @@ impl Emulator {
         unsafe { (*self.0.as_ptr()).mem_read.end != 0 }
     }
 
-    /// The size of the source in memory; the second one is that of MUL, DIV and the like.
     #[inline(always)]
     fn src_bytes(&self) -> u8 {
-        let ctxt = self.0.as_ptr();
         // SAFETY: By the type's invariants.
-        let (src, bytes, bytes2) =
-            unsafe { ((*ctxt).src.type_, (*ctxt).src.bytes, (*ctxt).src2.bytes) };
-        if src == MEMORY {
-            bytes as u8
-        } else {
-            bytes2 as u8
-        }
+        unsafe { (*self.0.as_ptr()).src.bytes as u8 }
     }
 
-    /// The size of the destination.
+    /// The size of the second source, that of MUL, DIV and the like, if it is in memory.
+    #[inline(always)]
+    fn src2_bytes(&self) -> Option<u8> {
+        let ctxt = self.0.as_ptr();
+        // SAFETY: By the type's invariants.
+        let (src2, bytes) = unsafe { ((*ctxt).src2.type_, (*ctxt).src2.bytes) };
+        (src2 == MEMORY && !self.has_failed()).then_some(bytes as u8)
+    }
+
     #[inline(always)]
     fn dst_bytes(&self) -> u8 {
         // SAFETY: By the type's invariants.
