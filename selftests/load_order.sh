@@ -278,17 +278,81 @@ bad_values() {
 	guests_by_rust
 }
 
-# A module that was built for another kernel.
-another_kernel() {
-	kvm_base || return 1
-	sed 's/vermagic=7\.3\./vermagic=7.2./' "$(file_of $EXT)" >"$scratch/$EXT.ko"
-	if cmp -s "$(file_of $EXT)" "$scratch/$EXT.ko"; then
-		echo "# the module does not say which kernel it was built for"
+# refused_of_another_kernel MODULE: it cannot be loaded as built for another kernel
+refused_of_another_kernel() {
+	copy=$scratch/$1.ko
+	sed 's/vermagic=7\.3\./vermagic=7.2./' "$(file_of "$1")" >"$copy"
+	if cmp -s "$(file_of "$1")" "$copy"; then
+		echo "# $1 does not say which kernel it was built for"
 		return 1
 	fi
-	expect_log "$EXT: version magic .* should be" \
-		expect_refusal "invalid module format|exec format error" insmod "$scratch/$EXT.ko" &&
-		c_path
+	expect_log "$1: version magic .* should be" \
+		expect_refusal "invalid module format|exec format error" insmod "$copy"
+}
+
+another_kernel() {
+	kvm_base && refused_of_another_kernel $EXT && c_path
+}
+
+# The vendor module of another build; the right one then has KVM and the extension as ever.
+another_vendor() {
+	kvm_base && refused_of_another_kernel $VENDOR && c_path || return 1
+	expect "vendor removed" unload $VENDOR && expect extension load $EXT &&
+		refused_of_another_kernel $VENDOR && expect vendor load $VENDOR && guests_by_rust
+}
+
+# offset_of FILE HEX: where these bytes are, which must be there once
+offset_of() {
+	od -An -v -tx1 "$1" | tr -d ' \n' | awk -v hex="$2" '{
+		at = index($0, hex)
+		if (at % 2 && !index(substr($0, at + 1), hex))
+			print (at - 1) / 2
+	}'
+}
+
+# A KVM that takes bit 50, not 51, for MMIO SPTEs without EPT: it differs in the constant that
+# kvm_mmu_reset_all_pte_masks() passes on, movabs $0x8000000000001, %rdi.
+kvm_with_another_mask() {
+	copy=$scratch/kvm.ko
+	at=$(offset_of "$(file_of kvm)" 48bf0100000000000800)
+	if [ -z "$at" ]; then
+		echo "# kvm.ko does not set its mask in one place"
+		return 1
+	fi
+	cp "$(file_of kvm)" "$copy" &&
+		printf '\004' | dd of="$copy" bs=1 seek=$((at + 8)) conv=notrunc 2>/dev/null &&
+		expect irqbypass load irqbypass && expect "kvm with another mask" insmod "$copy"
+}
+
+refused_mask() {
+	expect_log "$EXT: MMIO SPTE masks differ: KVM has value 0x4000000000001, " "$@"
+}
+
+another_mask() {
+	bits=$(sed -n 's/^address sizes.*: \([0-9]*\) bits physical.*/\1/p' /proc/cpuinfo | head -n 1)
+	if [ "$bits" -gt 50 ]; then
+		skip "bit 50 is part of an address"
+		return
+	fi
+	kvm_with_another_mask && expect vendor load $VENDOR $TDP=0 && guests || return 1
+	# It makes no difference whether the extension is to be switched on.
+	refused_mask refused_parameter enabled=1 && refused_mask refused_parameter enabled=0 &&
+		expect "vendor removed" unload $VENDOR || return 1
+	# The masks that were computed stay until kvm goes.
+	refused_mask refused_parameter enabled=1 && c_path
+}
+
+# The extension came in time but was switched off, and so did not set the mask.
+another_mask_set_while_off() {
+	kvm_with_another_mask && expect extension load $EXT enabled=0 &&
+		expect vendor load $VENDOR $TDP=0 && guests_not_by_rust &&
+		refused_mask refused_value enabled Y && guests_not_by_rust
+}
+
+# What the extension asks for when it is refused.
+another_mask_avoided() {
+	kvm_with_another_mask && expect extension load $EXT && expect vendor load $VENDOR $TDP=0 &&
+		guests_by_rust
 }
 
 # A kernel without the hooks. Run by name, on a kernel like that.
@@ -370,7 +434,8 @@ run() {
 
 ALL="before_vendor before_vendor_shadow after_vendor after_vendor_shadow no_caching_before
 	no_caching_after vendor_reload removed_after_use busy twice kvm_needs_it off_at_load
-	bad_parameters bad_values another_kernel many_rounds no_leak quiet_log"
+	bad_parameters bad_values another_kernel another_vendor another_mask
+	another_mask_set_while_off another_mask_avoided many_rounds no_leak quiet_log"
 
 if [ "$1" = --rounds ]; then
 	ROUNDS=$2

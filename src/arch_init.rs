@@ -77,8 +77,8 @@ pub(crate) fn check_mmio_spte_mask(_: &VendorInit, tables: PageTables) -> Result
     }
 
     pr_err!(
-        "MMIO SPTE masks differ: KVM has {}, needed for {} is {}; load this module before the \
-         vendor module\n",
+        "MMIO SPTE masks differ: KVM has {}, needed for {} is {}; load kvm anew, and this module \
+         before the vendor module\n",
         format_args!("{installed}"),
         tables.name(),
         format_args!("{wanted}"),
