@@ -273,6 +273,52 @@ static void instructions_hold_as_long_as_their_bytes(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(&vm->vcpus[1], insn));
 }
 
+/* Whether a fault is passed to KVM; if not, the extension handles it. */
+static bool is_passed(struct kunit *test, bool npf, u64 error_code)
+{
+	struct mmio_ext_kunit_vm *vm = test->priv;
+	struct kvm_vcpu *vcpu = &vm->vcpus[0];
+	u64 handled, passed, handled_after, passed_after;
+	int r;
+
+	mmio_ext_kunit_faults(vcpu, &handled, &passed);
+	if (npf)
+		r = vm->ops.npf(vcpu, GPA, error_code, NULL, 0, 0);
+	else
+		r = vm->ops.shadow_fault(vcpu, GVA, error_code, NULL, 0, 0);
+	mmio_ext_kunit_faults(vcpu, &handled_after, &passed_after);
+
+	/* One of the two, and what KVM is told agrees. */
+	KUNIT_EXPECT_EQ(test, handled_after - handled, r != KVM_MMIO_EXT_PASS);
+	KUNIT_EXPECT_EQ(test, passed_after - passed, r == KVM_MMIO_EXT_PASS);
+	return r == KVM_MMIO_EXT_PASS;
+}
+
+/*
+ * Fetches, faults of encrypted or private memory, of SGX, and whatever a bit
+ * may mean one day have more to them than MMIO.
+ */
+static void faults_that_say_more_are_passed(struct kunit *test)
+{
+	const u64 taken = PFERR_PRESENT_MASK | PFERR_WRITE_MASK | PFERR_USER_MASK |
+			  PFERR_RSVD_MASK | PFERR_GUEST_FINAL_MASK |
+			  PFERR_GUEST_PAGE_MASK;
+	struct mmio_ext_kunit_vm *vm = test->priv;
+	int npf, bit;
+
+	guard(srcu)(&vm->kvm.srcu);
+	for (npf = 0; npf < 2; npf++) {
+		for (bit = 0; bit < 64; bit++) {
+			const u64 mask = BIT_ULL(bit);
+
+			KUNIT_EXPECT_EQ_MSG(test, is_passed(test, npf, PFERR_RSVD_MASK | mask),
+					    !(taken & mask), "npf %d, bit %d", npf, bit);
+			KUNIT_EXPECT_EQ_MSG(test, is_passed(test, npf, taken | mask),
+					    !(taken & mask), "npf %d, bit %d", npf, bit);
+		}
+	}
+}
+
 static void state_goes_with_the_vcpu(struct kunit *test)
 {
 	struct mmio_ext_kunit_vm *vm = test->priv;
@@ -382,6 +428,7 @@ static struct kunit_case vcpu_cases[] = {
 	KUNIT_CASE(addresses_of_l2_are_not_kept),
 	KUNIT_CASE(vacancies_hold_until_devices_change),
 	KUNIT_CASE(instructions_hold_as_long_as_their_bytes),
+	KUNIT_CASE(faults_that_say_more_are_passed),
 	KUNIT_CASE(state_goes_with_the_vcpu),
 	KUNIT_CASE(without_memory_c_goes_on),
 	{}

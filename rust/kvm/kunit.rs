@@ -13,7 +13,11 @@ use super::{
     vcpu::{AssistBytes, Mode, Vcpu},
     Write, //
 };
-use crate::{addr::Gpa, decode::MAX_LENGTH};
+use crate::{
+    addr::Gpa,
+    decode::MAX_LENGTH,
+    stats::{Event, Snapshot}, //
+};
 use core::{convert::Infallible, ffi::c_void, ptr};
 use kernel::ffi::{c_int, c_uint};
 use kvm_bindings as bindings;
@@ -150,6 +154,26 @@ unsafe extern "C" fn mmio_ext_kunit_knows_insn(
 unsafe fn assist(insn: *mut c_void) -> AssistBytes {
     // SAFETY: By the contract of this function.
     unsafe { AssistBytes::new(insn, MAX_LENGTH as c_int) }
+}
+
+/// How many faults of the vCPU the extension has handled, and how many it has passed to KVM.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`]; the pointers must be valid for writes.
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_kunit_faults(
+    vcpu: *mut bindings::kvm_vcpu,
+    handled: *mut u64,
+    passed: *mut u64,
+) {
+    // SAFETY: By the contract of this function.
+    let stats = unsafe { Vcpu::enter(vcpu) }.map_or(Snapshot::ZERO, |vcpu| vcpu.stats().snapshot());
+    // SAFETY: By the contract of this function.
+    unsafe {
+        handled.write(stats.faults());
+        passed.write(stats.get(Event::Passed));
+    }
 }
 
 /// What KVM calls when userspace has completed a read.
