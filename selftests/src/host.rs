@@ -59,6 +59,11 @@ pub fn keeps_cr2() -> bool {
     })
 }
 
+/// Whether the machine's processor is QEMU's own, by its name.
+pub fn is_qemu() -> bool {
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("QEMU TCG CPU"))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     Intel,

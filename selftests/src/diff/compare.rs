@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Running each program both ways, and the smallest program that shows a difference.
 
+use std::fmt;
 use std::ops::{AddAssign, Range};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::control::Changes;
 use super::machine::{Bench, Trace};
+use super::plan::Comparison;
 use super::program::{Guest, Program, Step, generate};
 use super::random::Random;
-use crate::guest::Mode;
 use crate::guest::layout::{code, code_end};
 use crate::host;
 use crate::stats::{Delta, Mark};
@@ -22,7 +24,18 @@ pub enum Switch {
     Fast,
 }
 
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enabled => "enabled",
+            Self::Fast => "fast",
+        })
+    }
+}
+
 impl Switch {
+    pub const ALL: [Self; 2] = [Self::Enabled, Self::Fast];
+
     pub fn get(self) -> Option<bool> {
         match self {
             Self::Enabled => host::extension_enabled(),
@@ -41,7 +54,6 @@ impl Switch {
 /// How much to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    pub switch: Switch,
     pub seed: u64,
     pub programs: u64,
     /// Steps in a program.
@@ -93,7 +105,7 @@ impl Place {
 }
 
 /// Part of the programs are accesses only; a change of a memslot makes KVM forget all it knew.
-const CHANGES: [u64; 4] = [0, 0, 3, 12];
+const PERCENT: [u64; 4] = [0, 0, 3, 12];
 
 /// Programs that run one after another before the switch changes, which takes long.
 const BATCH: u64 = 50;
@@ -106,26 +118,38 @@ struct Placed {
     program: Program,
 }
 
-/// The machine of one mode, and which of the switches its programs test.
+/// What is compared, and the machine for it.
 struct Pair {
-    switch: Switch,
+    what: Comparison,
     bench: Bench,
 }
 
 impl Pair {
-    fn new(switch: Switch, mode: Mode) -> Result<Self> {
+    fn new(what: Comparison) -> Result<Self> {
         Ok(Self {
-            switch,
-            bench: Bench::new(mode)?,
+            what,
+            bench: Bench::new(what.mode)?,
         })
     }
 
     fn generate(&self, seed: u64, length: usize) -> Placed {
-        let mode = self.bench.mode();
+        let mode = self.what.mode;
         let mut random = Random::new(seed);
-        let changes = random.pick(&CHANGES);
+        let percent = random.pick(&PERCENT);
+        let changes = if self.what.mixed {
+            Changes {
+                slots: true,
+                tables: true,
+            }
+        } else {
+            let slots = random.percent(50);
+            Changes {
+                slots,
+                tables: !slots,
+            }
+        };
         let guest = Guest::new(mode, self.bench.roots());
-        let steps = generate(&mut random, guest, length, changes);
+        let steps = generate(&mut random, guest, length, percent, changes);
         let longest = Program::assemble(&steps, mode, 0).code.len();
         let place = Place::choose(&mut random, longest as u64);
         let program = Program::assemble(&steps, mode, place.address);
@@ -140,7 +164,7 @@ impl Pair {
     fn run(&mut self, program: &Program, place: Place) -> Result<Trace> {
         let trace = self.bench.run(program, place.address, place.rflags)?;
         if !trace.is_done() {
-            self.bench = Bench::new(self.bench.mode())?;
+            self.bench = Bench::new(self.what.mode)?;
         }
         Ok(trace)
     }
@@ -150,7 +174,7 @@ impl Pair {
         [false, true, true]
             .into_iter()
             .map(|on| {
-                self.switch.set(on)?;
+                self.what.switch.set(on)?;
                 self.run(program, place)
             })
             .collect()
@@ -162,7 +186,7 @@ impl Pair {
         while n < steps.len() {
             let mut fewer = steps.clone();
             fewer.remove(n);
-            let program = Program::assemble(&fewer, self.bench.mode(), place.address);
+            let program = Program::assemble(&fewer, self.what.mode, place.address);
             if difference(&self.run_alone(&program, place)?).is_some() {
                 steps = fewer;
             } else {
@@ -173,7 +197,7 @@ impl Pair {
     }
 
     fn report(&mut self, placed: &Placed, what: &str) -> Result<String> {
-        let (mode, place) = (self.bench.mode(), placed.place);
+        let (mode, place) = (self.what.mode, placed.place);
         let steps = self.shrink(place, placed.steps.clone())?;
         let program = Program::assemble(&steps, mode, place.address);
         let now = difference(&self.run_alone(&program, place)?)
@@ -187,10 +211,13 @@ impl Pair {
 
     /// Runs all programs off, then all on, and compares.
     fn check(&mut self, seeds: Range<u64>, length: usize, totals: &mut Totals) -> Result<()> {
-        let mode = self.bench.mode();
+        let Comparison { switch, mode, .. } = self.what;
+        let again = |seed| {
+            format!("--switch {switch} --mode {mode} --length {length} --seed {seed} --programs 1")
+        };
         let batch: Vec<_> = seeds.map(|seed| self.generate(seed, length)).collect();
         let mut run_all = |on| -> Result<Vec<Trace>> {
-            self.switch.set(on)?;
+            switch.set(on)?;
             batch
                 .iter()
                 .map(|placed| self.run(&placed.program, placed.place))
@@ -203,11 +230,11 @@ impl Pair {
             totals.accesses += off.accesses();
             off.expect_done().with_context(|| {
                 let listing = placed.program.listing(mode, placed.place.address);
-                format!("--mode {mode} --seed {seed}: {listing}")
+                format!("{}: {listing}", again(seed))
             })?;
             if let Some(what) = difference(&[off, on]) {
                 let report = self.report(placed, &what)?;
-                bail!("--mode {mode} --seed {seed} --programs 1: {report}");
+                bail!("{}: {report}", again(seed));
             }
         }
         Ok(())
@@ -233,10 +260,10 @@ fn add_counters(totals: &mut Totals, delta: &Delta) -> Result<()> {
 }
 
 /// Runs programs until one differs or all have run.
-pub fn run(limits: &Limits, mode: Mode) -> Result<Totals> {
-    ensure!(limits.switch.get().is_some(), "the extension is not loaded");
+pub fn run(what: Comparison, limits: &Limits) -> Result<Totals> {
+    ensure!(what.switch.get().is_some(), "the extension is not loaded");
     let mut totals = Totals::default();
-    let mut pair = Pair::new(limits.switch, mode)?;
+    let mut pair = Pair::new(what)?;
     let start = Mark::here(&[])?;
     let end = limits.seed + limits.programs;
     for first in (limits.seed..end).step_by(BATCH as usize) {

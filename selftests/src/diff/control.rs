@@ -12,11 +12,17 @@ const AX: u8 = 0;
 const CX: u8 = 1;
 const DX: u8 = 2;
 
-pub fn step(random: &mut Random, guest: &mut Guest<'_>) -> Step {
+/// What steps may change besides CR3 and CR0.
+#[derive(Clone, Copy)]
+pub struct Changes {
+    pub slots: bool,
+    pub tables: bool,
+}
+
+pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Step {
     match random.below(10) {
-        0..3 => slot(random),
-        3..5 => invlpg(random),
-        5..7 if guest.mode().is_paged() => remap(random, guest),
+        0..3 if changes.slots => slot(random),
+        5..7 if changes.tables && guest.mode().is_paged() => remap(random, guest),
         7..9 if guest.mode().is_paged() => load_cr3(random, guest),
         9 if matches!(guest.mode(), Mode::Pae | Mode::Legacy) => {
             guest.switch_paging();

@@ -6,8 +6,10 @@ mod access;
 mod compare;
 mod control;
 mod machine;
+mod plan;
 mod program;
 pub(crate) mod random;
 mod slots;
 
 pub use compare::{Limits, Switch, Totals, run};
+pub use plan::{Comparison, plan};

@@ -3,10 +3,11 @@
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
+use super::access;
+use super::control::{self, Changes};
 use super::machine::Root;
 use super::random::Random;
 use super::slots::HostOp;
-use super::{access, control};
 use crate::guest::Mode;
 use crate::guest::layout::{MMIO_GPA, MMIO_GVA, port};
 
@@ -77,11 +78,12 @@ pub fn generate(
     mut guest: Guest<'_>,
     length: usize,
     percent: u64,
+    changes: Changes,
 ) -> Vec<Step> {
     (0..length)
         .map(|_| {
             if random.percent(percent) {
-                control::step(random, &mut guest)
+                control::step(random, &mut guest, changes)
             } else {
                 access::access(random, &guest)
             }

@@ -79,8 +79,13 @@ impl Slots {
         Ok(())
     }
 
-    /// Deletes all memslots, and gives their memory its first contents.
-    pub fn reset(&mut self, machine: &Machine) -> Result<()> {
+    /// Deletes all memslots, and gives their memory its first contents. With `forget` there is
+    /// one to delete in any case, with which KVM forgets all SPTEs.
+    pub fn reset(&mut self, machine: &Machine, forget: bool) -> Result<()> {
+        if forget {
+            let place = Some((SLOT_PAGES[0][0], SlotKind::Ram));
+            self.change(machine, HostOp { slot: 0, place })?;
+        }
         for slot in 0..self.places.len() {
             if self.places[slot].is_some() {
                 self.change(machine, HostOp { slot, place: None })?;

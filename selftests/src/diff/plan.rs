@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What can be compared on a machine, and what cannot because KVM or the machine is wrong there.
+
+use super::compare::Switch;
+use crate::guest::Mode;
+use crate::host::{Modes, is_qemu};
+
+/// Guests of one mode, with one switch off and on.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison {
+    pub switch: Switch,
+    pub mode: Mode,
+    /// Whether memslots and page tables may change in one program.
+    pub mixed: bool,
+    /// Why it says nothing here.
+    pub left_out: Option<&'static str>,
+}
+
+/// What is compared on this machine: the extension off and on in every mode, and its fast path
+/// off and on if there are programs in which that is the only way.
+pub fn plan(host: &Modes) -> Vec<Comparison> {
+    let enabled = |mode| Comparison {
+        switch: Switch::Enabled,
+        mode,
+        // With shadow paging C's sync_mmio_spte() makes MMIO SPTEs that are older than a memslot
+        // valid again if the guest changes its page tables; the extension does not.
+        mixed: host.tdp || !mode.is_paged(),
+        left_out: (mode == Mode::Pae && host.tdp && is_qemu()).then_some(
+            "QEMU with NPT writes to the entries that CR3 points to, at no certain time",
+        ),
+    };
+    let fast = Comparison {
+        switch: Switch::Fast,
+        mixed: true,
+        ..enabled(Mode::Long)
+    };
+    let all = Mode::ALL.map(enabled).into_iter();
+    all.chain((!host.tdp).then_some(fast)).collect()
+}
