@@ -63,6 +63,7 @@ fn check(options: &Options, what: Comparison, deadline: Option<Instant>) -> Resu
     // Otherwise the test proves nothing. A single program, run again, need not have it all.
     if all.programs >= 40 {
         ensure!(all.faults > 0, "the extension has handled nothing: {all:?}");
+        ensure!(all.smis > 0, "no handler ran in SMM: {all:?}");
         if what.mode.is_long() {
             ensure!(
                 all.fast >= all.accesses / 4,

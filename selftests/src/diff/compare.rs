@@ -70,6 +70,7 @@ pub struct Totals {
     pub faults: u64,
     pub fast: u64,
     pub refused: u64,
+    pub smis: u64,
 }
 
 impl AddAssign for Totals {
@@ -79,6 +80,7 @@ impl AddAssign for Totals {
         self.faults += other.faults;
         self.fast += other.fast;
         self.refused += other.refused;
+        self.smis += other.smis;
     }
 }
 
@@ -228,6 +230,7 @@ impl Pair {
             let seed = placed.seed;
             totals.programs += 1;
             totals.accesses += off.accesses();
+            totals.smis += off.smis;
             off.expect_done().with_context(|| {
                 let listing = placed.program.listing(mode, placed.place.address);
                 format!("{}: {listing}", again(seed))

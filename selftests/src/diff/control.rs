@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Steps that change what an address means: memslots, page tables, CR3, paging itself.
+//! Steps that change what an address means: memslots, page tables, CR3, paging itself, SMM.
 
 use super::machine::{RAM, Root, WINDOW, WINDOW_PAGES};
 use super::program::{Guest, Step};
 use super::random::Random;
 use super::slots::{HostOp, SLOT_PAGES};
+use super::smm;
 use crate::guest::{Mode, PAGE, SlotKind};
 
 /// Registers that the steps here use.
@@ -20,7 +21,7 @@ pub struct Changes {
 }
 
 pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Step {
-    match random.below(10) {
+    match random.below(11) {
         0..3 if changes.slots => slot(random),
         5..7 if changes.tables && guest.mode().is_paged() => remap(random, guest),
         7..9 if guest.mode().is_paged() => load_cr3(random, guest),
@@ -28,6 +29,7 @@ pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Ste
             guest.switch_paging();
             switch_paging(guest)
         }
+        10 => smm::step(random),
         _ => invlpg(random),
     }
 }
@@ -40,7 +42,7 @@ fn slot(random: &mut Random) -> Step {
         .percent(70)
         .then(|| (random.pick(&SLOT_PAGES[slot]), random.pick(&kinds)));
     Step {
-        host: Some(HostOp { slot, place }),
+        host: Some(HostOp::Slot(slot, place)),
         ..Step::default()
     }
 }

@@ -6,7 +6,8 @@ use kvm_bindings::{kvm_fpu, kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 
 use super::program::Program;
-use super::slots::{Contents, Slots, pattern};
+use super::slots::{Contents, HostOp, Slots, pattern};
+use super::smm;
 use crate::guest::layout::{self, MMIO_GPA, MMIO_GVA, SCRATCH, port};
 use crate::guest::paging::{SUPERVISOR, USER};
 use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, PageTables, Vcpu};
@@ -78,6 +79,8 @@ pub struct Trace {
     ram: Vec<u8>,
     slots: Contents,
     rings: Vec<u64>,
+    /// Handlers that ran in SMM.
+    pub smis: u64,
 }
 
 impl Trace {
@@ -114,6 +117,9 @@ impl Trace {
         if self.slots != other.slots {
             return self.slots.difference(&other.slots);
         }
+        if self.smis != other.smis {
+            return format!("SMIs: {} became {}", self.smis, other.smis);
+        }
         let at = self.ram.iter().zip(&other.ram).position(|(a, b)| a != b);
         format!("RAM at offset {at:x?}")
     }
@@ -135,6 +141,7 @@ impl Bench {
         let mut sregs = vcpu.sregs()?;
         [sregs.fs.base, sregs.gs.base] = segment_bases(mode);
         vcpu.set_sregs(&sregs)?;
+        smm::prepare(&machine)?;
         Ok(Self {
             roots: roots(&machine),
             bells: bells(&machine)?,
@@ -156,9 +163,10 @@ impl Bench {
     /// Makes everything what it is when a program starts; the one before has restored the rest,
     /// but may have left shadow page tables out of sync: they must be gone before a memslot comes.
     fn reset(&mut self, next: &Program) -> Result<()> {
-        let changes_slots = !next.host.is_empty();
+        let changes_slots = next.host.iter().any(|op| matches!(op, HostOp::Slot(..)));
         self.slots.reset(&self.machine, changes_slots)?;
         self.machine.ram().write(RAM, &pattern(RAM_LEN, 0));
+        self.machine.ram().write_u64(smm::COUNT, 0);
         let now = self.vcpu.sregs()?;
         if (now.cr0, now.cr3) != (self.sregs.cr0, self.sregs.cr3) {
             self.vcpu.set_sregs(&self.sregs)?;
@@ -191,12 +199,11 @@ impl Bench {
             }
         }
         let mut host = program.host.iter();
-        let fd = self.vcpu.fd_mut();
-        fd.set_regs(&regs).context("KVM_SET_REGS")?;
+        self.vcpu.fd().set_regs(&regs).context("KVM_SET_REGS")?;
 
         let mut exits = Vec::new();
         let end = loop {
-            match fd.run() {
+            match self.vcpu.fd_mut().run() {
                 Ok(VcpuExit::MmioWrite(gpa, data)) => exits.push(Event::Write {
                     gpa,
                     data: data.to_vec(),
@@ -209,7 +216,12 @@ impl Bench {
                 }
                 Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::HOST) => {
                     let op = host.next().context("more exits than operations")?;
-                    self.slots.change(&self.machine, *op)?;
+                    match op {
+                        HostOp::Slot(slot, place) => {
+                            self.slots.change(&self.machine, *slot, *place)?;
+                        }
+                        HostOp::Smi(handler) => smm::interrupt(&self.machine, &self.vcpu, handler)?,
+                    }
                 }
                 Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::DONE) => {
                     break "done".to_owned();
@@ -225,6 +237,7 @@ impl Bench {
                 break "endless".to_owned();
             }
         };
+        let fd = self.vcpu.fd();
         let regs = fd.get_regs().context("KVM_GET_REGS")?;
         let xmm = fd.get_fpu().context("KVM_GET_FPU")?.xmm;
         let sregs = self.vcpu.sregs()?;
@@ -242,6 +255,7 @@ impl Bench {
             slots: self.slots.contents(&self.machine)?,
             ram: self.machine.ram().read(RAM, RAM_LEN as usize),
             rings,
+            smis: self.machine.ram().read_u64(smm::COUNT),
         })
     }
 }

@@ -10,6 +10,7 @@ mod plan;
 mod program;
 pub(crate) mod random;
 mod slots;
+mod smm;
 
 pub use compare::{Limits, Switch, Totals, run};
 pub use plan::{Comparison, plan};

@@ -8,6 +8,7 @@ use super::control::{self, Changes};
 use super::machine::Root;
 use super::random::Random;
 use super::slots::HostOp;
+use super::smm;
 use crate::guest::Mode;
 use crate::guest::layout::{MMIO_GPA, MMIO_GVA, port};
 
@@ -136,29 +137,44 @@ impl Program {
             let displacement = target.wrapping_sub(next) as u32;
             code[start + offset..][..4].copy_from_slice(&displacement.to_le_bytes());
         }
-        if let Some(op) = step.host {
+        if let Some(op) = &step.host {
             code.extend([0xe6, port::HOST]);
-            self.host.push(op);
+            self.host.push(op.clone());
         }
     }
 
     /// The program as text, an instruction a line.
     pub fn listing(&self, mode: Mode, address: u64) -> String {
         let mut text = String::new();
-        let mut formatter = IntelFormatter::new();
         let mut host = self.host.iter();
-        let decoder = Decoder::with_ip(mode.bits(), &self.code, address, DecoderOptions::NONE);
-        for insn in decoder {
-            let start = (insn.ip() - address) as usize;
-            let bytes = &self.code[start..start + insn.len()];
-            let mut line = String::new();
-            formatter.format(&insn, &mut line);
-            text += &format!("{:#x}: {bytes:02x?} {line}", insn.ip());
-            if bytes == [0xe6, port::HOST] {
-                text += &format!("  ; {:x?}", host.next());
+        for (bytes, line) in disassemble(&self.code, mode.bits(), address) {
+            text += &line;
+            match (bytes == [0xe6, port::HOST]).then(|| host.next()).flatten() {
+                Some(HostOp::Smi(handler)) => {
+                    text += "  ; SMI";
+                    for (_, line) in disassemble(handler, 16, smm::HANDLER) {
+                        text += &format!("\n    {line}");
+                    }
+                }
+                Some(op) => text += &format!("  ; {op:x?}"),
+                None => {}
             }
             text += "\n";
         }
         text
     }
+}
+
+/// The bytes of each instruction, and a line of text.
+fn disassemble(code: &[u8], bits: u32, address: u64) -> impl Iterator<Item = (&[u8], String)> {
+    let mut formatter = IntelFormatter::new();
+    let mut decoder = Decoder::with_ip(bits, code, address, DecoderOptions::NONE);
+    std::iter::from_fn(move || {
+        let start = decoder.position();
+        let insn = decoder.can_decode().then(|| decoder.decode())?;
+        let bytes = &code[start..decoder.position()];
+        let mut line = String::new();
+        formatter.format(&insn, &mut line);
+        Some((bytes, format!("{:#x}: {bytes:02x?} {line}", insn.ip())))
+    })
 }

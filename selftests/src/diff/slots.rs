@@ -9,14 +9,15 @@ use crate::guest::{Machine, PAGE, Region, SlotKind};
 pub const SLOT_PAGES: [[u64; 3]; 2] = [[1, 6, 7], [9, 12, 13]];
 
 /// Where a memslot is, and what it is.
-type Place = Option<(u64, SlotKind)>;
+pub type Place = Option<(u64, SlotKind)>;
 
 /// What the host does when the program asks for it.
-#[derive(Clone, Copy, Debug)]
-pub struct HostOp {
-    pub slot: usize,
-    /// None: the memslot goes.
-    pub place: Place,
+#[derive(Clone, Debug)]
+pub enum HostOp {
+    /// A memslot is to be there; None: it goes.
+    Slot(usize, Place),
+    /// KVM_SMI, with this handler.
+    Smi(Vec<u8>),
 }
 
 /// The memslots, and their memory.
@@ -60,22 +61,22 @@ impl Slots {
     }
 
     /// Creates, moves, changes or deletes a memslot.
-    pub fn change(&mut self, machine: &Machine, op: HostOp) -> Result<()> {
-        let old = self.places[op.slot];
-        let number = Self::number(op.slot);
+    pub fn change(&mut self, machine: &Machine, slot: usize, place: Place) -> Result<()> {
+        let old = self.places[slot];
+        let number = Self::number(slot);
         // KVM does not let KVM_MEM_READONLY change, nor page and flags at once.
         let stays = |(page, kind): (u64, SlotKind)| {
-            op.place.is_some_and(|(there, now)| {
+            place.is_some_and(|(there, now)| {
                 kind == now || (page == there && ![kind, now].contains(&SlotKind::ReadOnly))
             })
         };
         if old.is_some_and(|old| !stays(old)) {
             machine.delete_slot(number)?;
         }
-        if let Some((page, kind)) = op.place {
-            machine.set_slot(number, machine.gpa(page), &self.memory[op.slot], kind)?;
+        if let Some((page, kind)) = place {
+            machine.set_slot(number, machine.gpa(page), &self.memory[slot], kind)?;
         }
-        self.places[op.slot] = op.place;
+        self.places[slot] = place;
         Ok(())
     }
 
@@ -84,11 +85,11 @@ impl Slots {
     pub fn reset(&mut self, machine: &Machine, forget: bool) -> Result<()> {
         if forget {
             let place = Some((SLOT_PAGES[0][0], SlotKind::Ram));
-            self.change(machine, HostOp { slot: 0, place })?;
+            self.change(machine, 0, place)?;
         }
         for slot in 0..self.places.len() {
             if self.places[slot].is_some() {
-                self.change(machine, HostOp { slot, place: None })?;
+                self.change(machine, slot, None)?;
             }
             self.memory[slot].write(0, &pattern(PAGE, slot as u64 + 1));
         }

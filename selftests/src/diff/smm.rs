@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+//! System management interrupts, whose handlers access MMIO from other memslots.
+
+use anyhow::{Context, Result};
+
+use super::machine::{RAM, WINDOW_PAGES};
+use super::program::Step;
+use super::random::Random;
+use super::slots::HostOp;
+use crate::guest::layout::MMIO_GPA;
+use crate::guest::{Machine, PAGE, SlotKind, Vcpu};
+
+/// Where vCPU 0 starts in SMM after a reset: SMBASE + 8000h. No other vCPU has its code there.
+pub const HANDLER: u64 = 0x3_8000;
+
+/// How often a handler has come to its end, 4 bytes.
+pub const COUNT: u64 = HANDLER + PAGE;
+
+/// The part of a slot's number that selects the address space of SMM.
+const ADDRESS_SPACE: u32 = 1 << 16;
+
+/// Gives SMM the guest's RAM, and nothing else: what is a memslot outside is MMIO inside.
+pub fn prepare(machine: &Machine) -> Result<()> {
+    machine
+        .set_slot(ADDRESS_SPACE, 0, machine.ram(), SlotKind::Ram)
+        .context("memory for SMM")
+}
+
+/// An interrupt before the next instruction, with a handler of a few copies.
+pub fn step(random: &mut Random) -> Step {
+    let copies = 1 + random.below(3);
+    let mut handler: Vec<u8> = (0..copies).flat_map(|_| copy(random)).collect();
+    // inc dword ptr [COUNT]; rsm
+    handler.extend([0x66, 0x67, 0xff, 0x05]);
+    handler.extend((COUNT as u32).to_le_bytes());
+    handler.extend([0x0f, 0xaa]);
+    Step {
+        host: Some(HostOp::Smi(handler)),
+        ..Step::default()
+    }
+}
+
+/// 16-bit code that copies 1, 2 or 4 bytes through the accumulator, between absolute addresses of
+/// 32 bits: registers are restored by RSM, memory tells what was read.
+fn copy(random: &mut Random) -> Vec<u8> {
+    let (wide, dword) = (u8::from(random.percent(75)), random.percent(60));
+    let mut code = Vec::new();
+    // MOV from memory, MOV to memory.
+    for opcode in [0xa0, 0xa2] {
+        if dword {
+            code.push(0x66);
+        }
+        code.extend([0x67, opcode | wide]);
+        code.extend((target(random) as u32).to_le_bytes());
+    }
+    code
+}
+
+fn target(random: &mut Random) -> u64 {
+    let (base, pages) = if random.percent(30) {
+        (RAM, 1)
+    } else {
+        (MMIO_GPA, WINDOW_PAGES - 1)
+    };
+    let offset = match random.below(3) {
+        0 => random.below(4) * 8,
+        1 => random.below(PAGE),
+        // The end of a page, and over it.
+        _ => PAGE - 1 - random.below(4),
+    };
+    base + random.below(pages) * PAGE + offset
+}
+
+/// Has the vCPU interrupted before its next instruction.
+pub fn interrupt(machine: &Machine, vcpu: &Vcpu, handler: &[u8]) -> Result<()> {
+    machine.ram().write(HANDLER, handler);
+    vcpu.fd().smi().context("KVM_SMI")
+}
