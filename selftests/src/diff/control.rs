@@ -21,7 +21,7 @@ pub struct Changes {
 }
 
 pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Step {
-    match random.below(11) {
+    match random.below(12) {
         0..3 if changes.slots => slot(random),
         5..7 if changes.tables && guest.mode().is_paged() => remap(random, guest),
         7..9 if guest.mode().is_paged() => load_cr3(random, guest),
@@ -29,7 +29,7 @@ pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Ste
             guest.switch_paging();
             switch_paging(guest)
         }
-        10 => smm::step(random),
+        10.. => smm::step(random),
         _ => invlpg(random),
     }
 }

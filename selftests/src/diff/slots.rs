@@ -3,10 +3,15 @@
 
 use anyhow::{Context, Result};
 
+use super::smm;
 use crate::guest::{Machine, PAGE, Region, SlotKind};
 
 /// The pages of the window, by GPA, on which each of the memslots can be.
-pub const SLOT_PAGES: [[u64; 3]; 2] = [[1, 6, 7], [9, 12, 13]];
+pub const SLOT_PAGES: [[u64; 3]; SLOTS] = [[1, 6, 7], [9, 12, 13], [2, 6, 12]];
+const SLOTS: usize = 3;
+
+/// The one that is there in SMM only.
+const SMM_SLOT: usize = 2;
 
 /// Where a memslot is, and what it is.
 pub type Place = Option<(u64, SlotKind)>;
@@ -22,8 +27,8 @@ pub enum HostOp {
 
 /// The memslots, and their memory.
 pub struct Slots {
-    memory: [Region; 2],
-    places: [Place; 2],
+    memory: [Region; SLOTS],
+    places: [Place; SLOTS],
 }
 
 /// What is in them.
@@ -50,14 +55,19 @@ impl Slots {
     pub fn new() -> Result<Self> {
         let region = || Region::new(PAGE).context("memory for the guest");
         Ok(Self {
-            memory: [region()?, region()?],
-            places: [None; 2],
+            memory: [region()?, region()?, region()?],
+            places: [None; SLOTS],
         })
     }
 
     /// The number that KVM knows the memslot by.
     fn number(slot: usize) -> u32 {
-        slot as u32 + 1
+        let space = if slot == SMM_SLOT {
+            smm::ADDRESS_SPACE
+        } else {
+            0
+        };
+        space | (slot as u32 + 1)
     }
 
     /// Creates, moves, changes or deletes a memslot.

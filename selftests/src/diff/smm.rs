@@ -17,9 +17,9 @@ pub const HANDLER: u64 = 0x3_8000;
 pub const COUNT: u64 = HANDLER + PAGE;
 
 /// The part of a slot's number that selects the address space of SMM.
-const ADDRESS_SPACE: u32 = 1 << 16;
+pub const ADDRESS_SPACE: u32 = 1 << 16;
 
-/// Gives SMM the guest's RAM, and nothing else: what is a memslot outside is MMIO inside.
+/// Gives SMM the guest's RAM. Other memslots are not there: what is one outside is MMIO inside.
 pub fn prepare(machine: &Machine) -> Result<()> {
     machine
         .set_slot(ADDRESS_SPACE, 0, machine.ram(), SlotKind::Ram)
