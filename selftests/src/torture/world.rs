@@ -153,7 +153,8 @@ pub fn torture(mode: Mode, limits: Limits) -> Result<()> {
     let visitors = (0..limits.vcpus)
         .map(|id| Ok(Visitor::new(id, machine.add_vcpu()?, limits.seed)))
         .collect::<Result<Vec<_>>>()?;
-    let switches = switches::all(limits);
+    let switches = switches::all(limits)?;
+    let turned: Vec<_> = switches.iter().map(Switch::counter).collect();
     let actors = SLOTS + bells::KINDS.len() + switches.len();
     let world = World::new(machine, limits.vcpus, actors)?;
 
@@ -169,7 +170,7 @@ pub fn torture(mode: Mode, limits: Limits) -> Result<()> {
     for bell in &world.bells {
         bell.check_sum()?;
     }
-    world.check_that_all_was_seen()?;
+    world.check_that_all_was_seen(&turned)?;
     start.delta(&[])?.expect_balance().map(|_| ())
 }
 
@@ -210,10 +211,11 @@ fn run_threads(
 }
 
 impl World {
-    /// A run in which some outcome never came up would prove less than it says.
-    fn check_that_all_was_seen(&self) -> Result<()> {
+    /// A run in which some outcome never came up, or some switch stood still, would prove less
+    /// than it says.
+    fn check_that_all_was_seen(&self, turned: &[fn(&Tally) -> &AtomicU64]) -> Result<()> {
         let tally = &self.tally;
-        for counter in [
+        let seen = [
             &tally.saw_ram,
             &tally.saw_read_only,
             &tally.saw_hole,
@@ -222,7 +224,11 @@ impl World {
             &tally.saw_change,
             &tally.dirty_logs,
             &tally.reloads,
-        ] {
+            &tally.slot_changes,
+            &tally.bell_changes,
+        ];
+        let turned = turned.iter().map(|counter| counter(tally));
+        for counter in seen.into_iter().chain(turned) {
             ensure!(
                 counter.load(Ordering::Relaxed) > 0,
                 "something was never seen: do more rounds; {tally}"
