@@ -13,7 +13,7 @@ use super::bells::{self, Bell};
 use super::slots::{self, Slot};
 use super::switches::{self, Switch};
 use super::visit::{self, Visitor};
-use crate::guest::{Machine, Mode, PageTables};
+use crate::guest::{Machine, Mode, PageTables, Zap};
 use crate::stats::Mark;
 use crate::tap::note;
 
@@ -148,8 +148,9 @@ pub fn count(counter: &AtomicU64, n: u64) {
 }
 
 /// Runs all threads until each actor has done its share, and checks the sums.
-pub fn torture(mode: Mode, limits: Limits) -> Result<()> {
+pub fn torture(mode: Mode, zap: Zap, limits: Limits) -> Result<()> {
     let mut machine = Machine::new(mode)?;
+    machine.zap(zap)?;
     let visitors = (0..limits.vcpus)
         .map(|id| Ok(Visitor::new(id, machine.add_vcpu()?, limits.seed)))
         .collect::<Result<Vec<_>>>()?;
