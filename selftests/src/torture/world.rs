@@ -140,6 +140,7 @@ tally! {
     saw_bell = "visits to a doorbell while nothing changed",
     saw_no_bell = "visits to a removed doorbell while nothing changed",
     saw_change = "visits while something changed",
+    longest_run = "ms until an event, at most",
 }
 
 /// Adds to one of the counts.
