@@ -10,12 +10,16 @@ use kvm_mmio_selftests::host::{self, Modes};
 use kvm_mmio_selftests::tap::{self, Test};
 use kvm_mmio_selftests::torture::{self, Limits};
 
+/// A whole run.
+const SWITCHES: u64 = 10_000;
+const CHANGES: u64 = 500;
+
 /// Long tests of emulated MMIO under change, reported as TAP.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// Tests to run; a part of a name stands for all names with it
-    #[arg(default_values_t = ["torture_long".to_owned(), "torture_legacy".to_owned()])]
+    /// Tests to run; a part of a name stands for all names with it. When none is given, every
+    /// kind of guest, or torture_long and torture_legacy if less than usual is to be done.
     names: Vec<String>,
     /// Name the tests, and what each proves
     #[arg(long)]
@@ -25,14 +29,27 @@ struct Options {
     #[arg(long, default_value_t = 4)]
     vcpus: u64,
     /// Turns of the extension's switch, at least
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = SWITCHES)]
     switches: u64,
     /// Changes of each memslot and of each ioeventfd, at least
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = CHANGES)]
     changes: u64,
     /// Seconds until a test counts as hanging
     #[arg(long, default_value_t = 1800)]
     limit: u64,
+}
+
+impl Options {
+    /// Whether `test` is to run.
+    fn chosen(&self, test: &Test) -> bool {
+        let whole = self.switches >= SWITCHES && self.changes >= CHANGES;
+        let named = |name: &String| test.name.contains(name.as_str());
+        match self.names.as_slice() {
+            [] if whole => test.name.starts_with("torture_"),
+            [] => ["torture_long", "torture_legacy"].contains(&test.name),
+            names => names.iter().any(named),
+        }
+    }
 }
 
 fn main() -> Result<ExitCode> {
@@ -43,13 +60,10 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let chosen = |test: &&Test| {
-        options
-            .names
-            .iter()
-            .any(|name| test.name.contains(name.as_str()))
-    };
-    let tests: Vec<&Test> = torture::TESTS.iter().filter(chosen).collect();
+    let tests: Vec<&Test> = torture::TESTS
+        .iter()
+        .filter(|test| options.chosen(test))
+        .collect();
     ensure!(
         !tests.is_empty(),
         "no test has one of {:?} in its name; see --list",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_cpuid_entry2,
-    kvm_userspace_memory_region,
+    KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
+    KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_cpuid_entry2, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 
@@ -22,6 +22,15 @@ pub enum SlotKind {
     ReadOnly,
     /// KVM_MEM_LOG_DIRTY_PAGES.
     LogDirty,
+}
+
+/// What the deletion of a memslot takes out of KVM's page tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zap {
+    /// All that is in them: KVM_X86_QUIRK_SLOT_ZAP_ALL, which VMs have unless they decline.
+    All,
+    /// The pages of that slot.
+    Slot,
 }
 
 /// A VM with [`RAM_SIZE`] bytes of RAM in memslot 0 and a window without memslots at
@@ -63,6 +72,22 @@ impl Machine {
         let mut machine = Self::new(mode)?;
         let vcpu = machine.add_vcpu()?;
         Ok((machine, vcpu))
+    }
+
+    /// Sets what the deletion of a memslot zaps; a new machine has [`Zap::All`], for good once it
+    /// has not.
+    pub fn zap(&self, zap: Zap) -> Result<()> {
+        match zap {
+            Zap::All => Ok(()),
+            Zap::Slot => self
+                .vm
+                .enable_cap(&kvm_enable_cap {
+                    cap: KVM_CAP_DISABLE_QUIRKS2,
+                    args: [KVM_X86_QUIRK_SLOT_ZAP_ALL.into(), 0, 0, 0],
+                    ..Default::default()
+                })
+                .context("KVM_CAP_DISABLE_QUIRKS2"),
+        }
     }
 
     /// Whether guests of `mode` can run here.

@@ -11,7 +11,7 @@ use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
 use super::with_sptes;
-use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, pattern_value};
+use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, Zap, pattern_value};
 use crate::host::Modes;
 use crate::stats::Mark;
 use crate::tap::Test;
@@ -22,23 +22,25 @@ const HOLE_AND_RAM: &str = "is_mmio_spte with the generation, the info cache: \
 const STALE: &str = "check of the generation in handle_mmio_page_fault_common: \
     after a slot change one refault for each page, then hits";
 const ZAP: &str = "the zap of MMIO SPTEs with their page: each is cleared and counted once";
+const NO_ZAP_ALL: &str = "the same where the deletion of a slot leaves the MMIO SPTEs of other \
+    pages in place (KVM_X86_QUIRK_SLOT_ZAP_ALL disabled): they are stale";
 const READ_ONLY: &str = "no MMIO SPTE for a write to a read-only slot: reads stay RAM";
 
 pub const TESTS: &[Test] = &[
     Test {
         name: "slots_alternate_long",
         proves: HOLE_AND_RAM,
-        run: || alternate(Mode::Long),
+        run: || alternate(Mode::Long, Zap::All),
     },
     Test {
         name: "slots_alternate_legacy",
         proves: HOLE_AND_RAM,
-        run: || alternate(Mode::Legacy),
+        run: || alternate(Mode::Legacy, Zap::All),
     },
     Test {
         name: "slots_alternate_flat",
         proves: HOLE_AND_RAM,
-        run: || alternate(Mode::Flat),
+        run: || alternate(Mode::Flat, Zap::All),
     },
     Test {
         name: "slots_hole_to_ram_running",
@@ -48,37 +50,82 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "slots_ram_to_hole_running",
         proves: HOLE_AND_RAM,
-        run: ram_to_hole_running,
+        run: || ram_to_hole_running(Zap::All),
     },
     Test {
         name: "slots_stale_long",
         proves: STALE,
-        run: || stale(Mode::Long),
+        run: || stale(Mode::Long, Zap::All),
     },
     Test {
         name: "slots_stale_pae",
         proves: STALE,
-        run: || stale(Mode::Pae),
+        run: || stale(Mode::Pae, Zap::All),
     },
     Test {
         name: "slots_stale_flat",
         proves: STALE,
-        run: || stale(Mode::Flat),
+        run: || stale(Mode::Flat, Zap::All),
     },
     Test {
         name: "slots_zap_long",
         proves: ZAP,
-        run: || zap(Mode::Long),
+        run: || zap(Mode::Long, Zap::All),
     },
     Test {
         name: "slots_zap_legacy",
         proves: ZAP,
-        run: || zap(Mode::Legacy),
+        run: || zap(Mode::Legacy, Zap::All),
     },
     Test {
         name: "slots_read_only",
         proves: READ_ONLY,
         run: read_only,
+    },
+    Test {
+        name: "slots_alternate_long_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || alternate(Mode::Long, Zap::Slot),
+    },
+    Test {
+        name: "slots_alternate_legacy_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || alternate(Mode::Legacy, Zap::Slot),
+    },
+    Test {
+        name: "slots_alternate_flat_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || alternate(Mode::Flat, Zap::Slot),
+    },
+    Test {
+        name: "slots_stale_long_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || stale(Mode::Long, Zap::Slot),
+    },
+    Test {
+        name: "slots_stale_pae_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || stale(Mode::Pae, Zap::Slot),
+    },
+    Test {
+        name: "slots_stale_flat_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || stale(Mode::Flat, Zap::Slot),
+    },
+    Test {
+        name: "slots_zap_long_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || zap(Mode::Long, Zap::Slot),
+    },
+    Test {
+        name: "slots_zap_legacy_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || zap(Mode::Legacy, Zap::Slot),
+    },
+    Test {
+        name: "slots_ram_to_hole_no_zap_all",
+        proves: NO_ZAP_ALL,
+        run: || ram_to_hole_running(Zap::Slot),
     },
 ];
 
@@ -86,14 +133,15 @@ pub const TESTS: &[Test] = &[
 const SLOT: u32 = 1;
 const VCPUS: usize = 2;
 
-fn two_vcpus(mode: Mode) -> Result<(Machine, [Vcpu; VCPUS])> {
+fn two_vcpus(mode: Mode, zap: Zap) -> Result<(Machine, [Vcpu; VCPUS])> {
     let mut machine = Machine::new(mode)?;
+    machine.zap(zap)?;
     let vcpus = [machine.add_vcpu()?, machine.add_vcpu()?];
     Ok((machine, vcpus))
 }
 
-fn alternate(mode: Mode) -> Result<()> {
-    let (machine, mut vcpus) = two_vcpus(mode)?;
+fn alternate(mode: Mode, zap: Zap) -> Result<()> {
+    let (machine, mut vcpus) = two_vcpus(mode, zap)?;
     let memory = Region::new(PAGE)?;
     let (gva, gpa) = (machine.gva(3), machine.gpa(3));
     for round in 1..=4u64 {
@@ -147,7 +195,7 @@ fn need_processors() -> Result<()> {
 /// Both vCPUs read the hole all the time while it becomes RAM.
 fn hole_to_ram_running() -> Result<()> {
     need_processors()?;
-    let (machine, vcpus) = two_vcpus(Mode::Long)?;
+    let (machine, vcpus) = two_vcpus(Mode::Long, Zap::All)?;
     let memory = Region::new(PAGE)?;
     let (gva, gpa) = (machine.gva(3), machine.gpa(3));
     // Never what an MMIO read returns.
@@ -199,9 +247,9 @@ fn hole_to_ram_running() -> Result<()> {
 }
 
 /// Both vCPUs write RAM all the time while it becomes a hole.
-fn ram_to_hole_running() -> Result<()> {
+fn ram_to_hole_running(zap: Zap) -> Result<()> {
     need_processors()?;
-    let (machine, vcpus) = two_vcpus(Mode::Long)?;
+    let (machine, vcpus) = two_vcpus(Mode::Long, zap)?;
     let memory = Region::new(PAGE)?;
     let (gva, gpa) = (machine.gva(3), machine.gpa(3));
     machine.set_slot(SLOT, gpa, &memory, SlotKind::Ram)?;
@@ -259,9 +307,10 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn stale(mode: Mode) -> Result<()> {
+fn stale(mode: Mode, zap: Zap) -> Result<()> {
     const PAGES: u64 = 8;
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    machine.zap(zap)?;
     let memory = Region::new(PAGE)?;
     let elsewhere = machine.gpa(100);
     let touch_all = |vcpu: &mut Vcpu| -> Result<()> {
@@ -298,20 +347,24 @@ fn stale(mode: Mode) -> Result<()> {
     machine.delete_slot(SLOT)?;
     let start = Mark::here(&[vcpu.fd()])?;
     touch_all(&mut vcpu)?;
-    start
-        .delta(&[vcpu.fd()])?
+    let delta = start.delta(&[vcpu.fd()])?;
+    delta
         .expect_kvm("pf_mmio_spte_created", with_sptes(PAGES)?)?
         .expect_ext("spte_made", with_sptes(PAGES)?)?
         .expect_ext("passed", 0)?
         .expect_hits(0)?;
+    if zap == Zap::Slot {
+        delta.expect_ext("spte_stale", with_sptes(PAGES)?)?;
+    }
     Ok(())
 }
 
-/// Deleting any slot zaps all page tables (KVM_X86_QUIRK_SLOT_ZAP_ALL). The TDP MMU drops them by
+/// Deleting any slot zaps all page tables, unless the VM has declined. The TDP MMU drops them by
 /// the page, MMIO SPTEs included, without looking at each as such.
-fn zap(mode: Mode) -> Result<()> {
+fn zap(mode: Mode, zap: Zap) -> Result<()> {
     const PAGES: u64 = 8;
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+    machine.zap(zap)?;
     let memory = Region::new(PAGE)?;
     machine.set_slot(SLOT, machine.gpa(100), &memory, SlotKind::Ram)?;
     for round in 0..3 {
@@ -320,10 +373,9 @@ fn zap(mode: Mode) -> Result<()> {
         }
         let start = Mark::here(&[vcpu.fd()])?;
         machine.delete_slot(SLOT)?;
-        let zapped = if Modes::detect()?.tdp_mmu {
-            0
-        } else {
-            with_sptes(PAGES)?
+        let zapped = match zap {
+            Zap::All if !Modes::detect()?.tdp_mmu => with_sptes(PAGES)?,
+            _ => 0,
         };
         start
             .delta(&[vcpu.fd()])?

@@ -19,7 +19,7 @@ mod wrap;
 
 use std::sync::OnceLock;
 
-use crate::guest::Mode;
+use crate::guest::{Mode, Zap};
 use crate::tap::Test;
 
 /// How much to do.
@@ -51,22 +51,27 @@ pub const TESTS: &[Test] = &[
     Test {
         name: "torture_long",
         proves: PROVES,
-        run: || world::torture(Mode::Long, limits()),
+        run: || world::torture(Mode::Long, Zap::All, limits()),
     },
     Test {
         name: "torture_pae",
         proves: PROVES,
-        run: || world::torture(Mode::Pae, limits()),
+        run: || world::torture(Mode::Pae, Zap::All, limits()),
     },
     Test {
         name: "torture_legacy",
         proves: PROVES,
-        run: || world::torture(Mode::Legacy, limits()),
+        run: || world::torture(Mode::Legacy, Zap::All, limits()),
     },
     Test {
         name: "torture_flat",
         proves: PROVES,
-        run: || world::torture(Mode::Flat, limits()),
+        run: || world::torture(Mode::Flat, Zap::All, limits()),
+    },
+    Test {
+        name: "torture_no_zap_all",
+        proves: PROVES,
+        run: || world::torture(Mode::Long, Zap::Slot, limits()),
     },
     Test {
         name: "generation_wrap",

@@ -18,38 +18,56 @@ pub struct Switch {
     counter: fn(&Tally) -> &AtomicU64,
 }
 
-/// The switches of the machine.
-pub fn all(limits: Limits) -> Vec<Switch> {
-    let switch = |module, name, share, counter| {
-        let before = host::parameter(module, name)?;
-        Some(Switch {
+/// The switches of the machine, without those of the extension only where it is not loaded.
+pub fn all(limits: Limits) -> Result<Vec<Switch>> {
+    let mut switches = vec![
+        // Each turn zaps the page tables of all VMs.
+        Switch::new("kvm", "nx_huge_pages", limits.changes / 8, |tally| {
+            &tally.zaps
+        })?,
+    ];
+    if host::extension_enabled().is_some() {
+        switches.push(Switch::new(
+            "kvm_mmio_ext",
+            "enabled",
+            limits.switches,
+            |tally| &tally.switches,
+        )?);
+        switches.push(Switch::new(
+            "kvm_mmio_ext",
+            "fast",
+            limits.changes,
+            |tally| &tally.fast_switches,
+        )?);
+    }
+    Ok(switches)
+}
+
+impl Switch {
+    fn new(
+        module: &'static str,
+        name: &'static str,
+        share: u64,
+        counter: fn(&Tally) -> &AtomicU64,
+    ) -> Result<Self> {
+        let before = host::parameter(module, name)
+            .with_context(|| format!("{module} has no parameter {name}"))?;
+        Ok(Self {
             module,
             name,
             before: matches!(before.as_str(), "Y" | "1"),
             share,
             counter,
         })
-    };
-    [
-        switch("kvm_mmio_ext", "enabled", limits.switches, |tally| {
-            &tally.switches
-        }),
-        switch("kvm_mmio_ext", "fast", limits.changes, |tally| {
-            &tally.fast_switches
-        }),
-        // Each turn zaps the page tables of all VMs.
-        switch("kvm", "nx_huge_pages", limits.changes / 8, |tally| {
-            &tally.zaps
-        }),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
+    }
 
-impl Switch {
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// What counts its turns.
+    pub fn counter(&self) -> fn(&Tally) -> &AtomicU64 {
+        self.counter
     }
 
     fn set(&self, on: bool) -> Result<()> {

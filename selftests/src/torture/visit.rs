@@ -2,6 +2,7 @@
 //! What a vCPU does, and what must come of it.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use iced_x86::code_asm::{self as asm, CodeAssembler};
@@ -19,6 +20,9 @@ use crate::guest::{Event, Machine, PageTables, Vcpu, operand, pattern_value};
 
 /// Writes that ring a doorbell in one visit.
 const RINGS: u64 = 4;
+
+/// A few instructions that take so long hang. It is as long as that on no machine, however busy.
+const STALL: Duration = Duration::from_secs(10);
 
 /// Visits between two reloads of registers.
 const RELOAD_EVERY: u64 = 32;
@@ -84,11 +88,29 @@ impl Visitor {
         Ok(())
     }
 
+    /// Runs until the next event, which comes soon: nothing that others do may hold up a vCPU.
+    fn step(&mut self, world: &World) -> Result<Option<Event>> {
+        let start = Instant::now();
+        let event = self.vcpu.step()?;
+        let taken = start.elapsed();
+        world
+            .tally
+            .longest_run
+            .fetch_max(taken.as_millis() as u64, Ordering::Relaxed);
+        ensure!(taken < STALL, "{event:?} came after {taken:?} only");
+        Ok(event)
+    }
+
     /// Runs a program and returns what came of it.
-    fn run_program(&mut self, program: u64, regs: kvm_regs) -> Result<(Vec<Event>, kvm_regs)> {
+    fn run_program(
+        &mut self,
+        world: &World,
+        program: u64,
+        regs: kvm_regs,
+    ) -> Result<(Vec<Event>, kvm_regs)> {
         self.vcpu.start(regs, program)?;
         let mut events = Vec::new();
-        while let Some(event) = self.vcpu.step()? {
+        while let Some(event) = self.step(world)? {
             ensure!(event.is_mmio(), "{event:?} after {events:?}");
             events.push(event);
         }
@@ -105,6 +127,7 @@ impl Visitor {
 
         let before = truth.look();
         let (events, regs) = self.run_program(
+            world,
             programs.slot,
             kvm_regs {
                 rdi: world.machine.gva(page),
@@ -167,6 +190,7 @@ impl Visitor {
         let bell: &Bell = &world.bells[self.random.below(world.bells.len() as u64) as usize];
         let before = bell.truth.look();
         let (events, _) = self.run_program(
+            world,
             programs.bell,
             kvm_regs {
                 rdi: world.machine.gva(bell.page),
@@ -201,6 +225,7 @@ impl Visitor {
     fn visit_hole(&mut self, world: &World, programs: &Programs) -> Result<()> {
         let gpa = world.machine.gpa(HOLE_PAGE);
         let (events, _) = self.run_program(
+            world,
             programs.hole,
             kvm_regs {
                 rdi: world.machine.gva(HOLE_PAGE),
@@ -225,6 +250,7 @@ impl Visitor {
         };
         let gpa = world.machine.gpa(HOLE_PAGE);
         let (events, regs) = self.run_program(
+            world,
             program,
             kvm_regs {
                 rdi: world.machine.gva(HOLE_PAGE),

@@ -13,7 +13,7 @@ use super::bells::{self, Bell};
 use super::slots::{self, Slot};
 use super::switches::{self, Switch};
 use super::visit::{self, Visitor};
-use crate::guest::{Machine, Mode, PageTables};
+use crate::guest::{Machine, Mode, PageTables, Zap};
 use crate::stats::Mark;
 use crate::tap::note;
 
@@ -140,6 +140,7 @@ tally! {
     saw_bell = "visits to a doorbell while nothing changed",
     saw_no_bell = "visits to a removed doorbell while nothing changed",
     saw_change = "visits while something changed",
+    longest_run = "ms until an event, at most",
 }
 
 /// Adds to one of the counts.
@@ -148,12 +149,14 @@ pub fn count(counter: &AtomicU64, n: u64) {
 }
 
 /// Runs all threads until each actor has done its share, and checks the sums.
-pub fn torture(mode: Mode, limits: Limits) -> Result<()> {
+pub fn torture(mode: Mode, zap: Zap, limits: Limits) -> Result<()> {
     let mut machine = Machine::new(mode)?;
+    machine.zap(zap)?;
     let visitors = (0..limits.vcpus)
         .map(|id| Ok(Visitor::new(id, machine.add_vcpu()?, limits.seed)))
         .collect::<Result<Vec<_>>>()?;
-    let switches = switches::all(limits);
+    let switches = switches::all(limits)?;
+    let turned: Vec<_> = switches.iter().map(Switch::counter).collect();
     let actors = SLOTS + bells::KINDS.len() + switches.len();
     let world = World::new(machine, limits.vcpus, actors)?;
 
@@ -169,7 +172,7 @@ pub fn torture(mode: Mode, limits: Limits) -> Result<()> {
     for bell in &world.bells {
         bell.check_sum()?;
     }
-    world.check_that_all_was_seen()?;
+    world.check_that_all_was_seen(&turned)?;
     start.delta(&[])?.expect_balance().map(|_| ())
 }
 
@@ -210,10 +213,11 @@ fn run_threads(
 }
 
 impl World {
-    /// A run in which some outcome never came up would prove less than it says.
-    fn check_that_all_was_seen(&self) -> Result<()> {
+    /// A run in which some outcome never came up, or some switch stood still, would prove less
+    /// than it says.
+    fn check_that_all_was_seen(&self, turned: &[fn(&Tally) -> &AtomicU64]) -> Result<()> {
         let tally = &self.tally;
-        for counter in [
+        let seen = [
             &tally.saw_ram,
             &tally.saw_read_only,
             &tally.saw_hole,
@@ -222,7 +226,11 @@ impl World {
             &tally.saw_change,
             &tally.dirty_logs,
             &tally.reloads,
-        ] {
+            &tally.slot_changes,
+            &tally.bell_changes,
+        ];
+        let turned = turned.iter().map(|counter| counter(tally));
+        for counter in seen.into_iter().chain(turned) {
             ensure!(
                 counter.load(Ordering::Relaxed) > 0,
                 "something was never seen: do more rounds; {tally}"

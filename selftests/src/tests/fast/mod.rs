@@ -9,6 +9,7 @@ mod dispatch;
 mod event;
 mod pending;
 mod smm;
+mod split;
 
 use std::fmt::Debug;
 
@@ -32,6 +33,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         dispatch::TESTS,
         apic::TESTS,
         pending::TESTS,
+        split::TESTS,
     ]
     .into_iter()
     .flatten()

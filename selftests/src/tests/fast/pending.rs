@@ -4,10 +4,11 @@
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use super::{Switch, code_page, each_way, ending, mark, regs_for};
 use crate::expect_eq;
+use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Machine, Mode, Vcpu, pattern_value};
 use crate::host;
 use crate::tap::Test;
@@ -49,6 +50,25 @@ pub const TESTS: &[Test] = &[
         },
     },
     Test {
+        name: "fast_pending_root",
+        proves: SAME,
+        run: || changed_sregs(|sregs, other| sregs.cr3 = other, 7),
+    },
+    Test {
+        name: "fast_pending_control",
+        proves: SAME,
+        run: || {
+            changed_sregs(
+                |sregs, _| {
+                    sregs.cr0 ^= CR0_WP;
+                    sregs.cr4 ^= CR4_PGE;
+                    sregs.efer ^= EFER_NXE;
+                },
+                1,
+            )
+        },
+    },
+    Test {
         name: "fast_pending_switch",
         proves: SAME,
         run: switch_off,
@@ -59,6 +79,10 @@ pub const TESTS: &[Test] = &[
         run: other_thread,
     },
 ];
+
+const CR0_WP: u64 = 1 << 16;
+const CR4_PGE: u64 = 1 << 7;
+const EFER_NXE: u64 = 1 << 11;
 
 /// mov eax, [rdi]; mov ax, [rdi]; mov ah, [rdi]; movsx rax, byte [rdi]
 const LOADS: &[(&[u8], usize)] = &[
@@ -125,6 +149,34 @@ fn changed(change: fn(&mut kvm_regs)) -> Result<()> {
             expect_eq!(got, regs, "load {load:x?}, fast {fast}");
             expect_eq!(super::finish(&mut vcpu)?, []);
         }
+    }
+    Ok(())
+}
+
+/// Userspace changes system registers, and may let CR3 be `other`, page tables that map page 1 of
+/// the window to its page 7. The load ends as it began, and the next access is to `page`.
+fn changed_sregs(change: fn(&mut kvm_sregs, u64), page: u64) -> Result<()> {
+    for (n, (load, len)) in LOADS.iter().enumerate() {
+        each_way(|fast| {
+            let (machine, mut vcpu) = pending(load, *len, fast)?;
+            let other = machine.new_tables();
+            other.map(machine.gva(1), machine.gpa(7), SUPERVISOR);
+            let mut sregs = vcpu.sregs()?;
+            change(&mut sregs, other.root());
+            vcpu.set_sregs(&sregs)?;
+            complete(&mut vcpu)?;
+
+            let regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+            let want = loaded(&machine, n, regs_for(&machine).rax);
+            expect_eq!(regs.rax, want, "load {load:x?}");
+            expect_eq!(regs.rip, code_page(0) + load.len() as u64);
+            expect_eq!(super::finish(&mut vcpu)?, []);
+            vcpu.touch(machine.gva(1), machine.gpa(page), 4)?;
+            let now = vcpu.sregs()?;
+            let all = [now.cr0, now.cr3, now.cr4, now.efer];
+            expect_eq!(all, [sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer]);
+            Ok(all)
+        })?;
     }
     Ok(())
 }
