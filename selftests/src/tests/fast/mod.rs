@@ -7,6 +7,7 @@ mod context;
 mod debug;
 mod dispatch;
 mod event;
+mod hole;
 mod pending;
 mod smm;
 mod split;
@@ -34,6 +35,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         apic::TESTS,
         pending::TESTS,
         split::TESTS,
+        hole::TESTS,
     ]
     .into_iter()
     .flatten()
