@@ -5,13 +5,16 @@ use std::fmt;
 
 use crate::host;
 
+/// Vector of #PF.
+const PAGE_FAULT: u8 = 14;
+
 /// An exception that reached the guest.
 #[derive(Clone, Copy)]
 pub struct Fault {
     pub vector: u8,
     /// 0 for vectors without one.
     pub error_code: u64,
-    /// CR2; means something for vector 14 only.
+    /// CR2; means something for [`PAGE_FAULT`] only.
     pub cr2: u64,
 }
 
@@ -20,7 +23,7 @@ impl PartialEq for Fault {
     fn eq(&self, other: &Self) -> bool {
         self.vector == other.vector
             && self.error_code == other.error_code
-            && (self.cr2 == other.cr2 || !host::keeps_cr2())
+            && (self.cr2 == other.cr2 || self.vector != PAGE_FAULT || !host::keeps_cr2())
     }
 }
 
