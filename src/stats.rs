@@ -161,18 +161,17 @@ impl Stats {
 
     /// Adds the counters to those of other vCPUs.
     pub(crate) fn add_to(&self, sums: &mut Snapshot) {
-        let mut hits = 0;
         for (sum, count) in sums.events.iter_mut().zip(&self.events) {
             *sum += count.get();
         }
         let [searched, known] = &self.fast;
         add_by_size(sums.fast.as_flattened_mut(), searched.as_flattened());
-        hits += add_by_size(sums.fast.as_flattened_mut(), known.as_flattened());
+        let known_hits = add_by_size(sums.fast.as_flattened_mut(), known.as_flattened());
 
         let [unseen, seen] = &self.refused;
         let unseen = sums.add_refused(unseen);
-        hits += unseen + sums.add_refused(seen);
-        sums.events[Event::CacheHit as usize] += hits;
+        let refused_hits = unseen + sums.add_refused(seen);
+        sums.events[Event::CacheHit as usize] += known_hits + refused_hits;
 
         for directions in &self.emulated {
             add_by_size(&mut sums.emulated, directions);
@@ -220,6 +219,7 @@ impl Snapshot {
         left_to_kvm: 0,
         heat_dropped: 0,
     };
+
     /// How often an event has happened.
     pub(crate) const fn get(&self, event: Event) -> u64 {
         self.events[event as usize]
