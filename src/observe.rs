@@ -38,17 +38,18 @@ fn sees_emulated() -> bool {
 }
 
 /// Lets the emulator do an access that is to be counted as a hit already. What it did is found out
-/// only if somebody looks.
+/// only if somebody looks, and if the page is known.
 #[inline(always)]
 pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
-    if !sees_emulated() {
-        vcpu.stats().count_emulated(UNSEEN, 0);
-        return vcpu.emulate_instruction(fault);
+    if sees_emulated() {
+        match gpa(vcpu, fault.addr) {
+            Some(gpa) => return emulate_and_see(vcpu, fault, gpa),
+            None if heat_is_on() => vcpu.stats().count_heat_dropped(),
+            None => {}
+        }
     }
-    match gpa(vcpu, fault.addr) {
-        Some(gpa) => emulate_and_see(vcpu, fault, gpa),
-        None => emulate_unplaced(vcpu, fault),
-    }
+    vcpu.stats().count_emulated(UNSEEN, 0);
+    vcpu.emulate_instruction(fault)
 }
 
 /// Where a fault was. `None` if the memslots are just being changed.
@@ -61,16 +62,6 @@ fn gpa(vcpu: &Vcpu<'_>, addr: FaultAddress) -> Option<Gpa> {
                 .then_some(info.gfn.gpa_of(gva))
         }
     }
-}
-
-/// Lets the emulator do an access to an unknown page.
-#[cold]
-fn emulate_unplaced(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
-    if heat_is_on() {
-        vcpu.stats().count_heat_dropped();
-    }
-    vcpu.stats().count_emulated(UNSEEN, 0);
-    vcpu.emulate_instruction(fault)
 }
 
 /// Lets the emulator do an access that the fast path has refused at once. The emulator knows the
