@@ -6,8 +6,12 @@ use crate::{
     heat::{Direction, Kind},
     kvm::Counter, //
 };
-use core::fmt;
-use kernel::sync::atomic::{Atomic, Relaxed};
+use core::{array, fmt};
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed}, //
+};
+use pin_init::init_array_from_fn;
 
 /// MMIO SPTEs that were zapped. That is done to a VM rather than by a vCPU, and rarely.
 static ZAPPED: Atomic<i64> = Atomic::new(0);
@@ -88,23 +92,25 @@ impl Taker {
 /// Sizes of operands that are shown separately, in bytes.
 const SIZES: [usize; 4] = [1, 2, 4, 8];
 
+/// Counters by size in bytes, modulo 16.
+type Sizes = [Counter; 16];
+
 /// The counters of one vCPU.
-#[derive(Default)]
 pub(crate) struct Stats {
     events: [Counter; NAMES.len()],
     /// Accesses of the fast path, after a search and of which all was known: by what took them, by
     /// direction (reads, writes), and by the size itself. It completes nothing that is not counted
     /// here. To know all takes an info cache's knowing the page, so that the latter need not be
     /// counted as [`Event::CacheHit`] as well.
-    fast: [[[[Counter; 16]; 2]; Taker::COUNT]; 2],
+    fast: [[[Sizes; 2]; Taker::COUNT]; 2],
     /// Those that the fast path has refused, or not seen as it is off, of pages that KVM's info
     /// cache knows: by the event that tells why, the last one without; first those that nobody has
     /// looked at, then those that count in `emulated` as well. Each is a hit, and went to the
     /// emulator; neither is counted once more.
     refused: [[Counter; NAMES.len() + 1]; 2],
     /// Others that went to the emulator, and those of them that somebody has looked at: by
-    /// outcome, direction and size, modulo 16.
-    emulated: [[[Counter; 16]; Direction::ALL.len()]; Kind::EMULATED],
+    /// outcome and direction.
+    emulated: [[Sizes; Direction::ALL.len()]; Kind::EMULATED],
     /// MMIO faults that KVM's own handler had asked about and that were MMIO.
     left_to_kvm: Counter,
     /// Accesses that heat has no record of, though it was on.
@@ -112,6 +118,18 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
+    /// Nothing is counted yet. To be made in place: it is too large for a stack.
+    pub(crate) fn init() -> impl Init<Self> {
+        init!(Self {
+            events: array::from_fn(|_| Counter::default()),
+            fast <- init_array_from_fn(|_| <[[Sizes; 2]; Taker::COUNT]>::default()),
+            refused <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
+            emulated <- init_array_from_fn(|_| <[Sizes; Direction::ALL.len()]>::default()),
+            left_to_kvm: Counter::default(),
+            heat_dropped: Counter::default(),
+        })
+    }
+
     /// Counts an event. As all of this, to be called in the vCPU's thread only.
     #[inline(always)]
     pub(crate) fn count(&self, event: Event) {
@@ -184,7 +202,7 @@ impl Stats {
 }
 
 /// Adds counters by size to such sums. Returns how much that was in all.
-fn add_by_size(sums: &mut [BySize], counters: &[[Counter; 16]]) -> u64 {
+fn add_by_size(sums: &mut [BySize], counters: &[Sizes]) -> u64 {
     let mut all = 0;
     for (sums, sizes) in sums.iter_mut().zip(counters) {
         for (size, count) in sizes.iter().enumerate() {

@@ -74,7 +74,7 @@ pub(crate) struct PendingLoad {
 impl State {
     /// The state of the vCPU `vcpu` of the VM that is at `kvm`, made in the VM's process.
     fn new(kvm: usize, vcpu: u32) -> Result<KVBox<Self>> {
-        let stats = Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?;
+        let stats = Arc::init(Stats::init(), GFP_KERNEL_ACCOUNT)?;
         let state = KVBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
         let id = registry::add(kvm, observe::tgid(), vcpu, stats.clone())?;
         // In place: it is too large for a stack. Nothing of it can fail.

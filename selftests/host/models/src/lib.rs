@@ -150,16 +150,30 @@ mod prelude {
     pub(crate) use pr_err;
 }
 
-/// `init!` for a structure with one field.
+/// `init!`.
 #[macro_export]
 macro_rules! init {
-    ($Type:ident { $field:ident <- $init:expr, }) => {
-        |place: *mut $Type| {
-            let init = $init;
-            // SAFETY: By the contract of `Init::write()`.
-            unsafe { init.write(&raw mut (*place).$field) }
-        }
+    ($Type:ident { $($fields:tt)* }) => {
+        |place: *mut $Type| { $crate::init_fields!(place, $($fields)*); }
     };
+}
+
+/// Of the fields of `init!`, the first, then the others.
+#[macro_export]
+macro_rules! init_fields {
+    ($place:ident, $field:ident <- $init:expr, $($others:tt)*) => {
+        let init = $init;
+        // SAFETY: By the contract of `Init::write()`.
+        unsafe { init.write(&raw mut (*$place).$field) };
+        $crate::init_fields!($place, $($others)*);
+    };
+    ($place:ident, $field:ident: $value:expr, $($others:tt)*) => {
+        let value = $value;
+        // SAFETY: By the contract of `Init::write()`.
+        unsafe { (&raw mut (*$place).$field).write(value) };
+        $crate::init_fields!($place, $($others)*);
+    };
+    ($place:ident,) => {};
 }
 
 /// `pin_init::init_array_from_fn()`.
@@ -176,7 +190,7 @@ fn init_array_from_fn<T, const N: usize>(
 
 /// `kernel::sync`, as far as it is used.
 mod sync {
-    use crate::prelude::{Flags, Result};
+    use crate::prelude::{Flags, Init, Result};
     use std::ops::Deref;
 
     /// loom notices if one is never freed.
@@ -185,6 +199,10 @@ mod sync {
     impl<T> Arc<T> {
         pub(crate) fn new(value: T, _: Flags) -> Result<Self> {
             Ok(Self(loom::sync::Arc::new(value)))
+        }
+
+        pub(crate) fn init(init: impl Init<T>, flags: Flags) -> Result<Self> {
+            Self::new(*init.make(), flags)
         }
 
         pub(crate) fn ptr_eq(a: &Self, b: &Self) -> bool {

@@ -42,7 +42,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new() -> Self {
         Self {
-            stats: Stats::default(),
+            stats: *Stats::init().make(),
             info_cache: InfoCache::new(),
             faulting_in: false,
             fetch_cache: FetchCache::init().make(),
@@ -77,7 +77,7 @@ pub(crate) struct OwnState(Arc<Stats>);
 
 impl OwnState {
     pub(crate) fn new() -> Result<Self> {
-        let stats = Arc::new(Stats::default(), GFP_KERNEL_ACCOUNT)?;
+        let stats = Arc::init(Stats::init(), GFP_KERNEL_ACCOUNT)?;
         registry::add(KVM, 1, 0, stats.clone())?;
         Ok(Self(stats))
     }
