@@ -6,7 +6,7 @@ use std::fmt;
 use crate::host;
 
 /// Vector of #PF.
-const PAGE_FAULT: u8 = 14;
+pub const PAGE_FAULT: u8 = 14;
 
 /// An exception that reached the guest.
 #[derive(Clone, Copy)]

@@ -15,7 +15,7 @@ mod mode;
 pub mod paging;
 pub mod vcpu;
 
-pub use event::{Event, Fault, pattern, pattern_value};
+pub use event::{Event, Fault, PAGE_FAULT, pattern, pattern_value};
 pub use ioeventfd::{Bus, Doorbell, Match};
 pub use machine::{Machine, SlotKind, Zap};
 pub use memory::Region;

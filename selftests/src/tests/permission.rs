@@ -9,7 +9,7 @@ use kvm_bindings::kvm_regs;
 use crate::expect_eq;
 use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR, USER, WRITE};
 use crate::guest::vcpu::{change_cr0, mov_from_memory, mov_to_memory, store_entry};
-use crate::guest::{Event, Fault, Machine, Mode, operand};
+use crate::guest::{Event, Fault, Machine, Mode, PAGE_FAULT, operand};
 use crate::stats::Mark;
 use crate::tap::Test;
 
@@ -62,7 +62,6 @@ pub const TESTS: &[Test] = &[
     },
 ];
 
-const PAGE_FAULT: u8 = 14;
 /// Bits of a #PF's error code.
 const ERROR_PRESENT: u64 = 1 << 0;
 const ERROR_WRITE: u64 = 1 << 1;

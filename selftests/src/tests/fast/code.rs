@@ -11,7 +11,7 @@ use kvm_bindings::kvm_regs;
 use super::{CODE, Switch, code_page, delta, ending, mark, regs_for, run_at};
 use crate::guest::layout::RAM_SIZE;
 use crate::guest::paging::SUPERVISOR;
-use crate::guest::{Event, Fault, Machine, Mode, PAGE, Region, SlotKind, Vcpu};
+use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Region, SlotKind, Vcpu};
 use crate::tap::Test;
 use crate::{expect_eq, skip};
 
@@ -310,7 +310,7 @@ fn no_execute() -> Result<()> {
                 delta(&start, &vcpu)?.expect_ext("fast", 1)?;
             } else {
                 let fault = Event::Fault(Fault {
-                    vector: 14,
+                    vector: PAGE_FAULT,
                     error_code: PRESENT | FETCH,
                     cr2: CODE,
                 });

@@ -15,7 +15,7 @@ use super::{
 use crate::expect_eq;
 use crate::guest::layout::{GDT, RAM_SIZE, SCRATCH, port};
 use crate::guest::paging::{SUPERVISOR, USER};
-use crate::guest::{Event, Fault, Machine, Mode, PAGE, Vcpu, operand};
+use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Vcpu, operand};
 use crate::host::Modes;
 use crate::skip;
 use crate::tap::Test;
@@ -299,7 +299,7 @@ fn user_mode() -> Result<()> {
                     bail!("round {round}: {:?}", run.events);
                 };
                 let want = Fault {
-                    vector: 14,
+                    vector: PAGE_FAULT,
                     error_code: 7,
                     cr2: gva,
                 };
@@ -355,7 +355,10 @@ fn smap() -> Result<()> {
         let [Event::Fault(fault)] = events[..] else {
             bail!("{events:?}: wanted a page fault");
         };
-        expect_eq!((fault.vector, fault.error_code, fault.cr2), (14, 3, gva));
+        expect_eq!(
+            (fault.vector, fault.error_code, fault.cr2),
+            (PAGE_FAULT, 3, gva)
+        );
     }
     Ok(())
 }
