@@ -5,7 +5,7 @@
 //! caused ([`Event`]). So the order, address, length and data of each MMIO access is seen exactly,
 //! and the guest needs no kernel.
 
-mod cpu;
+pub mod cpu;
 mod event;
 mod ioeventfd;
 pub mod layout;

@@ -389,8 +389,8 @@ pub fn store_entry(
 pub fn change_cr0(
     a: &mut CodeAssembler,
     mode: Mode,
-    clear: u32,
-    set: u32,
+    clear: u64,
+    set: u64,
 ) -> Result<(), IcedError> {
     if mode.is_long() {
         a.mov(asm::rax, asm::cr0)?;
@@ -398,8 +398,8 @@ pub fn change_cr0(
         a.mov(asm::eax, asm::cr0)?;
     }
     // Writes to EAX clear the upper half of RAX, which CR0 has no use for.
-    a.and(asm::eax, !clear)?;
-    a.or(asm::eax, set)?;
+    a.and(asm::eax, !clear as u32)?;
+    a.or(asm::eax, set as u32)?;
     if mode.is_long() {
         a.mov(asm::cr0, asm::rax)
     } else {

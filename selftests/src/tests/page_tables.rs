@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
+use crate::guest::cpu::CR0_PG;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR};
 use crate::guest::vcpu::{change_cr0, load_cr3, report, store_entry};
@@ -75,8 +76,6 @@ pub const TESTS: &[Test] = &[
         run: || paging_off(Mode::Legacy),
     },
 ];
-
-const CR0_PG: u32 = 1 << 31;
 
 fn cr3_switch(mode: Mode) -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;

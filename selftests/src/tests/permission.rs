@@ -7,6 +7,7 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
 use crate::expect_eq;
+use crate::guest::cpu::CR0_WP;
 use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR, USER, WRITE};
 use crate::guest::vcpu::{change_cr0, mov_from_memory, mov_to_memory, store_entry};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE_FAULT, operand};
@@ -66,8 +67,6 @@ pub const TESTS: &[Test] = &[
 const ERROR_PRESENT: u64 = 1 << 0;
 const ERROR_WRITE: u64 = 1 << 1;
 const ERROR_USER: u64 = 1 << 2;
-
-const CR0_WP: u32 = 1 << 16;
 
 /// RFLAGS of the user program: I/O allowed (it ends by an OUT), and the always-one bit.
 const USER_RFLAGS: i32 = 3 << 12 | 1 << 1;

@@ -13,6 +13,7 @@ use super::slots::{Page, Slot, is_magic, own_word};
 use super::world::{HOLE_PAGE, SLOTS, World, count};
 use crate::diff::random::Random;
 use crate::expect_eq;
+use crate::guest::cpu::{CR0_WP, CR4_PGE};
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::vcpu::load_cr3;
@@ -26,9 +27,6 @@ const STALL: Duration = Duration::from_secs(10);
 
 /// Visits between two reloads of registers.
 const RELOAD_EVERY: u64 = 32;
-
-const CR0_WP: u64 = 1 << 16;
-const CR4_PGE: u64 = 1 << 7;
 
 /// What the page of [`HOLE_PAGE`] holds where the second page tables map it.
 const ALIAS: u32 = 0x00c0_ffee;

@@ -9,6 +9,7 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
 use super::{CODE, Switch, code_page, delta, ending, mark, regs_for, run_at};
+use crate::guest::cpu::EFER_NXE;
 use crate::guest::layout::RAM_SIZE;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Region, SlotKind, Vcpu};
@@ -285,7 +286,6 @@ fn slot() -> Result<()> {
 /// The guest forbids the execution of code that was fast.
 fn no_execute() -> Result<()> {
     const NX: u64 = 1 << 63;
-    const EFER_NXE: u64 = 1 << 11;
     const FETCH: u64 = 1 << 4;
     const PRESENT: u64 = 1 << 0;
     let _switch = Switch::on()?;

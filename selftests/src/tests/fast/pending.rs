@@ -8,6 +8,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use super::{Switch, code_page, each_way, ending, mark, regs_for};
 use crate::expect_eq;
+use crate::guest::cpu::{CR0_WP, CR4_PGE, EFER_NXE};
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Machine, Mode, Vcpu, pattern_value};
 use crate::host;
@@ -79,10 +80,6 @@ pub const TESTS: &[Test] = &[
         run: other_thread,
     },
 ];
-
-const CR0_WP: u64 = 1 << 16;
-const CR4_PGE: u64 = 1 << 7;
-const EFER_NXE: u64 = 1 << 11;
 
 /// mov eax, [rdi]; mov ax, [rdi]; mov ah, [rdi]; movsx rax, byte [rdi]
 const LOADS: &[(&[u8], usize)] = &[
