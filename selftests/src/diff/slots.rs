@@ -3,8 +3,7 @@
 
 use anyhow::{Context, Result};
 
-use super::smm;
-use crate::guest::{Machine, PAGE, Region, SlotKind};
+use crate::guest::{Machine, PAGE, Region, SMM_SPACE, SlotKind};
 
 /// The pages of the window, by GPA, on which each of the memslots can be.
 pub const SLOT_PAGES: [[u64; 3]; SLOTS] = [[1, 6, 7], [9, 12, 13], [2, 6, 12]];
@@ -62,11 +61,7 @@ impl Slots {
 
     /// The number that KVM knows the memslot by.
     fn number(slot: usize) -> u32 {
-        let space = if slot == SMM_SLOT {
-            smm::ADDRESS_SPACE
-        } else {
-            0
-        };
+        let space = if slot == SMM_SLOT { SMM_SPACE } else { 0 };
         space | (slot as u32 + 1)
     }
 

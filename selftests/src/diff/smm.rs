@@ -8,7 +8,7 @@ use super::program::Step;
 use super::random::Random;
 use super::slots::HostOp;
 use crate::guest::layout::MMIO_GPA;
-use crate::guest::{Machine, PAGE, SlotKind, Vcpu};
+use crate::guest::{Machine, PAGE, SMM_SPACE, SlotKind, Vcpu};
 
 /// Where vCPU 0 starts in SMM after a reset: SMBASE + 8000h. No other vCPU has its code there.
 pub const HANDLER: u64 = 0x3_8000;
@@ -16,13 +16,10 @@ pub const HANDLER: u64 = 0x3_8000;
 /// How often a handler has come to its end, 4 bytes.
 pub const COUNT: u64 = HANDLER + PAGE;
 
-/// The part of a slot's number that selects the address space of SMM.
-pub const ADDRESS_SPACE: u32 = 1 << 16;
-
 /// Gives SMM the guest's RAM. Other memslots are not there: what is one outside is MMIO inside.
 pub fn prepare(machine: &Machine) -> Result<()> {
     machine
-        .set_slot(ADDRESS_SPACE, 0, machine.ram(), SlotKind::Ram)
+        .set_slot(SMM_SPACE, 0, machine.ram(), SlotKind::Ram)
         .context("memory for SMM")
 }
 

@@ -24,6 +24,9 @@ pub enum SlotKind {
     LogDirty,
 }
 
+/// The part of a slot's number that selects the address space of SMM.
+pub const SMM_SPACE: u32 = 1 << 16;
+
 /// What the deletion of a memslot takes out of KVM's page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zap {

@@ -8,7 +8,7 @@ use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 
 use super::with_sptes;
 use crate::guest::layout::SCRATCH;
-use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, pattern_value};
+use crate::guest::{Event, Machine, Mode, PAGE, Region, SMM_SPACE, SlotKind, pattern_value};
 use crate::host::{Modes, Vendor};
 use crate::stats::Mark;
 use crate::tap::Test;
@@ -33,9 +33,6 @@ pub const TESTS: &[Test] = &[
 /// Where the processor starts in SMM after a reset: SMBASE + 8000h. No vCPU but the third has its
 /// code there.
 const HANDLER: u64 = 0x3_8000;
-
-/// The part of a slot's number that selects the address space of SMM.
-const SMM: u32 = 1 << 16;
 
 /// 16-bit code that copies 4 bytes, between addresses of 32 bits.
 fn copy(from: u64, to: u64) -> Vec<u8> {
@@ -63,8 +60,8 @@ fn memslots(mode: Mode) -> Result<()> {
     let (inside, outside) = (Region::new(PAGE)?, Region::new(PAGE)?);
     inside.write_u64(0, 0x5353);
     outside.write_u64(0, 0x0707);
-    machine.set_slot(SMM, 0, machine.ram(), SlotKind::Ram)?;
-    machine.set_slot(SMM | 1, machine.gpa(hole), &inside, SlotKind::Ram)?;
+    machine.set_slot(SMM_SPACE, 0, machine.ram(), SlotKind::Ram)?;
+    machine.set_slot(SMM_SPACE | 1, machine.gpa(hole), &inside, SlotKind::Ram)?;
     machine.set_slot(1, machine.gpa(ram), &outside, SlotKind::Ram)?;
     let handler = [
         copy(machine.gpa(hole), SCRATCH),
@@ -110,7 +107,7 @@ fn memslots(mode: Mode) -> Result<()> {
     filled.write_u64(0, 0x3131);
     let at_hole = Event::read(machine.gpa(hole), 4);
     for round in 0..2 {
-        machine.set_slot(SMM | 2, machine.gpa(ram), &filled, SlotKind::Ram)?;
+        machine.set_slot(SMM_SPACE | 2, machine.gpa(ram), &filled, SlotKind::Ram)?;
         for faults_in in [true, false] {
             let start = Mark::here(&[vcpu.fd()])?;
             vcpu.fd().smi().context("KVM_SMI")?;
@@ -125,7 +122,7 @@ fn memslots(mode: Mode) -> Result<()> {
                 .expect_ext("faults", with_sptes(1 + stale)?)?;
         }
 
-        machine.delete_slot(SMM | 2)?;
+        machine.delete_slot(SMM_SPACE | 2)?;
         vcpu.fd().smi().context("KVM_SMI")?;
         let (_, events) = vcpu.read(machine.gva(hole), 4)?;
         let want = [Event::read(machine.gpa(ram), 4), at_hole.clone()];

@@ -9,7 +9,7 @@ use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 use super::{CODE, delta, each_way, mark};
 use crate::guest::layout::{GDT, SCRATCH};
 use crate::guest::paging::SUPERVISOR;
-use crate::guest::{Bus, Event, Machine, Match, Mode, SlotKind, pattern_value};
+use crate::guest::{Bus, Event, Machine, Match, Mode, SMM_SPACE, SlotKind, pattern_value};
 use crate::stats::Mark;
 use crate::tap::Test;
 use crate::{expect_eq, skip};
@@ -25,9 +25,6 @@ const HANDLER: u64 = 0x3_8000;
 
 /// Where the handler goes on as 64-bit code.
 const HANDLER_64: u64 = HANDLER + 0x200;
-
-/// The part of a slot's number that selects the address space of SMM.
-const SMM: u32 = 1 << 16;
 
 const BELL_VALUE: u32 = 0x5111;
 
@@ -82,7 +79,7 @@ fn accesses() -> Result<()> {
         if vm.check_extension_raw(KVM_CAP_MULTI_ADDRESS_SPACE.into()) < 2 {
             skip!("KVM has no SMM");
         }
-        machine.set_slot(SMM, 0, machine.ram(), SlotKind::Ram)?;
+        machine.set_slot(SMM_SPACE, 0, machine.ram(), SlotKind::Ram)?;
         // One GVA for all, but SMM has page tables of its own.
         let (inside, outside) = (machine.gpa(2), machine.gpa(1));
         let tables = machine.new_tables();
