@@ -138,17 +138,11 @@ impl Pair {
         let mode = self.what.mode;
         let mut random = Random::new(seed);
         let percent = random.pick(&PERCENT);
-        let changes = if self.what.mixed {
-            Changes {
-                slots: true,
-                tables: true,
-            }
-        } else {
-            let slots = random.percent(50);
-            Changes {
-                slots,
-                tables: !slots,
-            }
+        let mixed = self.what.mixed;
+        let slots = mixed || random.percent(50);
+        let changes = Changes {
+            slots,
+            tables: mixed || !slots,
         };
         let guest = Guest::new(mode, self.bench.roots());
         let steps = generate(&mut random, guest, length, percent, changes);
