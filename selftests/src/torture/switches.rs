@@ -27,18 +27,9 @@ pub fn all(limits: Limits) -> Result<Vec<Switch>> {
         })?,
     ];
     if host::extension_enabled().is_some() {
-        switches.push(Switch::new(
-            "kvm_mmio_ext",
-            "enabled",
-            limits.switches,
-            |tally| &tally.switches,
-        )?);
-        switches.push(Switch::new(
-            "kvm_mmio_ext",
-            "fast",
-            limits.changes,
-            |tally| &tally.fast_switches,
-        )?);
+        let own = |name, share, counter| Switch::new("kvm_mmio_ext", name, share, counter);
+        switches.push(own("enabled", limits.switches, |tally| &tally.switches)?);
+        switches.push(own("fast", limits.changes, |tally| &tally.fast_switches)?);
     }
     Ok(switches)
 }
