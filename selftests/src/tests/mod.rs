@@ -16,6 +16,7 @@ mod smm;
 mod string;
 mod sync;
 mod sysregs;
+mod write_protected;
 
 use anyhow::Result;
 
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         page_tables::TESTS,
         permission::TESTS,
         sync::TESTS,
+        write_protected::TESTS,
         sysregs::TESTS,
         live_switch::TESTS,
         allocation::TESTS,
