@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use kvm_mmio_selftests::diff::{self, Comparison, Limits, Switch, Totals};
+use kvm_mmio_selftests::guest::Svm;
 use kvm_mmio_selftests::host::Modes;
 use kvm_mmio_selftests::tap;
 
@@ -64,6 +65,10 @@ fn check(options: &Options, what: Comparison, deadline: Option<Instant>) -> Resu
     if all.programs >= 40 {
         ensure!(all.faults > 0, "the extension has handled nothing: {all:?}");
         ensure!(all.smis > 0, "no handler ran in SMM: {all:?}");
+        ensure!(
+            what.svm.is_none() || all.l2s > 0,
+            "no nested guest came to its end: {all:?}"
+        );
         if what.mode.is_long() {
             ensure!(
                 all.fast >= all.accesses / 4,
@@ -80,10 +85,15 @@ fn main() -> Result<ExitCode> {
     let before = Switch::ALL.map(Switch::get);
     ensure!(before[0].is_some(), "the extension is not loaded");
     let host = Modes::detect()?;
-    let mut plan = diff::plan(&host);
+    let mut plan = diff::plan(&host)?;
     plan.retain(|what| options.selects(what));
     ensure!(!plan.is_empty(), "nothing is compared in that way");
     tap::note(format!("{host:?}, seed {}", options.seed));
+    tap::note(match plan.iter().find_map(|what| what.svm) {
+        Some(Svm { npt: true }) => "nested guests with nested paging, and without",
+        Some(Svm { npt: false }) => "nested guests without nested paging",
+        None => "no nested guests: they need a 64-bit guest to which KVM offers SVM",
+    });
     println!("1..{}", plan.len());
 
     let running = plan.iter().filter(|what| what.left_out.is_none()).count();

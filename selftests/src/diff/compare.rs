@@ -71,6 +71,8 @@ pub struct Totals {
     pub fast: u64,
     pub refused: u64,
     pub smis: u64,
+    /// Nested guests that came to their end.
+    pub l2s: u64,
 }
 
 impl AddAssign for Totals {
@@ -81,6 +83,7 @@ impl AddAssign for Totals {
         self.fast += other.fast;
         self.refused += other.refused;
         self.smis += other.smis;
+        self.l2s += other.l2s;
     }
 }
 
@@ -130,7 +133,7 @@ impl Pair {
     fn new(what: Comparison) -> Result<Self> {
         Ok(Self {
             what,
-            bench: Bench::new(what.mode)?,
+            bench: Bench::new(what.mode, what.svm)?,
         })
     }
 
@@ -144,7 +147,7 @@ impl Pair {
             slots,
             tables: mixed || !slots,
         };
-        let guest = Guest::new(mode, self.bench.roots());
+        let guest = Guest::new(mode, self.bench.roots(), self.bench.hypervisor());
         let steps = generate(&mut random, guest, length, percent, changes);
         let longest = Program::assemble(&steps, mode, 0).code.len();
         let place = Place::choose(&mut random, longest as u64);
@@ -160,7 +163,7 @@ impl Pair {
     fn run(&mut self, program: &Program, place: Place) -> Result<Trace> {
         let trace = self.bench.run(program, place.address, place.rflags)?;
         if !trace.is_done() {
-            self.bench = Bench::new(self.what.mode)?;
+            self.bench = Bench::new(self.what.mode, self.what.svm)?;
         }
         Ok(trace)
     }
@@ -176,20 +179,41 @@ impl Pair {
             .collect()
     }
 
-    /// Drops whatever does not matter for the difference.
-    fn shrink(&mut self, place: Place, mut steps: Vec<Step>) -> Result<Vec<Step>> {
+    /// Drops whatever does not matter for the difference: steps, then those of nested guests.
+    fn shrink(&mut self, place: Place, steps: Vec<Step>) -> Result<Vec<Step>> {
+        let mut steps = self.shrink_part(place, steps, <[Step]>::to_vec)?;
+        for n in 0..steps.len() {
+            let Some(l2) = &steps[n].l2 else { continue };
+            let with = |part: &[Step]| {
+                let mut all = steps.clone();
+                all[n].l2 = Some(l2.with_steps(part));
+                all
+            };
+            let part = self.shrink_part(place, l2.steps.clone(), with)?;
+            steps = with(&part);
+        }
+        Ok(steps)
+    }
+
+    /// Drops steps out of a part of a program.
+    fn shrink_part(
+        &mut self,
+        place: Place,
+        mut part: Vec<Step>,
+        all: impl Fn(&[Step]) -> Vec<Step>,
+    ) -> Result<Vec<Step>> {
         let mut n = 0;
-        while n < steps.len() {
-            let mut fewer = steps.clone();
+        while n < part.len() {
+            let mut fewer = part.clone();
             fewer.remove(n);
-            let program = Program::assemble(&fewer, self.what.mode, place.address);
+            let program = Program::assemble(&all(&fewer), self.what.mode, place.address);
             if difference(&self.run_alone(&program, place)?).is_some() {
-                steps = fewer;
+                part = fewer;
             } else {
                 n += 1;
             }
         }
-        Ok(steps)
+        Ok(part)
     }
 
     fn report(&mut self, placed: &Placed, what: &str) -> Result<String> {
@@ -225,6 +249,7 @@ impl Pair {
             totals.programs += 1;
             totals.accesses += off.accesses();
             totals.smis += off.smis;
+            totals.l2s += off.l2s;
             off.expect_done().with_context(|| {
                 let listing = placed.program.listing(mode, placed.place.address);
                 format!("{}: {listing}", again(seed))

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Steps that change what an address means: memslots, page tables, CR3, paging itself, SMM.
+//! Steps that change what an address means: memslots, page tables, CR3, paging itself, SMM, and
+//! nested guests.
 
+use super::l2;
 use super::machine::{RAM, Root, WINDOW, WINDOW_PAGES};
 use super::program::{Guest, Step};
 use super::random::Random;
@@ -21,6 +23,10 @@ pub struct Changes {
 }
 
 pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Step {
+    let hypervisor = guest.hypervisor().filter(|_| random.percent(30));
+    if let Some(hypervisor) = hypervisor {
+        return l2::step(random, guest, hypervisor);
+    }
     match random.below(12) {
         0..3 if changes.slots => slot(random),
         5..7 if changes.tables && guest.mode().is_paged() => remap(random, guest),
@@ -61,7 +67,7 @@ fn set_pte(mode: Mode, at: u64, entry: u64, gva: u64) -> Step {
     }
 }
 
-fn pick_root<'a>(random: &mut Random, guest: &Guest<'a>) -> &'a Root {
+pub fn pick_root<'a>(random: &mut Random, guest: &Guest<'a>) -> &'a Root {
     let roots = guest.roots();
     &roots[random.below(roots.len() as u64) as usize]
 }

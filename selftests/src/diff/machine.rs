@@ -5,12 +5,13 @@ use anyhow::{Context, Result, ensure};
 use kvm_bindings::{kvm_fpu, kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 
+use super::l2::{self, Hypervisor};
 use super::program::Program;
 use super::slots::{Contents, HostOp, Slots, pattern};
 use super::smm;
 use crate::guest::layout::{self, MMIO_GPA, MMIO_GVA, SCRATCH, port};
 use crate::guest::paging::{SUPERVISOR, USER};
-use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, PageTables, Vcpu};
+use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, PageTables, Svm, Vcpu};
 use crate::host::Modes;
 
 /// RAM for the programs: two pages.
@@ -81,6 +82,8 @@ pub struct Trace {
     rings: Vec<u64>,
     /// Handlers that ran in SMM.
     pub smis: u64,
+    /// Nested guests that came to their end.
+    pub l2s: u64,
 }
 
 impl Trace {
@@ -120,6 +123,9 @@ impl Trace {
         if self.smis != other.smis {
             return format!("SMIs: {} became {}", self.smis, other.smis);
         }
+        if self.l2s != other.l2s {
+            return format!("ends of L2: {} became {}", self.l2s, other.l2s);
+        }
         let at = self.ram.iter().zip(&other.ram).position(|(a, b)| a != b);
         format!("RAM at offset {at:x?}")
     }
@@ -129,6 +135,7 @@ pub struct Bench {
     machine: Machine,
     pub vcpu: Vcpu,
     roots: Vec<Root>,
+    hypervisor: Option<Hypervisor>,
     bells: Vec<Doorbell>,
     slots: Slots,
     /// System registers when a program starts.
@@ -136,14 +143,19 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn new(mode: Mode) -> Result<Self> {
+    pub fn new(mode: Mode, svm: Option<Svm>) -> Result<Self> {
         let (machine, vcpu) = Machine::with_vcpu(mode)?;
         let mut sregs = vcpu.sregs()?;
         [sregs.fs.base, sregs.gs.base] = segment_bases(mode);
+        let roots = roots(&machine);
+        let hypervisor = svm
+            .map(|svm| l2::prepare(&machine, &vcpu, &mut sregs, &roots, svm))
+            .transpose()?;
         vcpu.set_sregs(&sregs)?;
         smm::prepare(&machine)?;
         Ok(Self {
-            roots: roots(&machine),
+            roots,
+            hypervisor,
             bells: bells(&machine)?,
             slots: Slots::new()?,
             sregs: vcpu.sregs()?,
@@ -160,6 +172,11 @@ impl Bench {
         &self.roots
     }
 
+    /// What the guest has for guests of its own, if it can have some.
+    pub fn hypervisor(&self) -> Option<&Hypervisor> {
+        self.hypervisor.as_ref()
+    }
+
     /// Makes everything what it is when a program starts; the one before has restored the rest,
     /// but may have left shadow page tables out of sync: they must be gone before a memslot comes.
     fn reset(&mut self, next: &Program) -> Result<()> {
@@ -167,6 +184,7 @@ impl Bench {
         self.slots.reset(&self.machine, changes_slots)?;
         self.machine.ram().write(RAM, &pattern(RAM_LEN, 0));
         self.machine.ram().write_u64(smm::COUNT, 0);
+        self.machine.ram().write_u64(l2::COUNT, 0);
         let now = self.vcpu.sregs()?;
         if (now.cr0, now.cr3) != (self.sregs.cr0, self.sregs.cr3) {
             self.vcpu.set_sregs(&self.sregs)?;
@@ -229,6 +247,10 @@ impl Bench {
                 Ok(VcpuExit::IoOut(at, data)) if at == u16::from(port::FAULT) => {
                     break format!("exception {}", data[0]);
                 }
+                Ok(VcpuExit::IoOut(at, data)) if at == u16::from(port::REPORT) => {
+                    let code = u32::from_le_bytes(data.try_into()?);
+                    break format!("exit code {code:#x} of L2");
+                }
                 Ok(other) => break format!("{other:?}"),
                 Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
                 Err(e) => return Err(e).context("KVM_RUN"),
@@ -256,6 +278,7 @@ impl Bench {
             ram: self.machine.ram().read(RAM, RAM_LEN as usize),
             rings,
             smis: self.machine.ram().read_u64(smm::COUNT),
+            l2s: self.machine.ram().read_u64(l2::COUNT),
         })
     }
 }

@@ -5,6 +5,7 @@
 mod access;
 mod compare;
 mod control;
+mod l2;
 mod machine;
 mod plan;
 mod program;

@@ -5,6 +5,7 @@ use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
 use super::access;
 use super::control::{self, Changes};
+use super::l2::{self, Hypervisor, L2};
 use super::machine::Root;
 use super::random::Random;
 use super::slots::HostOp;
@@ -19,6 +20,8 @@ pub struct Step {
     pub bytes: Vec<u8>,
     /// The offset of a 32-bit displacement from the next instruction, and where it leads.
     pub relative: Option<(usize, u64)>,
+    /// What a nested guest does at the start of the step.
+    pub l2: Option<L2>,
     /// What the host does at the end of the step.
     pub host: Option<HostOp>,
     /// What the guest does at the end of the program, to leave all as it was.
@@ -30,14 +33,16 @@ pub struct Guest<'a> {
     mode: Mode,
     paged: bool,
     roots: &'a [Root],
+    hypervisor: Option<&'a Hypervisor>,
 }
 
 impl<'a> Guest<'a> {
-    pub fn new(mode: Mode, roots: &'a [Root]) -> Self {
+    pub fn new(mode: Mode, roots: &'a [Root], hypervisor: Option<&'a Hypervisor>) -> Self {
         Self {
             mode,
             paged: mode.is_paged(),
             roots,
+            hypervisor,
         }
     }
 
@@ -48,6 +53,11 @@ impl<'a> Guest<'a> {
     /// The page tables that it can choose from.
     pub fn roots(&self) -> &'a [Root] {
         self.roots
+    }
+
+    /// What it has for guests of its own, if it can have some.
+    pub fn hypervisor(&self) -> Option<&'a Hypervisor> {
+        self.hypervisor
     }
 
     pub fn is_long(&self) -> bool {
@@ -119,6 +129,9 @@ impl Program {
     }
 
     fn add(&mut self, step: &Step, mode: Mode, address: u64) {
+        if let Some(l2) = &step.l2 {
+            self.add_l2(l2, mode, address);
+        }
         let code = &mut self.code;
         for (number, value) in &step.registers {
             // movabs, and mov with 32 bits.
@@ -140,6 +153,23 @@ impl Program {
         if let Some(op) = &step.host {
             code.extend([0xe6, port::HOST]);
             self.host.push(op.clone());
+        }
+    }
+
+    /// The code of L2, with a jump over it, and that which runs it twice.
+    fn add_l2(&mut self, l2: &L2, mode: Mode, address: u64) {
+        // jmp over it
+        self.code.extend([0xe9, 0, 0, 0, 0]);
+        let start = self.code.len();
+        for step in &l2.steps {
+            self.add(step, mode, address);
+        }
+        self.code.extend(l2::END);
+        let length = (self.code.len() - start) as u32;
+        self.code[start - 4..start].copy_from_slice(&length.to_le_bytes());
+        // The second time KVM knows all pages.
+        for _ in 0..2 {
+            self.code.extend(l2.enter(address + start as u64));
         }
     }
 

@@ -36,6 +36,13 @@ pub enum Zap {
     Slot,
 }
 
+/// What a guest has that runs guests of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Svm {
+    /// Nested paging.
+    pub npt: bool,
+}
+
 /// A VM with [`RAM_SIZE`] bytes of RAM in memslot 0 and a window without memslots at
 /// [`MMIO_GPA`].
 pub struct Machine {
@@ -96,25 +103,34 @@ impl Machine {
     /// Whether guests of `mode` can run here.
     pub fn supports(mode: Mode) -> Result<bool> {
         const LA57: u32 = 1 << 16;
-        let features = Self::features()?;
+        let features = Self::cpuid(7)?;
         Ok(mode != Mode::La57 || features.is_some_and(|leaf| leaf.ecx & LA57 != 0))
     }
 
     /// Whether guests can have SMAP here.
     pub fn supports_smap() -> Result<bool> {
         const SMAP: u32 = 1 << 20;
-        Ok(Self::features()?.is_some_and(|leaf| leaf.ebx & SMAP != 0))
+        Ok(Self::cpuid(7)?.is_some_and(|leaf| leaf.ebx & SMAP != 0))
     }
 
-    /// Leaf 7 of CPUID, as guests may have it.
-    fn features() -> Result<Option<kvm_cpuid_entry2>> {
+    /// How guests can have guests of their own here as on AMD's processors, if they can.
+    pub fn svm() -> Result<Option<Svm>> {
+        const SVM: u32 = 1 << 2;
+        const NPT: u32 = 1 << 0;
+        let has_svm = Self::cpuid(0x8000_0001)?.is_some_and(|leaf| leaf.ecx & SVM != 0);
+        let npt = Self::cpuid(0x8000_000a)?.is_some_and(|leaf| leaf.edx & NPT != 0);
+        Ok(has_svm.then_some(Svm { npt }))
+    }
+
+    /// A leaf of CPUID, as guests may have it.
+    fn cpuid(function: u32) -> Result<Option<kvm_cpuid_entry2>> {
         let cpuid = Kvm::new()
             .context("opening /dev/kvm")?
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .context("KVM_GET_SUPPORTED_CPUID")?;
         let mut leaves = cpuid.as_slice().iter();
         Ok(leaves
-            .find(|leaf| leaf.function == 7 && leaf.index == 0)
+            .find(|leaf| leaf.function == function && leaf.index == 0)
             .copied())
     }
 

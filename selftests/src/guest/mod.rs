@@ -17,7 +17,7 @@ pub mod vcpu;
 
 pub use event::{Event, Fault, PAGE_FAULT, pattern, pattern_value};
 pub use ioeventfd::{Bus, Doorbell, Match};
-pub use machine::{Machine, SMM_SPACE, SlotKind, Zap};
+pub use machine::{Machine, SMM_SPACE, SlotKind, Svm, Zap};
 pub use memory::Region;
 pub use mode::Mode;
 pub use paging::PageTables;
