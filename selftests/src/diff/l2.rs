@@ -9,6 +9,7 @@ use super::machine::{RAM, Root, WINDOW, WINDOW_PAGES};
 use super::program::{Guest, Step};
 use super::random::Random;
 use super::{access, control};
+use crate::guest::cpu::EFER_SVME;
 use crate::guest::layout::port;
 use crate::guest::paging::{SUPERVISOR, USER};
 use crate::guest::{Machine, PAGE, Svm, Vcpu};
@@ -23,7 +24,6 @@ pub const COUNT: u64 = VMCB + PAGE;
 const HOST_SAVE: u64 = VMCB + 2 * PAGE;
 
 const MSR_VM_HSAVE_PA: u32 = 0xc001_0117;
-const EFER_SVME: u64 = 1 << 12;
 
 /// Offsets in the VMCB.
 mod vmcb {

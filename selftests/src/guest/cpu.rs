@@ -25,6 +25,7 @@ const CR4_LA57: u64 = 1 << 12;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 pub const EFER_NXE: u64 = 1 << 11;
+pub const EFER_SVME: u64 = 1 << 12;
 
 const VECTORS: u64 = 32;
 
