@@ -9,9 +9,8 @@ use super::l2::{self, Hypervisor, L2};
 use super::machine::Root;
 use super::random::Random;
 use super::slots::HostOp;
-use super::smm;
 use crate::guest::Mode;
-use crate::guest::layout::{MMIO_GPA, MMIO_GVA, port};
+use crate::guest::layout::{MMIO_GPA, MMIO_GVA, SMM_HANDLER, port};
 
 /// One or a few instructions, and what has to be in registers before them.
 #[derive(Clone, Default)]
@@ -182,7 +181,7 @@ impl Program {
             match (bytes == [0xe6, port::HOST]).then(|| host.next()).flatten() {
                 Some(HostOp::Smi(handler)) => {
                     text += "  ; SMI";
-                    for (_, line) in disassemble(handler, 16, smm::HANDLER) {
+                    for (_, line) in disassemble(handler, 16, SMM_HANDLER) {
                         text += &format!("\n    {line}");
                     }
                 }

@@ -7,14 +7,11 @@ use super::machine::{RAM, WINDOW_PAGES};
 use super::program::Step;
 use super::random::Random;
 use super::slots::HostOp;
-use crate::guest::layout::MMIO_GPA;
+use crate::guest::layout::{MMIO_GPA, SMM_HANDLER};
 use crate::guest::{Machine, PAGE, SMM_SPACE, SlotKind, Vcpu};
 
-/// Where vCPU 0 starts in SMM after a reset: SMBASE + 8000h. No other vCPU has its code there.
-pub const HANDLER: u64 = 0x3_8000;
-
 /// How often a handler has come to its end, 4 bytes.
-pub const COUNT: u64 = HANDLER + PAGE;
+pub const COUNT: u64 = SMM_HANDLER + PAGE;
 
 /// Gives SMM the guest's RAM. Other memslots are not there: what is one outside is MMIO inside.
 pub fn prepare(machine: &Machine) -> Result<()> {
@@ -70,6 +67,6 @@ fn target(random: &mut Random) -> u64 {
 
 /// Has the vCPU interrupted before its next instruction.
 pub fn interrupt(machine: &Machine, vcpu: &Vcpu, handler: &[u8]) -> Result<()> {
-    machine.ram().write(HANDLER, handler);
+    machine.ram().write(SMM_HANDLER, handler);
     vcpu.fd().smi().context("KVM_SMI")
 }

@@ -19,6 +19,9 @@ pub const STUB_SIZE: u64 = 16;
 const VCPU_AREA: u64 = 0x1_0000;
 pub const VCPU_AREA_SIZE: u64 = 0x1_0000;
 
+/// Where vCPU 0 starts in SMM after a reset: SMBASE + 8000h. Only the third vCPU has its code there.
+pub const SMM_HANDLER: u64 = 0x3_8000;
+
 /// Page-table pages are taken from here on.
 pub const TABLES: u64 = 0x10_0000;
 pub const TABLES_END: u64 = 0x18_0000;

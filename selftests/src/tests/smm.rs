@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 
 use super::with_sptes;
-use crate::guest::layout::SCRATCH;
+use crate::guest::layout::{SCRATCH, SMM_HANDLER};
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SMM_SPACE, SlotKind, pattern_value};
 use crate::host::{Modes, Vendor};
 use crate::stats::Mark;
@@ -29,10 +29,6 @@ pub const TESTS: &[Test] = &[
         run: || memslots(Mode::Flat),
     },
 ];
-
-/// Where the processor starts in SMM after a reset: SMBASE + 8000h. No vCPU but the third has its
-/// code there.
-const HANDLER: u64 = 0x3_8000;
 
 /// 16-bit code that copies 4 bytes, between addresses of 32 bits.
 fn copy(from: u64, to: u64) -> Vec<u8> {
@@ -68,7 +64,7 @@ fn memslots(mode: Mode) -> Result<()> {
         copy(machine.gpa(ram), SCRATCH + 8),
         RSM.to_vec(),
     ];
-    machine.ram().write(HANDLER, &handler.concat());
+    machine.ram().write(SMM_HANDLER, &handler.concat());
 
     for round in 0..4 {
         machine.ram().write_u64(SCRATCH, 0);

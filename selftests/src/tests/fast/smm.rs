@@ -7,7 +7,7 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 
 use super::{CODE, delta, each_way, mark};
-use crate::guest::layout::{GDT, SCRATCH};
+use crate::guest::layout::{GDT, SCRATCH, SMM_HANDLER};
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, SMM_SPACE, SlotKind, pattern_value};
 use crate::stats::Mark;
@@ -20,11 +20,8 @@ pub const TESTS: &[Test] = &[Test {
     run: accesses,
 }];
 
-/// Where the processor starts in SMM after a reset: SMBASE + 8000h.
-const HANDLER: u64 = 0x3_8000;
-
 /// Where the handler goes on as 64-bit code.
-const HANDLER_64: u64 = HANDLER + 0x200;
+const HANDLER_64: u64 = SMM_HANDLER + 0x200;
 
 const BELL_VALUE: u32 = 0x5111;
 
@@ -131,9 +128,9 @@ fn write_handler(machine: &Machine, root: u64) -> Result<()> {
 
     let mut first = CodeAssembler::new(16)?;
     enter_long_mode(&mut first, root, GDTR)?;
-    let first = first.assemble(HANDLER)?;
-    assert!(HANDLER + first.len() as u64 <= HANDLER_64);
-    machine.ram().write(HANDLER, &first);
+    let first = first.assemble(SMM_HANDLER)?;
+    assert!(SMM_HANDLER + first.len() as u64 <= HANDLER_64);
+    machine.ram().write(SMM_HANDLER, &first);
 
     let mut second = CodeAssembler::new(64)?;
     access(&mut second, CODE)?;
