@@ -163,7 +163,7 @@ impl Pair {
     fn run(&mut self, program: &Program, place: Place) -> Result<Trace> {
         let trace = self.bench.run(program, place.address, place.rflags)?;
         if !trace.is_done() {
-            self.bench = Bench::new(self.what.mode, self.what.svm)?;
+            *self = Self::new(self.what)?;
         }
         Ok(trace)
     }
