@@ -7,7 +7,7 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
 use crate::expect_eq;
-use crate::guest::cpu::CR0_WP;
+use crate::guest::cpu::{CR0_WP, USER_CODE, USER_DATA};
 use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR, USER, WRITE};
 use crate::guest::vcpu::{change_cr0, mov_from_memory, mov_to_memory, store_entry};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE_FAULT, operand};
@@ -70,29 +70,27 @@ const ERROR_USER: u64 = 1 << 2;
 
 /// RFLAGS of the user program: I/O allowed (it ends by an OUT), and the always-one bit.
 const USER_RFLAGS: i32 = 3 << 12 | 1 << 1;
-const USER_CODE: i32 = 0x18 | 3;
-const USER_DATA: i32 = 0x20 | 3;
 
 /// Goes on in user mode at RSI (ESI), on the same stack.
 pub(super) fn enter_user_mode(a: &mut CodeAssembler, mode: Mode) -> Result<(), IcedError> {
     if mode.is_long() {
         a.mov(asm::rbp, asm::rsp)?;
-        a.push(USER_DATA)?;
+        a.push(i32::from(USER_DATA))?;
         a.push(asm::rbp)?;
         a.push(USER_RFLAGS)?;
-        a.push(USER_CODE)?;
+        a.push(i32::from(USER_CODE))?;
         a.push(asm::rsi)?;
         a.iretq()
     } else {
         // IRET clears data segments that user mode may not use.
-        a.mov(asm::ecx, USER_DATA)?;
+        a.mov(asm::ecx, u32::from(USER_DATA))?;
         a.mov(asm::ds, asm::ecx)?;
         a.mov(asm::es, asm::ecx)?;
         a.mov(asm::ebp, asm::esp)?;
-        a.push(USER_DATA)?;
+        a.push(i32::from(USER_DATA))?;
         a.push(asm::ebp)?;
         a.push(USER_RFLAGS)?;
-        a.push(USER_CODE)?;
+        a.push(i32::from(USER_CODE))?;
         a.push(asm::esi)?;
         a.iretd()
     }

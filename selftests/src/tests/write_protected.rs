@@ -48,8 +48,7 @@ fn cached(mode: Mode) -> Result<()> {
 
     let other = machine.new_tables();
     other.map(gva, table, SUPERVISOR);
-    let others = other.entries(gva);
-    let last_level = others[others.len() - 1] & !(PAGE - 1);
+    let last_level = other.pte(gva) & !(PAGE - 1);
 
     vcpu.touch(gva, gpa, 4)?;
     let regs = kvm_regs {

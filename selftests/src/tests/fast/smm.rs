@@ -7,6 +7,7 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 
 use super::{CODE, delta, each_way, mark};
+use crate::guest::cpu::{CR0_PE, CR0_PG, CR4_PAE, EFER_LME};
 use crate::guest::layout::{GDT, SCRATCH, SMM_HANDLER};
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, SMM_SPACE, SlotKind, pattern_value};
@@ -27,10 +28,7 @@ const BELL_VALUE: u32 = 0x5111;
 
 /// From what SMM starts as, 16-bit code with 4 GiB segments, to 64-bit code.
 fn enter_long_mode(a: &mut CodeAssembler, root: u64, gdtr: u64) -> Result<(), IcedError> {
-    const CR4_PAE: u32 = 1 << 5;
-    const CR0_PG_PE: u32 = 1 << 31 | 1 << 0;
     const MSR_EFER: u32 = 0xc000_0080;
-    const EFER_LME: u32 = 1 << 8;
     const CODE_64: u16 = 0x08;
     a.mov(asm::ebx, gdtr as u32)?;
     a.lgdt(asm::fword_ptr(asm::ebx))?;
@@ -44,7 +42,7 @@ fn enter_long_mode(a: &mut CodeAssembler, root: u64, gdtr: u64) -> Result<(), Ic
     a.or(asm::eax, EFER_LME as i32)?;
     a.wrmsr()?;
     a.mov(asm::eax, asm::cr0)?;
-    a.or(asm::eax, CR0_PG_PE)?;
+    a.or(asm::eax, (CR0_PG | CR0_PE) as u32)?;
     a.mov(asm::cr0, asm::eax)?;
     // A far jump to an offset of 32 bits, which the assembler does not have in 16-bit code.
     let target = [
