@@ -6,7 +6,7 @@ use std::fmt;
 use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, AsmMemoryOperand, CodeAssembler};
 
-/// One access by one instruction; sizes in bytes. The value to be written is in RAX.
+/// What one instruction does; sizes in bytes. The value to be written is in RAX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insn {
     /// MOV or OUT from a register.
@@ -28,6 +28,14 @@ pub enum Insn {
 }
 
 impl Insn {
+    /// How often the device sees it.
+    pub const fn accesses(self) -> u64 {
+        match self {
+            Self::Or | Self::Exchange => 2,
+            _ => 1,
+        }
+    }
+
     /// Port I/O at DX.
     pub fn emit_port(self, a: &mut CodeAssembler) -> Result<(), IcedError> {
         match self {

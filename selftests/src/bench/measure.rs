@@ -32,6 +32,8 @@ pub struct Measured {
     pub description: String,
     /// The port row to compare with.
     pub port: Option<&'static str>,
+    /// What one instruction does: reads and writes.
+    pub accesses_each: u64,
     /// Extension off, or not loaded.
     pub off: Sample,
     /// Extension on without its fast path, and with it; absent when it is not loaded.
@@ -290,6 +292,7 @@ pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
         name: row.name,
         description: row.describe(),
         port: row.port,
+        accesses_each: row.insn.accesses(),
         off: Sample::of(off),
         seed: sample(seed),
         on: sample(on),
