@@ -10,7 +10,7 @@
 #define TRACE_SYSTEM kvm_mmio_ext
 
 /* An access that is done, or leaves for userspace. */
-TRACE_EVENT(mmio_access,
+TRACE_EVENT_FN(mmio_access,
 	TP_PROTO(const struct mmio_ext_vcpu_id *id, u64 gpa, u8 size,
 		 u8 direction, u8 outcome),
 	TP_ARGS(id, gpa, size, direction, outcome),
@@ -47,8 +47,9 @@ TRACE_EVENT(mmio_access,
 				   { 1, "fast_userspace" },
 				   { 2, "emulated_kernel" },
 				   { 3, "emulated_userspace" },
-				   { 4, "wildcard" },
-				   { 5, "faulted_in" }))
+				   { 4, "wildcard" })),
+
+	mmio_ext_trace_access_reg, mmio_ext_trace_access_unreg
 );
 
 /* An MMIO fault that was no access: the guest tries again. */

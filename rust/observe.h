@@ -6,6 +6,8 @@
 #include <linux/jump_label.h>
 #include <linux/kvm_host.h>
 
+#include <asm/kvm_mmio_ext.h>
+
 /* Defined in params.c. */
 DECLARE_STATIC_KEY_FALSE(mmio_ext_heat_key);
 
@@ -16,6 +18,21 @@ struct mmio_ext_vcpu_id {
 	u32 vcpu;
 };
 
+/* Who wants to know what KVM's emulator does. */
+enum mmio_ext_observer {
+	MMIO_EXT_HEAT,
+	MMIO_EXT_TRACE,
+};
+
+void mmio_ext_set_observer(enum mmio_ext_observer who, bool on);
+void mmio_ext_observe_emulator(void);
+
+/* Implemented in Rust, see rust/kvm/hooks.rs. */
+kvm_mmio_ext_observer_t mmio_ext_see_access;
+kvm_mmio_ext_observer_t mmio_ext_record_access;
+
+int mmio_ext_trace_access_reg(void);
+void mmio_ext_trace_access_unreg(void);
 void mmio_ext_trace_access(const struct mmio_ext_vcpu_id *id, u64 gpa, u8 size,
 			   u8 direction, u8 outcome);
 void mmio_ext_trace_miss(const struct mmio_ext_vcpu_id *id, u64 addr,

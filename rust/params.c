@@ -38,6 +38,8 @@ int mmio_ext_register(const struct kvm_mmio_ext_ops *ops)
 	kernel_param_lock(THIS_MODULE);
 	r = kvm_mmio_ext_register(ops, mmio_ext_enabled);
 	kernel_param_unlock(THIS_MODULE);
+	if (!r)
+		mmio_ext_observe_emulator();
 	return r;
 }
 
@@ -67,6 +69,7 @@ static int mmio_ext_heat_set(const char *val, const struct kernel_param *kp)
 	if (r)
 		return r;
 
+	mmio_ext_set_observer(MMIO_EXT_HEAT, mmio_ext_heat);
 	if (mmio_ext_heat)
 		static_branch_enable(&mmio_ext_heat_key);
 	else

@@ -11,7 +11,7 @@ use core::mem::{offset_of, size_of};
 const MAGIC: [u8; 8] = *b"KVMMMIOX";
 
 /// Changes when something that exists changes its meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of a descriptor and of what each block begins with.
 const DESCRIPTOR_SIZE: usize = 64;
@@ -182,7 +182,7 @@ block! {
         write_4: u64, Cumulative, None;
         write_8: u64, Cumulative, None;
         write_other: u64, Cumulative, None;
-        direction_unknown: u64, Cumulative, None;
+        emulated_unseen: u64, Cumulative, None;
         heat_dropped: u64, Cumulative, None;
         fast_ioeventfd: u64, Cumulative, None;
         fast_kernel: u64, Cumulative, None;
@@ -192,7 +192,7 @@ block! {
 
 block! {
     /// What a vCPU has done to a page.
-    Page = 3, 112 {
+    Page = 3, 104 {
         gpa: u64, Id, Address;
         vcpu: u32, Id, None;
         last_size: u8, Instant, Bytes;
@@ -204,7 +204,6 @@ block! {
         writes: u64, Cumulative, None;
         kernel: u64, Cumulative, None;
         userspace: u64, Cumulative, None;
-        faulted_in: u64, Cumulative, None;
         fast: u64, Cumulative, None;
         wildcard: u64, Cumulative, None;
         cycles: u64, Cumulative, Cycles;
@@ -345,7 +344,7 @@ mod tests {
             ("last_size", 3, 20),
             ("last_outcome", 3, 23),
             ("count", 3, 24),
-            ("last_tsc", 3, 96),
+            ("last_tsc", 3, 88),
         ] {
             assert_eq!(offset(name, block), want, "{name}");
         }
@@ -378,7 +377,7 @@ mod tests {
         }
         .to_bytes();
         assert_eq!(&header[..8], b"KVMMMIOX");
-        assert_eq!(u32_at(&header, 8), 1);
+        assert_eq!(u32_at(&header, 8), 2);
         let (start, size, count) = (
             u32_at(&header, 16),
             u32_at(&header, 20),
@@ -413,20 +412,19 @@ mod tests {
             writes: 12,
             kernel: 13,
             userspace: 14,
-            faulted_in: 15,
-            fast: 16,
-            wildcard: 17,
-            cycles: 18,
-            last_tsc: 19,
+            fast: 15,
+            wildcard: 16,
+            cycles: 17,
+            last_tsc: 18,
         }
         .to_bytes();
-        assert_eq!(&block[..8], [3, 0, 0, 0, 112, 0, 0, 0]);
+        assert_eq!(&block[..8], [3, 0, 0, 0, 104, 0, 0, 0]);
         assert_eq!(u64_at(&block, 8), 0xfee0_0000);
         assert_eq!(u32_at(&block, 16), 3);
         assert_eq!(block[20..24], [4, 255, 2, 1]);
-        for (n, at) in (10..20).zip((24..).step_by(8)) {
+        for (n, at) in (10..19).zip((24..).step_by(8)) {
             assert_eq!(u64_at(&block, at), n);
         }
-        assert_eq!(u64_at(&block, 104), 0);
+        assert_eq!(u64_at(&block, 96), 0);
     }
 }

@@ -146,8 +146,8 @@ fn push_vcpu(file: &mut KVVec<u8>, vcpu: &VcpuEntry, counters: &Snapshot) -> Res
 }
 
 fn vcpu_block(vcpu: u32, counters: &Snapshot) -> binary_stats::Vcpu {
-    let [read_1, read_2, read_4, read_8, read_other] = counters.by_size(Direction::Read);
-    let [write_1, write_2, write_4, write_8, write_other] = counters.by_size(Direction::Write);
+    let [read_1, read_2, read_4, read_8, read_other] = counters.by_size(false);
+    let [write_1, write_2, write_4, write_8, write_other] = counters.by_size(true);
 
     binary_stats::Vcpu {
         vcpu,
@@ -182,7 +182,7 @@ fn vcpu_block(vcpu: u32, counters: &Snapshot) -> binary_stats::Vcpu {
         write_4,
         write_8,
         write_other,
-        direction_unknown: counters.direction_unknown(),
+        emulated_unseen: counters.unseen(),
         heat_dropped: counters.heat_dropped(),
         fast_ioeventfd: counters.fast_by(Taker::Ioeventfd),
         fast_kernel: counters.fast_by(Taker::Kernel),
@@ -203,7 +203,6 @@ fn page_block(vcpu: u32, page: &heat::Page) -> binary_stats::Page {
         writes: page.with_direction(Direction::Write),
         kernel: page.kernel(),
         userspace: page.userspace(),
-        faulted_in: page.with_outcome(&[Outcome::FaultedIn]),
         fast: page.fast(),
         wildcard: page.with_outcome(&[Outcome::Wildcard]),
         cycles: page.cycles,

@@ -6,7 +6,7 @@
 //! vCPUs. Any thread may read it meanwhile.
 
 use crate::{
-    addr::{Gfn, Gpa},
+    addr::Gfn,
     kvm::{Byte, Counter}, //
 };
 use core::ops::Deref;
@@ -16,11 +16,7 @@ pub const PAGES: usize = 256;
 
 /// Places to look for a page: twice as many as there are pages, so that there is always a free
 /// one near.
-const PLACES: usize = 2 * PAGES;
-
-/// A place that no page has taken. As an index of a byte it is that of the first record, where the
-/// quick look then finds another page, or the right one by luck.
-const FREE: u16 = PAGES as u16;
+pub const PLACES: usize = 2 * PAGES;
 
 /// Spreads neighbouring pages over the places: 2^32 divided by the golden ratio (Knuth, The Art of
 /// Computer Programming, volume 3, section 6.4).
@@ -29,6 +25,9 @@ const HASH: u32 = 0x9e37_79b9;
 /// A page frame that no guest has.
 const NO_GFN: u64 = u64::MAX;
 
+/// What is found in a place that no page has taken.
+pub static FREE: Record = Record::unused();
+
 /// What is not known of a value.
 pub const UNKNOWN_WIDTH: u8 = u8::MAX;
 
@@ -36,17 +35,12 @@ pub const UNKNOWN_WIDTH: u8 = u8::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Direction {
-    /// Not known.
+    /// Not known, of [`Kind::WILDCARD`].
     Unknown,
     /// From the device.
     Read,
     /// To the device.
     Write,
-}
-
-impl Direction {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Unknown, Self::Read, Self::Write];
 }
 
 /// What became of an access.
@@ -63,20 +57,6 @@ pub enum Outcome {
     EmulatedUserspace,
     /// Signalled a zero-length ioeventfd.
     Wildcard,
-    /// The page was faulted in, as MMIO; KVM's own code did the access.
-    FaultedIn,
-}
-
-impl Outcome {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
-        Self::FastKernel,
-        Self::FastUserspace,
-        Self::EmulatedKernel,
-        Self::EmulatedUserspace,
-        Self::Wildcard,
-        Self::FaultedIn,
-    ];
 }
 
 /// Direction and outcome in one number: where an access is counted.
@@ -84,40 +64,65 @@ impl Outcome {
 pub struct Kind(u8);
 
 impl Kind {
+    /// The first of the emulator's: their numbers are those that KVM tells, see `Kind::emulated()`.
+    const EMULATED: u8 = 0;
+
+    /// How many the emulator has.
+    pub const EMULATED_COUNT: usize = 4;
+
+    /// The first of the fast path's.
+    const FAST: u8 = Self::EMULATED + 4;
+
+    /// What signalled a zero-length ioeventfd: neither read nor write, the instruction was skipped.
+    pub const WILDCARD: Self = Self(Self::FAST + 4);
+
     /// How many there are.
-    const COUNT: usize = Outcome::ALL.len() * Direction::ALL.len();
+    const COUNT: usize = Self::WILDCARD.0 as usize + 1;
 
-    /// From its parts.
+    /// Of the fast path.
     #[inline(always)]
-    pub const fn new(outcome: Outcome, direction: Direction) -> Self {
-        Self(outcome as u8 * Direction::ALL.len() as u8 + direction as u8)
+    pub const fn fast(write: bool, userspace: bool) -> Self {
+        Self::numbered(Self::FAST, write, userspace)
     }
 
-    /// Of the fast path. Adding needs fewer instructions than choosing.
+    /// Of the emulator.
     #[inline(always)]
-    pub const fn fast(direction: Direction, userspace: bool) -> Self {
-        const USERSPACE: u8 = Direction::ALL.len() as u8;
-        Self(Self::new(Outcome::FastKernel, direction).0 + USERSPACE * userspace as u8)
+    pub const fn emulated(write: bool, userspace: bool) -> Self {
+        Self::numbered(Self::EMULATED, write, userspace)
     }
 
-    /// Outcomes of the emulator.
-    pub const EMULATED: usize = 2;
-
-    /// Its number among the kinds of the emulator.
+    /// Adding needs fewer instructions than choosing.
     #[inline(always)]
-    pub const fn emulated(self) -> usize {
-        const FIRST: Kind = Kind::new(Outcome::EmulatedKernel, Direction::ALL[0]);
-        (self.0 as usize).wrapping_sub(FIRST.0 as usize)
+    const fn numbered(first: u8, write: bool, userspace: bool) -> Self {
+        Self(first + write as u8 + 2 * userspace as u8)
+    }
+
+    /// Its number among those of the emulator.
+    #[inline(always)]
+    pub const fn emulated_number(self) -> usize {
+        (self.0 - Self::EMULATED) as usize
     }
 
     /// What became of it.
     pub const fn outcome(self) -> Outcome {
-        Outcome::ALL[self.0 as usize / Direction::ALL.len() % Outcome::ALL.len()]
+        use Outcome::*;
+        const OUTCOMES: [Outcome; 5] = [
+            EmulatedKernel,
+            EmulatedUserspace,
+            FastKernel,
+            FastUserspace,
+            Wildcard,
+        ];
+        OUTCOMES[self.0 as usize / 2 % OUTCOMES.len()]
     }
 
     /// Which way it went.
     pub const fn direction(self) -> Direction {
-        Direction::ALL[self.0 as usize % Direction::ALL.len()]
+        match self {
+            Self::WILDCARD => Direction::Unknown,
+            Self(number) if number % 2 == 1 => Direction::Write,
+            Self(_) => Direction::Read,
+        }
     }
 
     /// Whether the value was known when such an access was recorded: only the fast path looks, and
@@ -134,22 +139,15 @@ impl Kind {
 /// An access that is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
-    /// Where it went.
-    pub gpa: Gpa,
     /// What it was.
     pub kind: Kind,
-    /// Bytes of the operand, 0 if unknown.
+    /// Bytes, 0 of [`Kind::WILDCARD`].
     pub size: u8,
-    /// What was read or written, where [`Kind`] has a value at all.
-    pub value: u64,
-    /// How long it took, in cycles of the TSC.
-    pub cycles: u64,
     /// The TSC when it was done.
     pub now: u64,
 }
 
 /// What is recorded of a page.
-#[derive(Default)]
 pub struct Record {
     gfn: Counter,
     counts: [Counter; Kind::COUNT],
@@ -162,10 +160,21 @@ pub struct Record {
 
 impl Record {
     /// One of a page that is yet to come.
-    pub fn unused() -> Self {
-        let record = Self::default();
-        record.gfn.set(NO_GFN);
-        record
+    pub const fn unused() -> Self {
+        Self {
+            gfn: Counter::new(NO_GFN),
+            counts: [const { Counter::new(0) }; Kind::COUNT],
+            cycles: Counter::new(0),
+            last_tsc: Counter::new(0),
+            last_value: Counter::new(0),
+            last_size: Byte::new(0),
+            last_kind: Byte::new(0),
+        }
+    }
+
+    #[inline(always)]
+    fn is_of(&self, gfn: Gfn) -> bool {
+        self.gfn.get() == gfn.0
     }
 
     /// Counts an access.
@@ -175,11 +184,21 @@ impl Record {
         if let Some(count) = self.counts.get(usize::from(kind)) {
             count.inc();
         }
-        self.cycles.add(access.cycles);
         self.last_tsc.set(access.now);
-        self.last_value.set(access.value);
         self.last_size.set(access.size);
         self.last_kind.set(kind);
+    }
+
+    /// Adds to the time spent, in cycles of the TSC.
+    #[inline(always)]
+    pub fn add_cycles(&self, cycles: u64) {
+        self.cycles.add(cycles);
+    }
+
+    /// Sets the value of the last access, which [`Kind::fast`] may have.
+    #[inline(always)]
+    pub fn set_last_value(&self, value: u64) {
+        self.last_value.set(value);
     }
 
     /// What is recorded now. Each number is right, but another access may come in between.
@@ -300,64 +319,46 @@ impl<R: Deref<Target = [Record; PAGES]>> Heat<R> {
     }
 }
 
-/// Finds the record of a page, for the vCPU that writes them.
-pub struct Recorder<H> {
-    heat: H,
-    /// The number of the record of the page that has taken this place, or [`FREE`].
-    places: [u16; PLACES],
+/// Finds the record of a page, for the vCPU that writes them. To be made in place: it is too large
+/// for a stack.
+pub struct Recorder<'a, R> {
+    /// The records, once there are any; all unused when they come.
+    pub heat: Option<&'a Heat<R>>,
+    /// The record of the page that has taken a place, or [`FREE`]. All are free to begin with.
+    pub places: [&'a Record; PLACES],
 }
 
-impl<R: Deref<Target = [Record; PAGES]>, H: Deref<Target = Heat<R>>> Recorder<H> {
-    /// A recorder for records that are all unused.
-    pub fn new(heat: H) -> Self {
-        Self {
-            heat,
-            places: [FREE; PLACES],
-        }
-    }
-
+impl<'a, R: Deref<Target = [Record; PAGES]>> Recorder<'a, R> {
     /// The record of a page, if the first look finds it.
     #[inline(always)]
-    pub fn look<'a>(&'a self, gfn: Gfn) -> Option<&'a Record>
-    where
-        R: 'a,
-    {
-        // The number's low byte: there is a record of any such number, see `FREE`.
-        let number = self.places[place(gfn)] as u8;
-        let record = &self.heat.records[usize::from(number)];
-        (record.gfn.get() == gfn.0).then_some(record)
+    pub fn look(&self, gfn: Gfn) -> Option<&'a Record> {
+        let record = self.places[place(gfn)];
+        record.is_of(gfn).then_some(record)
     }
 
-    /// Records an access. Returns whether there was room for its page.
-    pub fn record(&mut self, access: &Access) -> bool {
-        let number = self.find_or_take(access.gpa.gfn());
-        if let Some(number) = number {
-            self.heat.records[usize::from(number)].add(access);
-        }
-        number.is_some()
-    }
-
-    fn find_or_take(&mut self, gfn: Gfn) -> Option<u8> {
+    /// The record of a page, a new one if need be, as long as there is any.
+    pub fn find_or_take(&mut self, gfn: Gfn) -> Option<&'a Record> {
         let mut at = place(gfn);
         loop {
-            match self.places[at] {
-                FREE => return self.take(at, gfn),
-                number if self.heat.records[usize::from(number)].gfn.get() == gfn.0 => {
-                    return Some(number as u8);
-                }
-                _ => at = (at + 1) % PLACES,
+            let record = self.places[at];
+            if record.is_of(gfn) {
+                return Some(record);
             }
+            if record.is_of(Gfn(NO_GFN)) {
+                return self.take(at, gfn);
+            }
+            at = (at + 1) % PLACES;
         }
     }
 
     /// Gives the next record to a new page, if there is one.
-    fn take(&mut self, at: usize, gfn: Gfn) -> Option<u8> {
-        let used = self.heat.page_count();
-        let record = self.heat.records.get(used)?;
+    fn take(&mut self, at: usize, gfn: Gfn) -> Option<&'a Record> {
+        let heat = self.heat?;
+        let record = heat.records.get(heat.page_count())?;
         record.gfn.set(gfn.0);
-        self.heat.used.inc();
-        self.places[at] = used as u16;
-        Some(used as u8)
+        heat.used.inc();
+        self.places[at] = record;
+        Some(record)
     }
 }
 
@@ -367,12 +368,8 @@ const fn place(gfn: Gfn) -> usize {
     ((gfn.0 as u32).wrapping_mul(HASH) >> (u32::BITS - PLACES.ilog2())) as usize
 }
 
-// The low byte of a number is an index, see `Recorder::look()`.
-const _: () = assert!(PAGES == 1 << u8::BITS);
-const _: () = assert!(Kind::COUNT <= u8::MAX as usize);
-// What `Kind::fast()` adds, and `Kind::emulated()` subtracts.
-const _: () = assert!(Outcome::FastUserspace as u8 == Outcome::FastKernel as u8 + 1);
-const _: () = assert!(Outcome::EmulatedUserspace as u8 == Outcome::EmulatedKernel as u8 + 1);
+// There is always a free place, where a search ends.
+const _: () = assert!(PAGES < PLACES);
 
 #[cfg(test)]
 mod tests {
@@ -382,22 +379,37 @@ mod tests {
     type Owned = Heat<Box<[Record; PAGES]>>;
 
     fn heat() -> Owned {
-        Heat::new(Box::new(core::array::from_fn(|_| Record::unused())))
+        Heat::new(Box::new([const { Record::unused() }; PAGES]))
     }
 
-    fn access(gfn: u64, outcome: Outcome, direction: Direction) -> Access {
+    fn recorder(heat: &Owned) -> Recorder<'_, Box<[Record; PAGES]>> {
+        Recorder {
+            heat: Some(heat),
+            ..EMPTY
+        }
+    }
+
+    const EMPTY: Recorder<'_, Box<[Record; PAGES]>> = Recorder {
+        heat: None,
+        places: [&FREE; PLACES],
+    };
+
+    fn access(kind: Kind) -> Access {
         Access {
-            gpa: Gpa(gfn << 12 | 0x123),
-            kind: Kind::new(outcome, direction),
+            kind,
             size: 4,
-            value: 0x80,
-            cycles: 7,
             now: 1000,
         }
     }
 
-    fn write(gfn: u64) -> Access {
-        access(gfn, Outcome::FastKernel, Direction::Write)
+    const WRITE: Kind = Kind::fast(true, false);
+
+    /// Records a write; returns whether there is room for its page.
+    fn write<R: Deref<Target = [Record; PAGES]>>(recorder: &mut Recorder<'_, R>, gfn: u64) -> bool {
+        let record = recorder.find_or_take(Gfn(gfn));
+        record
+            .inspect(|record| record.add(&access(WRITE)))
+            .is_some()
     }
 
     fn only_page(heat: &Owned) -> Page {
@@ -407,73 +419,97 @@ mod tests {
 
     #[test]
     fn a_kind_keeps_its_parts() {
-        for outcome in Outcome::ALL {
-            for direction in Direction::ALL {
-                let kind = Kind::new(outcome, direction);
-                assert_eq!((kind.outcome(), kind.direction()), (outcome, direction));
+        use Direction::*;
+        use Outcome::*;
+        for (write, direction) in [(false, Read), (true, Write)] {
+            for (userspace, fast, emulated) in [
+                (false, FastKernel, EmulatedKernel),
+                (true, FastUserspace, EmulatedUserspace),
+            ] {
+                let kind = Kind::fast(write, userspace);
+                assert_eq!((kind.outcome(), kind.direction()), (fast, direction));
+                let kind = Kind::emulated(write, userspace);
+                assert_eq!((kind.outcome(), kind.direction()), (emulated, direction));
+                assert!(kind.emulated_number() < Kind::EMULATED_COUNT);
             }
         }
+        assert_eq!(Kind::WILDCARD.outcome(), Wildcard);
+        assert_eq!(Kind::WILDCARD.direction(), Unknown);
     }
 
     #[test]
     fn accesses_are_counted_by_kind() {
         let heat = heat();
-        let mut recorder = Recorder::new(&heat);
-        for outcome in Outcome::ALL {
-            for direction in Direction::ALL {
-                assert!(recorder.record(&access(5, outcome, direction)));
+        let mut recorder = recorder(&heat);
+        for (number, times) in (0..Kind::COUNT as u8).zip(1..) {
+            for _ in 0..times {
+                let record = recorder.find_or_take(Gfn(5)).unwrap();
+                record.add(&access(Kind(number)));
+                record.add_cycles(7);
             }
         }
         let page = only_page(&heat);
         assert_eq!(page.gfn, Gfn(5));
-        assert_eq!(page.count(), 18);
-        assert_eq!(page.with_direction(Direction::Read), 6);
-        assert_eq!(page.with_direction(Direction::Write), 6);
-        for outcome in Outcome::ALL {
-            assert_eq!(page.with_outcome(&[outcome]), 3);
-        }
-        assert_eq!(
-            page.with_outcome(&[Outcome::FastKernel, Outcome::Wildcard]),
-            6
-        );
-        assert_eq!(page.cycles, 18 * 7);
+        assert_eq!(page.count(), 45);
+        assert_eq!(page.with_direction(Direction::Read), 1 + 3 + 5 + 7);
+        assert_eq!(page.with_direction(Direction::Write), 2 + 4 + 6 + 8);
+        assert_eq!(page.with_direction(Direction::Unknown), 9);
+        assert_eq!(page.with_outcome(&[Outcome::EmulatedKernel]), 1 + 2);
+        assert_eq!(page.with_outcome(&[Outcome::EmulatedUserspace]), 3 + 4);
+        assert_eq!(page.fast(), 5 + 6 + 7 + 8);
+        assert_eq!(page.kernel(), 1 + 2 + 5 + 6 + 9);
+        assert_eq!(page.userspace(), 3 + 4 + 7 + 8);
+        assert_eq!(page.cycles, 45 * 7);
     }
 
     #[test]
     fn the_last_access_is_remembered() {
         let heat = heat();
-        let mut recorder = Recorder::new(&heat);
+        let mut recorder = recorder(&heat);
+        let record = recorder.find_or_take(Gfn(9)).unwrap();
         for (value, width) in [(0, 0), (1, 1), (0x80, 8), (u64::MAX, 64)] {
-            let last = Access {
-                value,
+            record.add(&Access {
                 size: 8,
                 now: value ^ 55,
-                ..write(9)
-            };
-            recorder.record(&last);
+                ..access(WRITE)
+            });
+            record.set_last_value(value);
             let page = only_page(&heat);
             assert_eq!((page.last_size, page.last_width), (8, width));
             assert_eq!(page.last_tsc, value ^ 55);
             assert_eq!(page.last_direction, Direction::Write);
             assert_eq!(page.last_outcome, Outcome::FastKernel);
         }
-        for (outcome, direction) in [
-            (Outcome::FastUserspace, Direction::Read),
-            (Outcome::EmulatedKernel, Direction::Write),
-            (Outcome::Wildcard, Direction::Unknown),
+        for kind in [
+            Kind::fast(false, true),
+            Kind::emulated(true, false),
+            Kind::WILDCARD,
         ] {
-            recorder.record(&access(9, outcome, direction));
-            assert_eq!(only_page(&heat).last_width, UNKNOWN_WIDTH, "{outcome:?}");
+            record.add(&access(kind));
+            assert_eq!(only_page(&heat).last_width, UNKNOWN_WIDTH, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn there_is_no_room_without_records() {
+        let mut recorder = EMPTY;
+        assert!(recorder.look(Gfn(5)).is_none());
+        assert!(!write(&mut recorder, 5));
+        let heat = heat();
+        recorder.heat = Some(&heat);
+        assert!(recorder.look(Gfn(5)).is_none());
+        assert!(write(&mut recorder, 5));
+        assert!(recorder.look(Gfn(5)).is_some());
+        assert!(recorder.look(Gfn(6)).is_none());
     }
 
     #[test]
     fn the_first_pages_have_room_and_no_more() {
         let heat = heat();
-        let mut recorder = Recorder::new(&heat);
+        let mut recorder = recorder(&heat);
         for turn in 1..=3 {
             for gfn in 0..PAGES as u64 + 50 {
-                assert_eq!(recorder.record(&write(gfn)), gfn < PAGES as u64, "{gfn}");
+                assert_eq!(write(&mut recorder, gfn), gfn < PAGES as u64, "{gfn}");
             }
             assert_eq!(heat.page_count(), PAGES);
             assert!(heat.pages().all(|page| page.count() == turn));
@@ -486,7 +522,7 @@ mod tests {
     #[test]
     fn pages_that_collide_are_told_apart() {
         let heat = heat();
-        let mut recorder = Recorder::new(&heat);
+        let mut recorder = recorder(&heat);
         let wanted = place(Gfn(0xfee00));
         let gfns: Vec<u64> = (0xfee00..)
             .filter(|&gfn| place(Gfn(gfn)) == wanted)
@@ -494,7 +530,7 @@ mod tests {
             .collect();
         for (times, gfn) in (1..).zip(&gfns) {
             for _ in 0..times {
-                assert!(recorder.record(&write(*gfn)));
+                assert!(write(&mut recorder, *gfn));
             }
         }
         for (times, page) in (1..).zip(heat.pages()) {
@@ -505,7 +541,7 @@ mod tests {
     #[test]
     fn counts_are_those_of_a_map() {
         let heat = heat();
-        let mut recorder = Recorder::new(&heat);
+        let mut recorder = recorder(&heat);
         let mut model: HashMap<u64, u64> = HashMap::new();
         let mut state = 1u64;
         for _ in 0..100_000 {
@@ -515,7 +551,7 @@ mod tests {
                 .wrapping_add(1_442_695_040_888_963_407);
             let gfn = (state >> 33) % 300 * 0x1_0001;
             let room = model.len() < PAGES || model.contains_key(&gfn);
-            assert_eq!(recorder.record(&write(gfn)), room);
+            assert_eq!(write(&mut recorder, gfn), room);
             if room {
                 *model.entry(gfn).or_default() += 1;
             }

@@ -3,7 +3,7 @@
 //! What the extension did, counted for each vCPU.
 
 use crate::{
-    heat::{Direction, Kind},
+    heat::Kind,
     kvm::Counter, //
 };
 use core::{array, fmt};
@@ -95,6 +95,10 @@ const SIZES: [usize; 4] = [1, 2, 4, 8];
 /// Counters by size in bytes, modulo 16.
 type Sizes = [Counter; 16];
 
+/// Sizes of accesses that KVM's emulator does are counted modulo this, in bytes: all that are shown
+/// separately are smaller, and the largest are those of AVX.
+const EMULATED_SIZES: usize = 32;
+
 /// The counters of one vCPU.
 pub(crate) struct Stats {
     events: [Counter; NAMES.len()],
@@ -105,12 +109,12 @@ pub(crate) struct Stats {
     fast: [[[Sizes; 2]; Taker::COUNT]; 2],
     /// Those that the fast path has refused, or not seen as it is off, of pages that KVM's info
     /// cache knows: by the event that tells why, the last one without; first those that nobody has
-    /// looked at, then those that count in `emulated` as well. Each is a hit, and went to the
-    /// emulator; neither is counted once more.
+    /// looked at. Each is a hit, which is not counted once more.
     refused: [[Counter; NAMES.len() + 1]; 2],
-    /// Others that went to the emulator, and those of them that somebody has looked at: by
-    /// outcome and direction.
-    emulated: [[Sizes; Direction::ALL.len()]; Kind::EMULATED],
+    /// Others that went to the emulator while nobody looked.
+    unseen: Counter,
+    /// Accesses of the emulator while somebody looked: by size in bytes, and by kind.
+    emulated: [[Counter; Kind::EMULATED_COUNT]; EMULATED_SIZES],
     /// MMIO faults that KVM's own handler had asked about and that were MMIO.
     left_to_kvm: Counter,
     /// Accesses that heat has no record of, though it was on.
@@ -124,7 +128,8 @@ impl Stats {
             events: array::from_fn(|_| Counter::default()),
             fast <- init_array_from_fn(|_| <[[Sizes; 2]; Taker::COUNT]>::default()),
             refused <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
-            emulated <- init_array_from_fn(|_| <[Sizes; Direction::ALL.len()]>::default()),
+            unseen: Counter::default(),
+            emulated <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
             left_to_kvm: Counter::default(),
             heat_dropped: Counter::default(),
         })
@@ -144,20 +149,22 @@ impl Stats {
         sizes[usize::from(size) & 15].inc();
     }
 
-    /// Counts an access that goes to the emulator at once. One that is `seen` is to be counted by
-    /// [`Stats::count_emulated`] as well.
+    /// Counts an access that goes to the emulator at once, where somebody looks or not.
     #[inline(always)]
     pub(crate) fn count_refused(&self, reason: Option<Event>, seen: bool) {
         let place = reason.map_or(NAMES.len(), |reason| reason as usize);
         self.refused[usize::from(seen)][place].inc();
     }
 
-    /// Counts what the emulator has done.
+    /// Counts another that goes to the emulator while nobody looks.
+    pub(crate) fn count_unseen(&self) {
+        self.unseen.inc();
+    }
+
+    /// Counts what the emulator has done while somebody looked.
     #[inline(always)]
-    pub(crate) fn count_emulated(&self, kind: Kind, size: u8) {
-        if let Some(sizes) = self.emulated.as_flattened().get(kind.emulated()) {
-            sizes[usize::from(size) & 15].inc();
-        }
+    pub(crate) fn count_emulated(&self, kind: Kind, size: u32) {
+        self.emulated[size as usize % EMULATED_SIZES][kind.emulated_number()].inc();
     }
 
     /// Counts a fault that is MMIO and that KVM's own handler goes on with.
@@ -179,26 +186,35 @@ impl Stats {
 
     /// Adds the counters to those of other vCPUs.
     pub(crate) fn add_to(&self, sums: &mut Snapshot) {
-        for (sum, count) in sums.events.iter_mut().zip(&self.events) {
-            *sum += count.get();
-        }
+        // Before the hits, lest there are more of them than hits.
         let [searched, known] = &self.fast;
         add_by_size(sums.fast.as_flattened_mut(), searched.as_flattened());
         let known_hits = add_by_size(sums.fast.as_flattened_mut(), known.as_flattened());
 
+        for (sum, count) in sums.events.iter_mut().zip(&self.events) {
+            *sum += count.get();
+        }
         let [unseen, seen] = &self.refused;
         let unseen = sums.add_refused(unseen);
         let refused_hits = unseen + sums.add_refused(seen);
         sums.events[Event::CacheHit as usize] += known_hits + refused_hits;
+        sums.unseen += unseen + self.unseen.get();
 
-        for directions in &self.emulated {
-            add_by_size(&mut sums.emulated, directions);
+        for (size, kinds) in self.emulated.iter().enumerate() {
+            for (number, count) in kinds.iter().enumerate() {
+                // The number of a write is odd, see `Kind::emulated()`.
+                sums.emulated[number % 2][size_place(size)] += count.get();
+            }
         }
-        let [.., other] = &mut sums.emulated[Direction::Unknown as usize];
-        *other += unseen;
         sums.left_to_kvm += self.left_to_kvm.get();
         sums.heat_dropped += self.heat_dropped.get();
     }
+}
+
+/// Where accesses of a size are shown.
+fn size_place(size: usize) -> usize {
+    let place = SIZES.iter().position(|&known| known == size);
+    place.unwrap_or(SIZES.len())
 }
 
 /// Adds counters by size to such sums. Returns how much that was in all.
@@ -206,9 +222,8 @@ fn add_by_size(sums: &mut [BySize], counters: &[Sizes]) -> u64 {
     let mut all = 0;
     for (sums, sizes) in sums.iter_mut().zip(counters) {
         for (size, count) in sizes.iter().enumerate() {
-            let place = SIZES.iter().position(|&known| known == size);
             let count = count.get();
-            sums[place.unwrap_or(SIZES.len())] += count;
+            sums[size_place(size)] += count;
             all += count;
         }
     }
@@ -223,7 +238,8 @@ pub(crate) type BySize = [u64; SIZES.len() + 1];
 pub(crate) struct Snapshot {
     events: [u64; NAMES.len()],
     fast: [[BySize; 2]; Taker::COUNT],
-    emulated: [BySize; Direction::ALL.len()],
+    emulated: [BySize; 2],
+    unseen: u64,
     left_to_kvm: u64,
     heat_dropped: u64,
 }
@@ -233,7 +249,8 @@ impl Snapshot {
     pub(crate) const ZERO: Self = Self {
         events: [0; NAMES.len()],
         fast: [[[0; SIZES.len() + 1]; 2]; Taker::COUNT],
-        emulated: [[0; SIZES.len() + 1]; Direction::ALL.len()],
+        emulated: [[0; SIZES.len() + 1]; 2],
+        unseen: 0,
         left_to_kvm: 0,
         heat_dropped: 0,
     };
@@ -258,9 +275,14 @@ impl Snapshot {
         self.get(Event::CacheHit) + self.get(Event::SpteHit)
     }
 
-    /// Accesses that went to the instruction emulator.
+    /// Accesses that were found to be MMIO and went to the instruction emulator.
     pub(crate) fn emulated(&self) -> u64 {
-        sum(self.emulated.as_flattened()) + self.left_to_kvm
+        self.hits().saturating_sub(self.fast())
+    }
+
+    /// Of these, those that nobody has looked at: neither direction nor size is known.
+    pub(crate) const fn unseen(&self) -> u64 {
+        self.unseen
     }
 
     /// MMIO faults (EPT misconfigurations, or with a reserved bit) that were handled here: each
@@ -282,16 +304,12 @@ impl Snapshot {
         self.heat_dropped
     }
 
-    /// Accesses in one direction, by size.
-    pub(crate) fn by_size(&self, direction: Direction) -> BySize {
-        let mut all = self.emulated[direction as usize];
-        for [reads, writes] in &self.fast {
-            let fast = match direction {
-                Direction::Unknown => &[0; SIZES.len() + 1],
-                Direction::Read => reads,
-                Direction::Write => writes,
-            };
-            all.iter_mut().zip(fast).for_each(|(sum, n)| *sum += n);
+    /// Reads, or writes, by size, as far as they were seen.
+    pub(crate) fn by_size(&self, write: bool) -> BySize {
+        let way = usize::from(write);
+        let mut all = self.emulated[way];
+        for fast in &self.fast {
+            all.iter_mut().zip(fast[way]).for_each(|(sum, n)| *sum += n);
         }
         all
     }
@@ -306,11 +324,6 @@ impl Snapshot {
             all += count;
         }
         all
-    }
-
-    /// Accesses whose direction is not known.
-    pub(crate) fn direction_unknown(&self) -> u64 {
-        sum(&self.emulated[Direction::Unknown as usize])
     }
 }
 

@@ -17,6 +17,11 @@ use core::sync::atomic::{
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
+    /// A counter that begins with this value.
+    pub(crate) const fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
     /// Adds one. An increment gets lost if two threads do so at once; that is not done.
     #[inline(always)]
     pub(crate) fn inc(&self) {
@@ -43,10 +48,14 @@ impl Counter {
 }
 
 /// The same for a number that is small and only replaced.
-#[derive(Default)]
 pub(crate) struct Byte(AtomicU8);
 
 impl Byte {
+    /// One that begins with this value.
+    pub(crate) const fn new(value: u8) -> Self {
+        Self(AtomicU8::new(value))
+    }
+
     /// Changes the value.
     #[inline(always)]
     pub(crate) fn set(&self, value: u8) {

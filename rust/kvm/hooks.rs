@@ -15,13 +15,17 @@ use crate::{
     fast::finish_load,
     fault::{self, remember_mmio_info, FaultAddress},
     generation::{MemslotGeneration, MmioGeneration},
+    heat::Kind,
     info_cache::{Clear, MmioInfo},
     observe,
     spte::Spte,
     stats::count_zap,
     sync, //
 };
-use core::ffi::c_void;
+use core::{
+    ffi::c_void,
+    hint, //
+};
 use kernel::{
     error::to_result,
     ffi::{c_int, c_uint, c_ulong},
@@ -278,7 +282,6 @@ unsafe extern "C" fn cache_info(
         generation: vcpu.memslots_generation(),
     };
     remember_mmio_info(&mut vcpu, info);
-    observe::faulted_in(&mut vcpu, info.gfn);
 }
 
 /// # Safety
@@ -294,15 +297,91 @@ unsafe extern "C" fn clear_info(vcpu: RawVcpu, gva: bindings::gva_t) {
     unsafe { Vcpu::clear_info(vcpu, what) };
 }
 
+/// Sees an access that KVM's emulator has done, or leaves to userspace.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`]; the caller must be able to sleep. `flags` must be of
+/// `enum kvm_mmio_ext_access`.
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_see_access(
+    vcpu: RawVcpu,
+    flags: c_ulong,
+    gpa: bindings::gpa_t,
+    len: c_uint,
+) {
+    // SAFETY: By the contract of this function.
+    if let Some(mut vcpu) = unsafe { Vcpu::enter(vcpu) } {
+        observe::emulated(&mut vcpu, Gpa(gpa), emulated_kind(flags), len);
+    }
+}
+
+/// The same for when only heat is on: there is little to do as a rule.
+///
+/// # Safety
+///
+/// As for [`mmio_ext_see_access`].
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_record_access(
+    vcpu: RawVcpu,
+    flags: c_ulong,
+    gpa: bindings::gpa_t,
+    len: c_uint,
+) {
+    let gfn = Gpa(gpa).gfn();
+    // SAFETY: By the contract of this function.
+    unsafe {
+        hint::assert_unchecked(flags & !(WRITE | USERSPACE) == 0);
+        if !record_access_quickly(vcpu, flags, gfn, len) {
+            record_access_slowly(vcpu, flags, gfn, len);
+        }
+    }
+}
+
+/// Returns whether it is done.
+///
+/// # Safety
+///
+/// As for [`Vcpu::enter`].
+#[inline(always)]
+unsafe fn record_access_quickly(vcpu: RawVcpu, flags: c_ulong, gfn: Gfn, len: c_uint) -> bool {
+    // SAFETY: By the contract of this function.
+    unsafe {
+        Vcpu::has_state(vcpu)
+            && Vcpu::enter_with_state(vcpu).record_emulated_quickly(gfn, emulated_kind(flags), len)
+    }
+}
+
+/// Whatever it takes. Nothing of the caller's has to be kept for that.
+///
+/// # Safety
+///
+/// As for [`mmio_ext_see_access`].
+#[cold]
+#[inline(never)]
+unsafe fn record_access_slowly(vcpu: RawVcpu, flags: c_ulong, gfn: Gfn, len: c_uint) {
+    // SAFETY: By the contract of this function.
+    if let Some(mut vcpu) = unsafe { Vcpu::enter(vcpu) } {
+        vcpu.record_emulated(gfn, emulated_kind(flags), len);
+    }
+}
+
+const WRITE: c_ulong = bindings::kvm_mmio_ext_access_KVM_MMIO_EXT_WRITE as c_ulong;
+const USERSPACE: c_ulong = bindings::kvm_mmio_ext_access_KVM_MMIO_EXT_USERSPACE as c_ulong;
+
+#[inline(always)]
+const fn emulated_kind(flags: c_ulong) -> Kind {
+    Kind::emulated(flags & WRITE != 0, flags & USERSPACE != 0)
+}
+
 /// Enters the context of a vCPU that holds `mmu_lock`, where state cannot be made.
 ///
 /// # Safety
 ///
 /// As for [`Vcpu::enter`].
 unsafe fn enter_atomic<'a>(vcpu: RawVcpu) -> Option<Vcpu<'a>> {
-    // SAFETY: By the contract of this function, and there is nothing to sleep for if there is
-    // state.
-    unsafe { Vcpu::has_state(vcpu).then(|| Vcpu::enter(vcpu)).flatten() }
+    // SAFETY: By the contract of this function.
+    unsafe { Vcpu::has_state(vcpu).then(|| Vcpu::enter_with_state(vcpu)) }
 }
 
 /// # Safety

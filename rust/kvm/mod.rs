@@ -7,8 +7,8 @@
 
 mod counter;
 mod doorbell;
-mod emulator;
 mod fetch;
+mod heat;
 mod hooks;
 mod host;
 #[cfg(CONFIG_KUNIT = "y")]

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What it takes to see an access: static keys, the clock, tracepoints, and what KVM knows of an
-//! access that its emulator has done.
+//! What it takes to see an access: static keys, clocks, tracepoints.
 //!
 //! C header: `rust/observe.h`.
 
-use super::vcpu::Vcpu;
 use crate::{
     addr::Gpa,
     fault::FaultAddress,
@@ -135,32 +133,5 @@ impl VcpuId {
         unsafe {
             bindings::mmio_ext_trace_miss(&self.raw(), addr.raw(), is_virtual, (!stale).into())
         };
-    }
-}
-
-impl Vcpu<'_> {
-    /// What is to be added to the TSC to get that of the guest. `None` if there is more to it.
-    #[inline(always)]
-    pub(super) fn tsc_offset(&self) -> Option<u64> {
-        let arch = self.arch();
-        // SAFETY: The vCPU is alive and in its own thread.
-        let (offset, ratio) = unsafe { ((*arch).l1_tsc_offset, (*arch).l1_tsc_scaling_ratio) };
-        // SAFETY: As for the other variables of KVM, see host.rs.
-        let plain = unsafe { (&raw const bindings::kvm_caps.default_tsc_scaling_ratio).read() };
-        (ratio == plain).then_some(offset)
-    }
-
-    /// The TSC of the guest when it exited.
-    #[inline(always)]
-    pub(super) fn exit_tsc(&self) -> u64 {
-        // SAFETY: The vCPU is alive and in its own thread.
-        unsafe { (*self.arch()).last_guest_tsc }
-    }
-
-    /// How long the vCPU has been out of the guest at `now`, in cycles of the TSC that the guest
-    /// has.
-    pub(crate) fn cycles_since_exit(&self, now: u64) -> u64 {
-        // SAFETY: The vCPU is alive and in its own thread.
-        unsafe { bindings::kvm_read_l1_tsc(self.raw(), now) }.wrapping_sub(self.exit_tsc())
     }
 }

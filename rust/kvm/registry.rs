@@ -22,8 +22,11 @@ use kernel::{
 /// VMs that are kept for the readers after they have ended.
 pub(crate) const VMS_KEPT: usize = 64;
 
+/// The records of one vCPU.
+pub(crate) type VcpuRecords = VBox<[Record; heat::PAGES]>;
+
 /// The heat of one vCPU.
-pub(crate) type VcpuHeat = Heat<VBox<[Record; heat::PAGES]>>;
+pub(crate) type VcpuHeat = Heat<VcpuRecords>;
 
 /// What there is to see of a vCPU.
 pub(crate) struct VcpuEntry {

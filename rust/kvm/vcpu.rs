@@ -6,12 +6,12 @@
 
 use super::{
     doorbell::{self, Doorbells, Write},
-    emulator::Emulator,
     fetch::{self, FetchCache, KnownInsn},
+    heat::VcpuRecorder,
     hooks::complete_load,
     host::{mmio_format, tdp_enabled},
     observe::{self, VcpuId},
-    registry::{self, VcpuHeat},
+    registry,
     vacancy::{self, Vacancies}, //
 };
 use crate::{
@@ -19,7 +19,6 @@ use crate::{
     decode::{Extend, Register, MAX_LENGTH},
     exit::MmioFault,
     generation::{MemslotGeneration, MmioGeneration},
-    heat::{self, Direction, Heat, Kind, Record, Recorder},
     info_cache::{Clear, InfoCache, MmioInfo},
     observe::fast as see_fast,
     rsvd::{PageFormat, MAX_LEVEL},
@@ -41,11 +40,10 @@ use kvm_bindings as bindings;
 const _: () = assert!(MAX_LEVEL == bindings::MMIO_EXT_ROOT_MAX_LEVEL as usize);
 
 /// What a vCPU has of the extension, `vcpu->arch.mmio_ext`. Made with the first MMIO access.
-struct State {
-    stats: Arc<Stats>,
+pub(super) struct State {
+    pub(super) stats: Arc<Stats>,
     id: VcpuId,
-    /// Made with the first access for which heat is on.
-    recorder: Option<KBox<Recorder<Arc<VcpuHeat>>>>,
+    pub(super) recorder: VcpuRecorder,
     info_cache: InfoCache,
     /// A stale MMIO SPTE was found and KVM is about to ask about it once more.
     faulting_in: bool,
@@ -81,7 +79,7 @@ impl State {
         let state = state.write_init(try_init!(Self {
                 stats,
                 id,
-                recorder: None,
+                recorder <- VcpuRecorder::init(),
                 info_cache: InfoCache::new(),
                 faulting_in: false,
                 fetch_cache <- FetchCache::init(),
@@ -90,29 +88,6 @@ impl State {
                 pending_load: None,
             }? Error))?;
         Ok(state)
-    }
-
-    /// Records an access. Returns whether that could be done.
-    fn record_heat(&mut self, access: &heat::Access) -> bool {
-        if self.recorder.is_none() && self.make_recorder().is_err() {
-            return false;
-        }
-        match &mut self.recorder {
-            Some(recorder) => recorder.record(access),
-            None => false,
-        }
-    }
-
-    #[cold]
-    fn make_recorder(&mut self) -> Result {
-        let records = VBox::init(
-            pin_init::init_array_from_fn(|_| Record::unused()),
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        let heat = Arc::new(Heat::new(records), GFP_KERNEL_ACCOUNT)?;
-        self.recorder = Some(KBox::new(Recorder::new(heat.clone()), GFP_KERNEL_ACCOUNT)?);
-        registry::add_heat(&self.stats, heat);
-        Ok(())
     }
 }
 
@@ -332,11 +307,23 @@ impl<'a> Vcpu<'a> {
             // SAFETY: The same, and nobody else uses the state.
             unsafe { Self::make_state(ptr) }?;
         }
-        // INVARIANT: By the contract of this function, and the state was seen or made above.
-        Some(Self {
-            ptr: NonNull::new(ptr)?,
+        // SAFETY: By the contract of this function, and the state was seen or made above.
+        Some(unsafe { Self::enter_with_state(ptr) })
+    }
+
+    /// Enters the context of a vCPU that has state. Never sleeps.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Vcpu::enter`], and [`Vcpu::has_state`] must hold.
+    #[inline(always)]
+    pub(super) unsafe fn enter_with_state(ptr: *mut bindings::kvm_vcpu) -> Self {
+        // INVARIANT: By the contract of this function.
+        Self {
+            // SAFETY: The same; no vCPU is at address 0.
+            ptr: unsafe { NonNull::new_unchecked(ptr) },
             _vcpu: PhantomData,
-        })
+        }
     }
 
     /// Whether the vCPU has state of the extension.
@@ -409,7 +396,7 @@ impl<'a> Vcpu<'a> {
     }
 
     #[inline(always)]
-    fn state(&self) -> &State {
+    pub(super) fn state(&self) -> &State {
         // SAFETY: By the type's invariants.
         unsafe { &*(*self.arch()).mmio_ext.cast() }
     }
@@ -425,38 +412,8 @@ impl<'a> Vcpu<'a> {
         self.state().id
     }
 
-    /// Records an access if that takes neither a search nor a multiplication: without any call,
-    /// the caller's registers stay where they are. Returns whether it is done.
     #[inline(always)]
-    pub(crate) fn record_heat_quickly(&self, gpa: Gpa, kind: Kind, size: u8, value: u64) -> bool {
-        let Some(recorder) = &self.state().recorder else {
-            return false;
-        };
-        let (Some(record), Some(offset)) = (recorder.look(gpa.gfn()), self.tsc_offset()) else {
-            return false;
-        };
-        let now = observe::tsc();
-        record.add(&heat::Access {
-            gpa,
-            kind,
-            size,
-            value,
-            cycles: now.wrapping_add(offset).wrapping_sub(self.exit_tsc()),
-            now,
-        });
-        true
-    }
-
-    /// Records an access, or counts it as dropped.
-    pub(crate) fn record_heat(&mut self, access: &heat::Access) {
-        let state = self.state_mut();
-        if !state.record_heat(access) {
-            state.stats.count_heat_dropped();
-        }
-    }
-
-    #[inline(always)]
-    fn state_mut(&mut self) -> &mut State {
+    pub(super) fn state_mut(&mut self) -> &mut State {
         // SAFETY: By the type's invariants, and `self` is borrowed mutably.
         unsafe { &mut *(*self.arch()).mmio_ext.cast() }
     }
@@ -638,29 +595,6 @@ impl<'a> Vcpu<'a> {
                 fault.insn.len,
             )
         })
-    }
-
-    /// The same; also returns kind and size in bytes of the access that the emulator has done, or
-    /// has left to userspace.
-    #[inline(always)]
-    pub(crate) fn emulate_and_classify(&mut self, fault: &MmioFault) -> (Exit, Kind, u8) {
-        // SAFETY: The emulator lives as long as the vCPU, which is in its own thread.
-        let mut emulator = unsafe { Emulator::new((*self.arch()).emulate_ctxt) };
-        emulator.forget();
-        let exit = self.emulate_instruction(fault);
-        let (kind, size) = match exit {
-            Exit::RESUME => emulator.done(),
-            _ => emulator.left(self.mmio_left()),
-        };
-        (exit, kind, size)
-    }
-
-    /// Whether an access that userspace is to complete is a write. `None` if there is none.
-    #[inline(always)]
-    fn mmio_left(&self) -> Option<bool> {
-        // SAFETY: The vCPU is alive and in its own thread.
-        let (left, is_write) = unsafe { ((*self.raw()).mmio_needed, (*self.raw()).mmio_is_write) };
-        (left != 0).then_some(is_write != 0)
     }
 
     /// Whether the fast path is switched on, the parameter `fast`.
@@ -876,7 +810,7 @@ impl<'a> Vcpu<'a> {
         see_fast(
             self,
             write.gpa,
-            (Direction::Write, write.size),
+            (true, write.size),
             write.value,
             taker,
             known,
@@ -907,7 +841,7 @@ impl<'a> Vcpu<'a> {
             0 => Taker::Userspace,
             _ => Taker::Kernel,
         };
-        see_fast(self, gpa, (Direction::Read, size), value, taker, known);
+        see_fast(self, gpa, (false, size), value, taker, known);
         (done != 0).then_some(value)
     }
 

@@ -14,8 +14,10 @@
 #include "test_util.h"
 
 #define MMIO_EXT_STATS		"/sys/kernel/debug/kvm_mmio_ext/stats"
+#define MMIO_EXT_HEAT_PAGES	"/sys/kernel/debug/kvm_mmio_ext/heat"
 #define MMIO_EXT_ENABLED	"/sys/module/kvm_mmio_ext/parameters/enabled"
 #define MMIO_EXT_FAST		"/sys/module/kvm_mmio_ext/parameters/fast"
+#define MMIO_EXT_HEAT		"/sys/module/kvm_mmio_ext/parameters/heat"
 
 /* A switch of the extension; false when it is not loaded. */
 static inline bool mmio_ext_switch(const char *path)
@@ -65,6 +67,23 @@ static inline u64 mmio_ext_stat(const char *name)
 	fclose(file);
 	TEST_FAIL("no counter '%s' in %s", name, MMIO_EXT_STATS);
 	return 0;
+}
+
+/* Accesses to a page that VMs alive have recorded since they were made. */
+static inline u64 mmio_ext_heat(u64 gpa)
+{
+	unsigned long long page, count;
+	FILE *file = fopen(MMIO_EXT_HEAT_PAGES, "r");
+	char line[256];
+	u64 sum = 0;
+
+	TEST_ASSERT(file, "%s: errno %d", MMIO_EXT_HEAT_PAGES, errno);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, " 0x%llx %llu", &page, &count) == 2 && page == gpa)
+			sum += count;
+	}
+	fclose(file);
+	return sum;
 }
 
 #endif /* SELFTEST_MMIO_STATS_H */

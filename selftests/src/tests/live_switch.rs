@@ -46,19 +46,19 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Switches, and puts the switch back at the end.
-struct Switch {
+pub(super) struct Switch {
     before: bool,
 }
 
 impl Switch {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         match host::extension_enabled() {
             Some(before) => Ok(Self { before }),
             None => skip!("the extension is not loaded"),
         }
     }
 
-    fn set(&self, enabled: bool) -> Result<()> {
+    pub(super) fn set(&self, enabled: bool) -> Result<()> {
         host::set_extension(enabled).with_context(|| format!("switching to {enabled}"))?;
         expect_eq!(host::extension_enabled(), Some(enabled));
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use crate::reading::{Clock, Counts, ENABLED, FAST, HEAT, Reading, Vm};
+use crate::reading::{Clock, ENABLED, FAST, HEAT, Reading, Vm};
 use crate::region::Regions;
 use crate::summary::{Row, View, rows};
 
@@ -163,7 +163,7 @@ fn vms(text: &mut Text, reading: &Reading, limit: usize) {
     for (id, vm) in &vms {
         text.sample(&[("vm", id)], vm.vcpus.len());
     }
-    let help = "Reads and writes by bytes of the operand, fast or emulated.";
+    let help = "Reads and writes by their bytes, unknown if the emulator was not watched.";
     text.family(Type::Counter, "kvm_mmio_accesses", "", help);
     for (id, vm) in &vms {
         for (place, name) in (0..).zip(&reading.counters) {
@@ -190,11 +190,11 @@ fn vms(text: &mut Text, reading: &Reading, limit: usize) {
 
 /// The direction and the size of the accesses that a counter of the kernel counts.
 fn access(counter: &str) -> Option<(&str, &str)> {
-    match counter.split_once('_')? {
-        (direction @ ("read" | "write"), size) => Some((direction, size)),
-        ("direction", "unknown") => Some(("unknown", "unknown")),
-        _ => None,
+    if counter == "emulated_unseen" {
+        return Some(("unknown", "unknown"));
     }
+    let (direction, size) = counter.split_once('_')?;
+    matches!(direction, "read" | "write").then_some((direction, size))
 }
 
 fn pages(text: &mut Text, reading: &Reading, regions: &Regions, limits: Limits) {
@@ -210,17 +210,11 @@ fn pages(text: &mut Text, reading: &Reading, regions: &Regions, limits: Limits) 
     let help = "Accesses to the pages with the most of them, by where they were completed.";
     text.family(Type::Counter, "kvm_mmio_page_accesses", "", help);
     for (row, labels) in of_pages() {
-        let Counts {
-            kernel,
-            userspace,
-            faulted_in,
-            ..
-        } = row.counts;
-        for (name, count) in [
-            ("kernel", kernel),
-            ("userspace", userspace),
-            ("faulted_in", faulted_in),
-        ] {
+        let counts = [
+            ("kernel", row.counts.kernel),
+            ("userspace", row.counts.userspace),
+        ];
+        for (name, count) in counts {
             let [vm, page, device] = labels.get();
             text.sample(&[vm, page, device, ("completed", name)], count);
         }
@@ -301,6 +295,7 @@ mod tests {
             "kvm_mmio_up 1",
             "kvm_mmio_vm_info{vm=\"1\",pid=\"4711\"} 1",
             "kvm_mmio_accesses_total{vm=\"1\",direction=\"write\",size=\"4\"} 10500",
+            "kvm_mmio_accesses_total{vm=\"1\",direction=\"unknown\",size=\"unknown\"} 0",
             "kvm_mmio_events_total{vm=\"1\",event=\"faults\"} 10620",
             "kvm_mmio_page_accesses_total{vm=\"2\",page=\"0xfed00000\",device=\"HPET\",completed=\"userspace\"} 42",
             "kvm_mmio_pages_truncated 0",

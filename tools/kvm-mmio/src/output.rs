@@ -11,7 +11,7 @@ use crate::reading::{Counts, HEAT, Last};
 use crate::summary::{Summary, VmSummary};
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Marks of a page's last access that the kernel does not know.
 const UNKNOWN_WIDTH: u8 = 255;
@@ -72,7 +72,6 @@ const OUTCOMES: &[&str] = &[
     "emulated_kernel",
     "emulated_userspace",
     "wildcard",
-    "faulted_in",
 ];
 
 fn outcome(last: &Last) -> &'static str {
@@ -212,11 +211,11 @@ fn page_table(summary: &Summary) -> Table {
     let mut titles = vec![
         "VM", "PID", "page", "name", "accesses", "%", "reads", "writes", "kernel",
     ];
-    titles.extend(["userspace", "first", "fast", "ns each", "last"]);
-    let mut left = vec![3, 13];
+    titles.extend(["userspace", "fast", "ns each", "last"]);
+    let mut left = vec![3, 12];
     if per_vcpu {
         titles.insert(2, "vCPU");
-        left = vec![4, 14];
+        left = vec![4, 13];
     }
     let mut table = table(&titles, &left);
     let total = summary.accesses().max(1);
@@ -233,7 +232,6 @@ fn page_table(summary: &Summary) -> Table {
             counts.writes.to_string(),
             counts.kernel.to_string(),
             counts.userspace.to_string(),
-            counts.faulted_in.to_string(),
             counts.fast.to_string(),
             time_each(summary, counts),
             last(&row.last),
@@ -307,9 +305,9 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "\
-VM   PID        page  name                  accesses     %  reads  writes  kernel  userspace  first   fast  ns each  last
- 1  4711  0xfe003000  PCI hole +0x7e003000     10000  93.8      0   10000   10000          0      0  10000      750  write 4 (1 bit)
- 1  4711  0xfee00000  local APIC                 600   5.6    100     500     600          0      0    600      750  write 4 (1 bit)
+VM   PID        page  name                  accesses     %  reads  writes  kernel  userspace   fast  ns each  last
+ 1  4711  0xfe003000  PCI hole +0x7e003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
+ 1  4711  0xfee00000  local APIC                 600   5.6    100     500     600          0    600      750  write 4 (1 bit)
 10662 accesses in 1.000 s
 2 more pages with 62 accesses not shown (--top)
 3 accesses of no page: the kernel counts 256 pages for each vCPU

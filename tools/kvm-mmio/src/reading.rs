@@ -45,7 +45,6 @@ pub struct Counts {
     pub writes: u64,
     pub kernel: u64,
     pub userspace: u64,
-    pub faulted_in: u64,
     pub fast: u64,
     pub wildcard: u64,
     /// Time spent, in cycles of the TSC.
@@ -60,7 +59,6 @@ impl Counts {
             writes: op(self.writes, other.writes),
             kernel: op(self.kernel, other.kernel),
             userspace: op(self.userspace, other.userspace),
-            faulted_in: op(self.faulted_in, other.faulted_in),
             fast: op(self.fast, other.fast),
             wildcard: op(self.wildcard, other.wildcard),
             cycles: op(self.cycles, other.cycles),

@@ -32,7 +32,7 @@ fn status_of_a_kernel_that_has_it_all() {
         assert!(done.out.contains(part), "{}", done.out);
     }
     let lines = kernel.run(&["--json", "status"]).expect(0, "", "").json();
-    assert_eq!(lines[0]["schema"], 1);
+    assert_eq!(lines[0]["schema"], 2);
     assert!(
         lines[1..].iter().all(|line| line["state"] == "ok"),
         "{lines:?}"
@@ -44,11 +44,6 @@ fn status_says_what_is_missing() {
     Kernel::bare()
         .run(&["status"])
         .expect(3, "insmod kvm_mmio_ext.ko", "");
-    let kernel = Kernel::with(&sample::two_vms());
-    kernel.write("sys/module/kvm_mmio_ext/parameters/enabled", "N\n");
-    kernel
-        .run(&["status"])
-        .expect(3, "echo Y > /sys/module", "");
     let unpatched = Kernel::bare();
     unpatched.write("sys/module/kvm/parameters/mmio_caching", "N\n");
     unpatched.write("proc/kallsyms", "0000 T kvm_init\t[kvm]\n");
@@ -56,6 +51,25 @@ fn status_says_what_is_missing() {
         .run(&["status"])
         .expect(3, "patches/7.3", "")
         .expect(3, "mmio_caching=0", "");
+}
+
+#[test]
+fn what_is_switched_off_is_seen_all_the_same() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("sys/module/kvm/parameters/mmio_caching", "N\n");
+    kernel.write("sys/module/kvm_mmio_ext/parameters/enabled", "N\n");
+    let advice = "echo Y > /sys/module/kvm_mmio_ext/parameters/enabled";
+    kernel
+        .run(&["status"])
+        .expect(0, advice, "")
+        .expect(0, "mmio_caching=0", "");
+    let mut off = sample::idle();
+    off.clock.flags &= !reading::ENABLED;
+    kernel.write("dev/kvm_mmio_ext", sample::file(&off));
+    kernel
+        .run(&["stat", "--", "true"])
+        .expect(0, "", "every access goes to KVM's emulator")
+        .expect(0, "", advice);
 }
 
 #[test]

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Counts are exactly what guests did.
 
-use anyhow::Result;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::{Heat, PAGE_COUNTS, access, machine_with, values, watched};
+use super::{Heat, PAGE_COUNTS, access, machine_with, need_faults, values, watched};
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
-use crate::guest::{Bus, Match, Vcpu};
+use crate::guest::{Bus, Match, PAGE, Vcpu};
 use crate::host::{self, Modes};
 use crate::stats::device::Device;
 use crate::tap::Test;
+use crate::tests::live_switch::Switch;
 
 const EXACT: &str = "the statistics file: each access is counted where it belongs, once";
 
@@ -44,8 +48,13 @@ pub const TESTS: &[Test] = &[
     },
     Test {
         name: "observe_emulated",
-        proves: "the statistics file: direction and size of what only the emulator knows",
+        proves: "the statistics file: each read and each write of what only the emulator knows",
         run: emulated,
+    },
+    Test {
+        name: "observe_time",
+        proves: "heat: no time is counted twice, and none that userspace takes",
+        run: time,
     },
     Test {
         name: "observe_last_access",
@@ -58,14 +67,18 @@ pub const TESTS: &[Test] = &[
         run: on_off_on,
     },
     Test {
+        name: "observe_extension_off",
+        proves: "heat: the same whether the extension is switched on or off",
+        run: extension_off,
+    },
+    Test {
         name: "observe_bound",
         proves: "heat: no more pages than the limit, the rest is counted as dropped",
         run: bound,
     },
 ];
 
-/// Three writes and two reads of each size, each size on a page of its own. The first access to a
-/// page is no MMIO fault yet.
+/// Three writes and two reads of each size, each size on a page of its own.
 fn sizes() -> Result<()> {
     let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     for (page, size) in (1..).zip([1, 2, 4, 8]) {
@@ -75,21 +88,21 @@ fn sizes() -> Result<()> {
     let vms = device.my_vms()?;
     expect_eq!(vms.len(), 1);
     let seen = &vms[0].vcpus[0];
-    seen.expect_balance()?;
+    seen.expect_all_recorded()?;
     expect_eq!(seen.pages.len(), 4);
     for page in 1..=4 {
         let fields = seen.page(machine.gpa(page));
         let counts = values(&fields, PAGE_COUNTS);
-        expect_eq!(counts, [5, 2, 2, 0, 4, 1], "page {page}");
+        expect_eq!(counts, [5, 2, 3, 0, 5], "page {page}");
     }
     for size in ["1", "2", "4", "8"] {
         let names = [&*format!("read_{size}"), &*format!("write_{size}")];
-        expect_eq!(values(&seen.fields, names), [2, 2], "{size} bytes");
+        expect_eq!(values(&seen.fields, names), [2, 3], "{size} bytes");
     }
     let names = [
         "read_other",
         "write_other",
-        "direction_unknown",
+        "emulated_unseen",
         "heat_dropped",
     ];
     expect_eq!(values(&seen.fields, names), [0, 0, 0, 0]);
@@ -117,16 +130,14 @@ fn vms_and_vcpus() -> Result<()> {
     for (n, (vm, (machine, vcpus))) in vms.iter().zip(&guests).enumerate() {
         expect_eq!(vm.vcpus.len(), vcpus.len());
         for (id, vcpu) in vm.vcpus.iter().enumerate() {
-            vcpu.expect_balance()?;
+            vcpu.expect_all_recorded()?;
             expect_eq!(vcpu.fields["vcpu"], id as u64);
             for page in 0..2 {
                 let fields = vcpu.page(machine.gpa(page));
                 let what = format!("VM {n}, vCPU {id}, page {page}");
-                expect_eq!(fields.get("count"), Some(&count(n, id, page)), "{what}");
-                let [userspace, faulted_in, writes] =
-                    values(&fields, ["userspace", "faulted_in", "writes"]);
-                expect_eq!(userspace + faulted_in, count(n, id, page), "{what}");
-                expect_eq!(userspace, writes, "{what}");
+                let count = count(n, id, page);
+                let counts = values(&fields, PAGE_COUNTS);
+                expect_eq!(counts, [count, 0, count, 0, count], "{what}");
             }
         }
     }
@@ -144,13 +155,13 @@ fn in_kernel() -> Result<()> {
 
     let vms = device.my_vms()?;
     let fields = vms[0].vcpus[0].page(machine.gpa(1));
-    let names = ["count", "kernel", "userspace", "faulted_in", "writes"];
-    expect_eq!(values(&fields, names), [6, 3, 2, 1, 5]);
+    expect_eq!(values(&fields, PAGE_COUNTS), [6, 0, 6, 4, 2]);
     Ok(())
 }
 
 /// Each page is known, and each kind of instruction, before the accesses that are counted.
 fn takers() -> Result<()> {
+    need_faults()?;
     let (_heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
     let data = Match::Data { len: 4, value: 0 };
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), data)?;
@@ -196,18 +207,16 @@ fn wildcard() -> Result<()> {
     let vms = device.my_vms()?;
     let vcpu = &vms[0].vcpus[0];
     let fields = vcpu.page(machine.gpa(1));
-    let names = ["count", "kernel", "wildcard", "writes", "faulted_in"];
-    expect_eq!(values(&fields, names), [6, 5, skipped, 5 - skipped, 1]);
+    let names = ["count", "kernel", "wildcard", "writes"];
+    expect_eq!(values(&fields, names), [6, 6, skipped, 6 - skipped]);
+    vcpu.expect_all_recorded()?;
     expect_eq!(vcpu.fields["wildcard"], skipped);
     Ok(())
 }
 
-/// Instructions that the fast path never takes. Each page is touched once before.
+/// Instructions that the fast path never takes.
 fn emulated() -> Result<()> {
     let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
-    for page in 1..=4 {
-        access(&machine, &mut vcpu, page, 4, (1, 0))?;
-    }
     let data = Match::Data { len: 4, value: 0 };
     let _bell = machine.doorbell(Bus::Mmio(machine.gpa(4)), data)?;
     let page = |page| kvm_regs {
@@ -215,7 +224,7 @@ fn emulated() -> Result<()> {
         ..Default::default()
     };
 
-    // Reads, then writes: a read.
+    // Reads, then writes.
     vcpu.exec(page(1), |a| a.add(asm::dword_ptr(asm::rdi), asm::eax))?
         .done()?;
     // From memory to the device, in userspace and in the kernel.
@@ -232,6 +241,12 @@ fn emulated() -> Result<()> {
         ..Default::default()
     };
     vcpu.exec(to_ram, |a| a.movsb())?.done()?;
+    // From the device to the device.
+    let between = kvm_regs {
+        rsi: machine.gva(5),
+        ..page(4)
+    };
+    vcpu.exec(between, |a| a.movsd())?.done()?;
     // Only compares.
     vcpu.exec(page(3), |a| a.cmp(asm::qword_ptr(asm::rdi), asm::rax))?
         .done()?;
@@ -241,20 +256,85 @@ fn emulated() -> Result<()> {
     // Wider than a register.
     vcpu.exec(page(2), |a| a.movaps(asm::xmmword_ptr(asm::rdi), asm::xmm0))?
         .done()?;
+    // From the stack, which is memory, and from the device to it.
+    vcpu.exec(page(6), |a| {
+        a.push(asm::qword_ptr(asm::rdi))?;
+        a.pop(asm::qword_ptr(asm::rdi))
+    })?
+    .done()?;
+    // Across two pages.
+    let across = kvm_regs {
+        rdi: machine.gva(8) - 2,
+        ..Default::default()
+    };
+    vcpu.exec(across, |a| a.mov(asm::dword_ptr(asm::rdi), asm::eax))?
+        .done()?;
 
     let vms = device.my_vms()?;
     let vcpu = &vms[0].vcpus[0];
-    vcpu.expect_balance()?;
-    let of = |n, names| values(&vcpu.page(machine.gpa(n)), names);
+    vcpu.expect_all_recorded()?;
     let names = ["reads", "writes", "userspace", "kernel", "last_size"];
-    expect_eq!(of(1, names), [1, 0, 1, 0, 4]);
-    expect_eq!(of(2, names), [0, 2, 2, 0, 16]);
-    expect_eq!(of(3, names), [3, 0, 3, 0, 4]);
-    // Two operands in memory, and no exit that says which it was.
-    expect_eq!(of(4, names), [0, 0, 0, 1, 0]);
-    let names = ["read_1", "read_4", "read_8", "write_2", "write_other"];
-    expect_eq!(values(&vcpu.fields, names), [1, 2, 1, 1, 1]);
-    expect_eq!(vcpu.fields["direction_unknown"], 1);
+    for (page, counts) in [
+        (1, [1, 1, 2, 0, 4]),
+        (2, [0, 2, 2, 0, 16]),
+        (3, [3, 0, 3, 0, 4]),
+        (4, [0, 2, 1, 1, 4]),
+        (5, [1, 0, 1, 0, 4]),
+        (6, [1, 1, 2, 0, 8]),
+        (7, [0, 1, 1, 0, 2]),
+        (8, [0, 1, 1, 0, 2]),
+    ] {
+        let fields = vcpu.page(machine.gpa(page));
+        expect_eq!(values(&fields, names), counts, "page {page}");
+    }
+    let names = ["read_1", "read_2", "read_4", "read_8", "read_other"];
+    expect_eq!(values(&vcpu.fields, names), [1, 0, 3, 2, 0]);
+    let names = ["write_1", "write_2", "write_4", "write_8", "write_other"];
+    expect_eq!(values(&vcpu.fields, names), [0, 3, 3, 1, 1]);
+    Ok(())
+}
+
+/// The TSC.
+fn tsc() -> u64 {
+    // SAFETY: every processor that KVM runs on has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Many accesses after one VM exit, and a second one after an exit to userspace.
+fn time() -> Result<()> {
+    const ELEMENTS: u64 = 100;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
+    machine.coalesce(Bus::Mmio(machine.gpa(1)), PAGE as u32)?;
+    let page = |page| kvm_regs {
+        rdi: machine.gva(page),
+        rcx: ELEMENTS,
+        ..Default::default()
+    };
+    let start = tsc();
+    vcpu.exec(page(1), |a| a.rep().stosb())?.done()?;
+    let add = vcpu.load(|a| a.add(asm::dword_ptr(asm::rdi), asm::eax))?;
+    vcpu.start(page(2), add)?;
+    let mut slept = 0;
+    while vcpu.step()?.is_some() {
+        let before = tsc();
+        thread::sleep(Duration::from_millis(20));
+        slept += tsc() - before;
+    }
+    let all = tsc() - start;
+
+    let vms = device.my_vms()?;
+    let vcpu = &vms[0].vcpus[0];
+    vcpu.expect_all_recorded()?;
+    let names = ["reads", "writes", "kernel", "cycles"];
+    let [coalesced, added] = [1, 2].map(|page| values(&vcpu.page(machine.gpa(page)), names));
+    expect_eq!(coalesced[..3], [0, ELEMENTS, ELEMENTS]);
+    expect_eq!(added[..3], [1, 1, 0]);
+    ensure!(coalesced[3] > 0 && added[3] > 0, "{coalesced:?}, {added:?}");
+    // Time that is counted twice, or that is userspace's, would be more than there was.
+    ensure!(
+        coalesced[3] + added[3] + slept < all,
+        "{coalesced:?}, {added:?}, slept {slept} of {all}"
+    );
     Ok(())
 }
 
@@ -266,7 +346,7 @@ fn last_access() -> Result<()> {
     access(&machine, &mut vcpu, 1, 2, (1, 0))?;
     let mut before = page(&device)?;
     let names = ["last_size", "last_width", "last_direction", "last_outcome"];
-    expect_eq!(values(&before, names), [0, UNKNOWN, 0, 5]);
+    expect_eq!(values(&before, names), [2, UNKNOWN, 2, 3]);
 
     for (value, bits) in [(0, 0), (1, 1), (0x80, 8), (0xffff_ffff_8000, 16)] {
         vcpu.write(machine.gva(1), 2, value)?;
@@ -285,6 +365,7 @@ fn last_access() -> Result<()> {
 }
 
 fn on_off_on() -> Result<()> {
+    let faults = Modes::detect()?.mmio_caching;
     let (heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
     let mut total = 0;
     let mut seen = 0;
@@ -298,13 +379,40 @@ fn on_off_on() -> Result<()> {
         expect_eq!(snapshot.flags & 1, u32::from(on));
         let vms = device.my_vms()?;
         let vcpu = &vms[0].vcpus[0];
-        let names = ["count", "writes", "userspace", "faulted_in"];
-        let fields = values(&vcpu.page(machine.gpa(1)), names);
-        expect_eq!(fields, [seen, seen, seen, 0], "after {total}");
-        // What the emulator did is not found out while heat is off.
-        let names = ["write_4", "direction_unknown", "heat_dropped"];
-        let [known, unknown, dropped] = values(&vcpu.fields, names);
-        expect_eq!((known + unknown, dropped), (total - 1, 0));
+        let fields = values(&vcpu.page(machine.gpa(1)), PAGE_COUNTS);
+        expect_eq!(fields, [seen, 0, seen, 0, seen], "after {total}");
+        expect_eq!(vcpu.fields["heat_dropped"], 0);
+        // Nobody sees what the emulator does while heat is off, and the first access was no fault
+        // of MMIO.
+        if faults {
+            let [known, unseen] = values(&vcpu.fields, ["write_4", "emulated_unseen"]);
+            expect_eq!(known + unseen, total - 1);
+        }
+    }
+    Ok(())
+}
+
+fn extension_off() -> Result<()> {
+    let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
+    let switch = Switch::new()?;
+    for (page, on) in [(1, true), (2, false), (3, true), (4, false)] {
+        switch.set(on)?;
+        let data = Match::Data { len: 4, value: 1 };
+        let bell = machine.doorbell(Bus::Mmio(machine.gpa(page)), data)?;
+        access(&machine, &mut vcpu, page, 4, (5, 3))?;
+        expect_eq!(bell.rings()?, 1);
+    }
+
+    let vms = device.my_vms()?;
+    let vcpu = &vms[0].vcpus[0];
+    vcpu.expect_all_recorded()?;
+    for page in 1..=4 {
+        let counts = values(&vcpu.page(machine.gpa(page)), PAGE_COUNTS);
+        expect_eq!(counts, [8, 3, 5, 1, 7], "page {page}");
+    }
+    for page in [2, 4] {
+        let [fast] = values(&vcpu.page(machine.gpa(page)), ["fast"]);
+        expect_eq!(fast, 0, "page {page}");
     }
     Ok(())
 }
@@ -332,7 +440,7 @@ fn bound() -> Result<()> {
     let vms = device.my_vms()?;
     expect_eq!(vms[0].fields["heat_dropped"], 2 * MORE);
     for (vcpu, dropped) in vms[0].vcpus.iter().zip([2 * MORE, 0]) {
-        vcpu.expect_balance()?;
+        vcpu.expect_all_recorded()?;
         expect_eq!(vcpu.fields["heat_dropped"], dropped);
         expect_eq!(vcpu.pages.len() as u64, limit);
         for (n, page) in (0..).zip(&vcpu.pages) {

@@ -110,7 +110,7 @@ fn checks(system: &System) -> Vec<Check> {
         module(system),
     ];
     if system.has_module(MODULE) {
-        checks.push(switch(system, "enabled", State::Missing, ENABLE));
+        checks.push(switch(system, "enabled", State::Note, ENABLE));
         checks.push(switch(
             system,
             "fast",
@@ -186,8 +186,8 @@ fn caching(system: &System) -> Check {
         Some("Y" | "1") => Check::ok(name, "on"),
         Some(_) => Check::new(
             name,
-            State::Missing,
-            "off: no fault is known as MMIO, and nothing is counted",
+            State::Note,
+            "off: no fault is known as MMIO, every access goes to KVM's emulator",
             "load kvm without mmio_caching=0; some processors cannot",
         ),
         None => Check::new(name, State::Note, "unknown", ""),

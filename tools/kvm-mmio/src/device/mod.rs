@@ -176,11 +176,11 @@ impl Drop for Heat {
     }
 }
 
-/// Says why there may be nothing to see, if so.
+/// Says why no access is fast, if so.
 pub fn warn_of_setting(reading: &Reading) {
     if reading.clock.flags & crate::reading::ENABLED == 0 {
         warn(
-            "the extension is switched off, nothing is counted: \
+            "the extension is switched off, every access goes to KVM's emulator: \
              echo Y > /sys/module/kvm_mmio_ext/parameters/enabled",
         );
     }

@@ -46,7 +46,6 @@ fn kinds(counters: &[String]) -> [Kind; 3] {
         ("writes", 8, CUMULATIVE),
         ("kernel", 8, CUMULATIVE),
         ("userspace", 8, CUMULATIVE),
-        ("faulted_in", 8, CUMULATIVE),
         ("fast", 8, CUMULATIVE),
         ("wildcard", 8, CUMULATIVE),
         ("cycles", 8, CUMULATIVE),
@@ -86,7 +85,7 @@ impl Form {
         let clock = reading.clock;
         let mut file = b"KVMMMIOX".to_vec();
         let lengths = [
-            1,
+            2,
             desc_offset,
             desc_offset,
             64 + self.more,
@@ -189,7 +188,6 @@ fn page_values(gpa: u64, vcpu: u32, page: &Page) -> Vec<u64> {
         counts.writes,
         counts.kernel,
         counts.userspace,
-        counts.faulted_in,
         counts.fast,
         counts.wildcard,
         counts.cycles,
@@ -228,7 +226,7 @@ const COUNTERS: &[&str] = &[
     "read_4",
     "read_other",
     "write_4",
-    "direction_unknown",
+    "emulated_unseen",
     "heat_dropped",
 ];
 
@@ -242,7 +240,6 @@ fn page(reads: u64, writes: u64, userspace: u64) -> Page {
             writes,
             kernel: count - userspace,
             userspace,
-            faulted_in: 0,
             fast: count,
             wildcard: 0,
             cycles: 1500 * count,
@@ -311,10 +308,10 @@ pub fn two_vms() -> Reading {
 }
 
 prop_compose! {
-    fn any_page()(numbers in any::<[u64; 9]>(), tsc in any::<u64>(), small in any::<[u8; 3]>(), direction in 0u64..3) -> Page {
-        let [count, reads, writes, kernel, userspace, faulted_in, fast, wildcard, cycles] = numbers;
+    fn any_page()(numbers in any::<[u64; 8]>(), tsc in any::<u64>(), small in any::<[u8; 3]>(), direction in 0u64..3) -> Page {
+        let [count, reads, writes, kernel, userspace, fast, wildcard, cycles] = numbers;
         Page {
-            counts: Counts { count, reads, writes, kernel, userspace, faulted_in, fast, wildcard, cycles },
+            counts: Counts { count, reads, writes, kernel, userspace, fast, wildcard, cycles },
             last: Last { size: small[0], width: small[1], outcome: small[2], direction: direction.into(), tsc },
         }
     }

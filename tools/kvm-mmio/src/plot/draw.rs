@@ -24,7 +24,6 @@ const TITLE: u32 = 18;
 const NOTHING: RGBColor = RGBColor(236, 236, 236);
 const KERNEL: RGBColor = RGBColor(0, 114, 178);
 const USERSPACE: RGBColor = RGBColor(230, 159, 0);
-const FAULTED_IN: RGBColor = RGBColor(140, 140, 140);
 
 pub struct Picture<'a> {
     pub matrix: &'a Matrix,
@@ -219,15 +218,10 @@ impl Picture<'_> {
 }
 
 /// What the accesses to a device are made of, with colour and legend.
-fn parts(counts: &Counts) -> [(u64, RGBColor, &'static str); 3] {
+fn parts(counts: &Counts) -> [(u64, RGBColor, &'static str); 2] {
     [
         (counts.kernel, KERNEL, "done in the kernel"),
         (counts.userspace, USERSPACE, "exit to userspace"),
-        (
-            counts.faulted_in,
-            FAULTED_IN,
-            "first access, by KVM's page fault",
-        ),
     ]
 }
 

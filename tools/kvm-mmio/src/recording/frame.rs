@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use thiserror::Error;
 
 /// First bytes of each recording. The last one is the version of the format.
-pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x01";
+pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x02";
 
 /// Length and checksum, 32 bits each, little endian.
 const HEAD: usize = 8;
@@ -180,12 +180,12 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let mut bytes = file(&[]);
-        bytes[11] = 9;
+        bytes[11] = 1;
         let (_, _, fault) = read_all(&bytes);
         let message = fault.unwrap().to_string();
         assert_eq!(
             message,
-            "the format is version 9, this program knows version 1"
+            "the format is version 1, this program knows version 2"
         );
     }
 
