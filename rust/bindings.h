@@ -2,7 +2,6 @@
 /* What bindgen translates: KVM's own headers, and the helpers. */
 #include <linux/kvm_host.h>
 
-#include "kvm_emulate.h"
 #include "mmu.h"
 #include "x86.h"
 #include "mmu/mmu_internal.h"

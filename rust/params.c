@@ -69,10 +69,11 @@ static int mmio_ext_heat_set(const char *val, const struct kernel_param *kp)
 	if (r)
 		return r;
 
-	mmio_ext_set_observer(MMIO_EXT_HEAT, mmio_ext_heat);
+	/* An access in between is seen by nobody rather than counted twice. */
 	if (mmio_ext_heat)
 		static_branch_enable(&mmio_ext_heat_key);
-	else
+	mmio_ext_set_observer(MMIO_EXT_HEAT, mmio_ext_heat);
+	if (!mmio_ext_heat)
 		static_branch_disable(&mmio_ext_heat_key);
 	return 0;
 }

@@ -16,7 +16,7 @@ pub const PAGES: usize = 256;
 
 /// Places to look for a page: twice as many as there are pages, so that there is always a free
 /// one near.
-pub const PLACES: usize = 2 * PAGES;
+const PLACES: usize = 2 * PAGES;
 
 /// Spreads neighbouring pages over the places: 2^32 divided by the golden ratio (Knuth, The Art of
 /// Computer Programming, volume 3, section 6.4).
@@ -141,7 +141,7 @@ impl Kind {
 pub struct Access {
     /// What it was.
     pub kind: Kind,
-    /// Bytes, 0 of [`Kind::WILDCARD`].
+    /// Bytes, at most 8; 0 of [`Kind::WILDCARD`].
     pub size: u8,
     /// The TSC when it was done.
     pub now: u64,

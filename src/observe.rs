@@ -51,7 +51,7 @@ fn record(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
 
 /// Whether somebody looks at what the emulator does.
 #[inline(always)]
-fn sees_emulated() -> bool {
+pub(crate) fn sees_emulated() -> bool {
     heat_is_on() || access_is_traced()
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn emulate_refused(
     vcpu.emulate_instruction(fault)
 }
 
-/// Sees an access that the emulator has done, or leaves to userspace.
+/// Sees an access of the emulator that is done, or leaves for userspace.
 pub(crate) fn emulated(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u32) {
     if heat_is_on() {
         vcpu.record_emulated(gpa.gfn(), kind, size);

@@ -95,10 +95,6 @@ const SIZES: [usize; 4] = [1, 2, 4, 8];
 /// Counters by size in bytes, modulo 16.
 type Sizes = [Counter; 16];
 
-/// Sizes of accesses that KVM's emulator does are counted modulo this, in bytes: all that are shown
-/// separately are smaller, and the largest are those of AVX.
-const EMULATED_SIZES: usize = 32;
-
 /// The counters of one vCPU.
 pub(crate) struct Stats {
     events: [Counter; NAMES.len()],
@@ -113,8 +109,8 @@ pub(crate) struct Stats {
     refused: [[Counter; NAMES.len() + 1]; 2],
     /// Others that went to the emulator while nobody looked.
     unseen: Counter,
-    /// Accesses of the emulator while somebody looked: by size in bytes, and by kind.
-    emulated: [[Counter; Kind::EMULATED_COUNT]; EMULATED_SIZES],
+    /// Accesses of the emulator while somebody looked: by size in bytes, modulo 16, and by kind.
+    emulated: [[Counter; Kind::EMULATED_COUNT]; 16],
     /// MMIO faults that KVM's own handler had asked about and that were MMIO.
     left_to_kvm: Counter,
     /// Accesses that heat has no record of, though it was on.
@@ -161,10 +157,10 @@ impl Stats {
         self.unseen.inc();
     }
 
-    /// Counts what the emulator has done while somebody looked.
+    /// Counts an access of the emulator, of `size` bytes, fewer than 16, while somebody looked.
     #[inline(always)]
     pub(crate) fn count_emulated(&self, kind: Kind, size: u32) {
-        self.emulated[size as usize % EMULATED_SIZES][kind.emulated_number()].inc();
+        self.emulated[size as usize & 15][kind.emulated_number()].inc();
     }
 
     /// Counts a fault that is MMIO and that KVM's own handler goes on with.

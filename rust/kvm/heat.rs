@@ -11,7 +11,6 @@ use crate::{
     addr::{Gfn, Gpa},
     heat::{Access, Heat, Kind, Record, Recorder, FREE}, //
 };
-use core::mem;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -46,6 +45,17 @@ impl VcpuRecorder {
         })
     }
 
+    /// The record of a page, if it is found at once.
+    #[inline(always)]
+    fn look(&self, gfn: Gfn) -> Option<&Record> {
+        self.recorder.look(gfn)
+    }
+
+    /// The record of a page, if there is any left for it.
+    fn find_or_take(&mut self, gfn: Gfn) -> Option<&Record> {
+        self.recorder.find_or_take(gfn)
+    }
+
     fn make_records() -> Result<Arc<VcpuHeat>> {
         let records = VBox::init(init_array_from_fn(|_| Record::unused()), GFP_KERNEL_ACCOUNT)?;
         Ok(Arc::new(Heat::new(records), GFP_KERNEL_ACCOUNT)?)
@@ -53,8 +63,8 @@ impl VcpuRecorder {
 
     fn fill(&mut self, heat: Arc<VcpuHeat>) {
         let records: *const VcpuHeat = &*heat;
-        // SAFETY: They live as long as `heat`, which this value holds as long as the recorder; and
-        // what the recorder gives away is borrowed from this value.
+        // SAFETY: They live as long as `heat`, which this value holds as long as the recorder. It
+        // only gives away what is borrowed from itself, see `look()` and `find_or_take()`.
         self.recorder.heat = Some(unsafe { &*records });
         // INVARIANT: It was `None` before, as there were no records.
         self.heat = Some(heat);
@@ -66,26 +76,21 @@ impl Vcpu<'_> {
     /// caller's registers stay where they are. Returns whether it is done.
     #[inline(always)]
     pub(crate) fn record_heat_quickly(&self, gpa: Gpa, kind: Kind, size: u8, value: u64) -> bool {
-        let Some(record) = self.state().recorder.recorder.look(gpa.gfn()) else {
-            return false;
-        };
-        self.record_in(record, kind, size, value);
-        true
+        let record = self.state().recorder.look(gpa.gfn());
+        record
+            .inspect(|record| record_fast(record, self.exit_tsc(), (kind, size), value))
+            .is_some()
     }
 
     /// The same, however long it takes. An access that there is no room for is counted as dropped.
     pub(crate) fn record_heat(&mut self, gpa: Gpa, kind: Kind, size: u8, value: u64) {
-        if let Some(record) = self.state_mut().find_or_take_record(gpa.gfn()) {
-            self.record_in(record, kind, size, value);
+        let exit = self.exit_tsc();
+        let state = self.state_mut();
+        state.make_records();
+        match state.recorder.find_or_take(gpa.gfn()) {
+            Some(record) => record_fast(record, exit, (kind, size), value),
+            None => state.stats.count_heat_dropped(),
         }
-    }
-
-    #[inline(always)]
-    fn record_in(&self, record: &Record, kind: Kind, size: u8, value: u64) {
-        let now = observe::tsc();
-        record.add(&Access { kind, size, now });
-        record.add_cycles(now.wrapping_sub(self.exit_tsc()));
-        record.set_last_value(value);
     }
 
     /// Counts and records an access of the emulator, if its record is found at once. Returns
@@ -93,24 +98,37 @@ impl Vcpu<'_> {
     #[inline(always)]
     pub(super) fn record_emulated_quickly(&mut self, gfn: Gfn, kind: Kind, size: u32) -> bool {
         let exit = self.last_exit();
-        let state = self.state_mut();
-        match state.recorder.recorder.look(gfn) {
-            Some(record) => {
-                state.record_emulated(exit, record, kind, size);
-                true
-            }
-            None => false,
-        }
+        let State {
+            stats, recorder, ..
+        } = self.state_mut();
+
+        let before = recorder.done;
+        let Some(record) = recorder.look(gfn) else {
+            return false;
+        };
+        recorder.done = record_emulated(record, &exit, before, (kind, size as u8));
+        stats.count_emulated(kind, size);
+        true
     }
 
     /// The same, however long it takes, as [`Vcpu::record_heat`] does.
     pub(crate) fn record_emulated(&mut self, gfn: Gfn, kind: Kind, size: u32) {
         let exit = self.last_exit();
         let state = self.state_mut();
-        match state.find_or_take_record(gfn) {
-            Some(record) => state.record_emulated(exit, record, kind, size),
-            None => state.stats.count_emulated(kind, size),
-        }
+        state.make_records();
+        let State {
+            stats, recorder, ..
+        } = state;
+
+        let before = recorder.done;
+        recorder.done = match recorder.find_or_take(gfn) {
+            Some(record) => record_emulated(record, &exit, before, (kind, size as u8)),
+            None => {
+                stats.count_heat_dropped();
+                observe::tsc()
+            }
+        };
+        stats.count_emulated(kind, size);
     }
 
     /// The TSC when the vCPU exited.
@@ -122,73 +140,71 @@ impl Vcpu<'_> {
 
     #[inline(always)]
     fn last_exit(&self) -> LastExit {
-        // INVARIANT: The vCPU is alive.
+        // INVARIANT: The vCPU is alive, and in its own thread.
         LastExit {
             tsc: self.exit_tsc(),
-            // SAFETY: The same.
-            run: unsafe { (*self.raw()).run },
+            vcpu: self.raw(),
         }
     }
 }
 
-/// The last VM exit of the vCPU that is being handled.
+/// The VM exit that is being handled.
 ///
 /// # Invariants
 ///
-/// `run` points to what the vCPU, which is alive, shares with userspace.
+/// `vcpu` points to the vCPU that has exited, which is alive and in its own thread.
 struct LastExit {
     tsc: u64,
-    run: *const bindings::kvm_run,
+    vcpu: *mut bindings::kvm_vcpu,
 }
 
 impl LastExit {
-    /// Whether the vCPU has been in userspace since.
+    /// Whether userspace was asked since.
     #[inline(always)]
     fn userspace_was_asked(&self) -> bool {
-        // SAFETY: By the type's invariants. Userspace may change it at any time.
-        let reason = unsafe { (&raw const (*self.run).exit_reason).read_volatile() };
+        // SAFETY: By the type's invariants. Userspace may change the page at any time.
+        let reason = unsafe { (&raw const (*(*self.vcpu).run).exit_reason).read_volatile() };
         // What `vcpu_run()` begins with.
         reason != bindings::KVM_EXIT_UNKNOWN
     }
 }
 
-impl State {
-    /// Counts and records an access of the emulator.
-    ///
-    /// It takes the time since the VM exit, or since the access before it: an instruction that
-    /// reads and then writes has two, one that is repeated has many. How long it takes is not
-    /// known if userspace was asked in between.
-    #[inline(always)]
-    fn record_emulated(&mut self, exit: LastExit, record: &Record, kind: Kind, size: u32) {
-        let now = observe::tsc();
-        let before = mem::replace(&mut self.recorder.done, now);
-        if before < exit.tsc {
-            record.add_cycles(now.wrapping_sub(exit.tsc));
-        } else if !exit.userspace_was_asked() {
-            record.add_cycles(now.wrapping_sub(before));
-        }
-        record.add(&Access {
-            kind,
-            size: size as u8,
-            now,
-        });
-        self.stats.count_emulated(kind, size);
+/// Records an access of the fast path or one that was skipped: the only one since a VM exit at
+/// `exit`.
+#[inline(always)]
+fn record_fast(record: &Record, exit: u64, (kind, size): (Kind, u8), value: u64) {
+    let now = observe::tsc();
+    record.add(&Access { kind, size, now });
+    record.add_cycles(now.wrapping_sub(exit));
+    record.set_last_value(value);
+}
+
+/// Records an access of the emulator. Returns the TSC when it is done, as it was `before`.
+///
+/// It takes the time since the VM exit, or since the access before it: an instruction that reads
+/// and then writes has two, one that is repeated has many. How long it takes is not known if
+/// userspace was asked in between.
+#[inline(always)]
+fn record_emulated(record: &Record, exit: &LastExit, before: u64, (kind, size): (Kind, u8)) -> u64 {
+    let now = observe::tsc();
+    if before < exit.tsc {
+        record.add_cycles(now.wrapping_sub(exit.tsc));
+    } else if !exit.userspace_was_asked() {
+        // The TSC begins anew when the host wakes up.
+        record.add_cycles(now.saturating_sub(before));
     }
+    record.add(&Access { kind, size, now });
+    now
+}
 
-    /// The record of a page, as long as the state; counts the access as dropped if there is none.
-    fn find_or_take_record(&mut self, gfn: Gfn) -> Option<&'static Record> {
-        let recorder = &mut self.recorder;
-
-        if recorder.heat.is_none() {
+impl State {
+    /// Makes records if there are none. Whoever finds none then counts an access as dropped.
+    fn make_records(&mut self) {
+        if self.recorder.heat.is_none() {
             if let Ok(heat) = VcpuRecorder::make_records() {
                 registry::add_heat(&self.stats, heat.clone());
-                recorder.fill(heat);
+                self.recorder.fill(heat);
             }
         }
-        let record = recorder.recorder.find_or_take(gfn);
-        if record.is_none() {
-            self.stats.count_heat_dropped();
-        }
-        record
     }
 }

@@ -297,7 +297,8 @@ unsafe extern "C" fn clear_info(vcpu: RawVcpu, gva: bindings::gva_t) {
     unsafe { Vcpu::clear_info(vcpu, what) };
 }
 
-/// Sees an access that KVM's emulator has done, or leaves to userspace.
+/// Sees an access of up to 8 bytes that a device in the kernel has done for KVM's emulator, or that
+/// leaves for userspace.
 ///
 /// # Safety
 ///
@@ -347,8 +348,9 @@ unsafe extern "C" fn mmio_ext_record_access(
 unsafe fn record_access_quickly(vcpu: RawVcpu, flags: c_ulong, gfn: Gfn, len: c_uint) -> bool {
     // SAFETY: By the contract of this function.
     unsafe {
+        let kind = emulated_kind(flags);
         Vcpu::has_state(vcpu)
-            && Vcpu::enter_with_state(vcpu).record_emulated_quickly(gfn, emulated_kind(flags), len)
+            && Vcpu::enter_with_state(vcpu).record_emulated_quickly(gfn, kind, len)
     }
 }
 
@@ -365,6 +367,10 @@ unsafe fn record_access_slowly(vcpu: RawVcpu, flags: c_ulong, gfn: Gfn, len: c_u
         vcpu.record_emulated(gfn, emulated_kind(flags), len);
     }
 }
+
+// What C takes them for.
+const _: [bindings::kvm_mmio_ext_observer_t; 2] =
+    [Some(mmio_ext_see_access), Some(mmio_ext_record_access)];
 
 const WRITE: c_ulong = bindings::kvm_mmio_ext_access_KVM_MMIO_EXT_WRITE as c_ulong;
 const USERSPACE: c_ulong = bindings::kvm_mmio_ext_access_KVM_MMIO_EXT_USERSPACE as c_ulong;

@@ -298,7 +298,8 @@ impl<'a> Vcpu<'a> {
     ///
     /// - `ptr` must point to a vCPU that lives for `'a`;
     /// - the caller must be in the vCPU's thread, with its mutex and `kvm->srcu` held, and must
-    ///   not use another `Vcpu` for it during `'a`;
+    ///   not use another `Vcpu` for it during `'a`. A callback may enter while another is lent
+    ///   mutably to the function of KVM that calls it: nothing is borrowed from that one then;
     /// - it must be able to sleep, unless [`Vcpu::has_state`] holds.
     #[inline(always)]
     pub(super) unsafe fn enter(ptr: *mut bindings::kvm_vcpu) -> Option<Self> {

@@ -66,6 +66,10 @@ mod observe {
     pub(crate) fn wildcard(_: &mut Vcpu<'_>, _: Gpa) {}
 
     pub(crate) fn miss(_: &Vcpu<'_>, _: FaultAddress, _: bool) {}
+
+    pub(crate) fn sees_emulated() -> bool {
+        false
+    }
 }
 
 /// `kernel::prelude`, as far as it is used.
