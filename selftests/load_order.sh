@@ -199,6 +199,20 @@ vendor_reload() {
 	done
 }
 
+# Heat from the first access on, and what the emulator does as well.
+hot_at_load() {
+	kvm_base && expect extension load $EXT heat=1 && expect vendor load $VENDOR &&
+		expect_value /sys/module/$EXT/parameters/heat Y &&
+		expect "a test" mmio-test observe_at_load && ran_at_load
+}
+
+# It did not skip itself.
+ran_at_load() {
+	grep -q "^ok 1 - observe_at_load$" "$scratch/out" && return 0
+	sed 's/^/# /' "$scratch/out"
+	return 1
+}
+
 removed_after_use() {
 	after_vendor && expect "extension removed" unload $EXT && guests &&
 		expect "extension again" load $EXT && guests_by_rust
@@ -433,7 +447,7 @@ run() {
 }
 
 ALL="before_vendor before_vendor_shadow after_vendor after_vendor_shadow no_caching_before
-	no_caching_after vendor_reload removed_after_use busy twice kvm_needs_it off_at_load
+	no_caching_after vendor_reload hot_at_load removed_after_use busy twice kvm_needs_it off_at_load
 	bad_parameters bad_values another_kernel another_vendor another_mask
 	another_mask_set_while_off another_mask_avoided many_rounds no_leak quiet_log"
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuExit;
 
+use super::observe::Heat;
 use crate::guest::vcpu::mov_from_memory;
 use crate::guest::{Event, Machine, Mode, Vcpu, pattern_value};
 use crate::stats::Mark;
@@ -97,6 +98,11 @@ fn run_once(vcpu: &mut Vcpu, injection: &Injection, nth: u32) -> Result<(bool, O
 fn failing_allocations() -> Result<()> {
     const MOST: u32 = 500;
     let injection = Injection::new()?;
+    // Then there are more to fail.
+    let _heat = match host::extension_enabled() {
+        Some(true) => Some(Heat::on()?),
+        _ => None,
+    };
     let (mut refused, mut by_c) = (0, 0);
     for nth in 1..=MOST {
         let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;

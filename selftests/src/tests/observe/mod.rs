@@ -29,12 +29,12 @@ const HEAT: &str = "/sys/module/kvm_mmio_ext/parameters/heat";
 const PAGE_COUNTS: [&str; 5] = ["count", "reads", "writes", "kernel", "userspace"];
 
 /// The parameter `heat`, which is put back at the end.
-struct Heat {
+pub(super) struct Heat {
     before: String,
 }
 
 impl Heat {
-    fn on() -> Result<Self> {
+    pub(super) fn on() -> Result<Self> {
         let heat = Self::off()?;
         heat.set(true)?;
         Ok(heat)

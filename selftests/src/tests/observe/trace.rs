@@ -5,6 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use iced_x86::code_asm as asm;
+use kvm_bindings::kvm_regs;
 
 use super::{Heat, access, need_faults, values, watched};
 use crate::expect_eq;
@@ -173,9 +175,18 @@ fn with_heat() -> Result<()> {
 
     let vm = my_vm(&device)?;
     let events = trace.stop("mmio_access", vm.fields["vm"])?;
-    // Off: no events any more.
+    // Off: no events any more, neither of the fast path nor of the emulator.
     access(&machine, &mut vcpu, 1, 4, (3, 3))?;
+    let regs = kvm_regs {
+        rdi: machine.gva(1),
+        ..Default::default()
+    };
+    vcpu.exec(regs, |a| a.add(asm::dword_ptr(asm::rdi), asm::eax))?
+        .done()?;
     expect_eq!(trace.stop("mmio_access", vm.fields["vm"])?, events);
+    // Heat goes on.
+    let [count] = values(&my_vm(&device)?.vcpus[0].page(machine.gpa(1)), ["count"]);
+    expect_eq!(count, vm.vcpus[0].page(machine.gpa(1))["count"] + 8);
     for page in [1, 2] {
         let at = format!("gpa {:#x}", machine.gpa(page) >> 12);
         let count = events.iter().filter(|event| event.contains(&at)).count();
