@@ -56,8 +56,10 @@ impl VcpuRecorder {
         self.recorder.find_or_take(gfn)
     }
 
+    /// Without memory it is done without, which is nothing for the kernel to warn of.
     fn make_records() -> Result<Arc<VcpuHeat>> {
-        let records = VBox::init(init_array_from_fn(|_| Record::unused()), GFP_KERNEL_ACCOUNT)?;
+        let quietly = GFP_KERNEL_ACCOUNT | __GFP_NOWARN;
+        let records = VBox::init(init_array_from_fn(|_| Record::unused()), quietly)?;
         Ok(Arc::new(Heat::new(records), GFP_KERNEL_ACCOUNT)?)
     }
 

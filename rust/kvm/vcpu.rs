@@ -73,7 +73,8 @@ impl State {
     /// The state of the vCPU `vcpu` of the VM that is at `kvm`, made in the VM's process.
     fn new(kvm: usize, vcpu: u32) -> Result<KVBox<Self>> {
         let stats = Arc::init(Stats::init(), GFP_KERNEL_ACCOUNT)?;
-        let state = KVBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        // Without memory C does the work, which is nothing for the kernel to warn of.
+        let state = KVBox::new_uninit(GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         let id = registry::add(kvm, observe::tgid(), vcpu, stats.clone())?;
         // In place: it is too large for a stack. Nothing of it can fail.
         let state = state.write_init(try_init!(Self {

@@ -4,14 +4,14 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
 use super::{Heat, PAGE_COUNTS, access, machine_with, need_faults, values, watched};
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{self, SUPERVISOR};
-use crate::guest::{Bus, Event, Fault, Machine, Match, Mode, PAGE, PAGE_FAULT, Vcpu};
+use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, PAGE_FAULT, Vcpu};
 use crate::host::{self, Modes};
 use crate::stats::device::Device;
 use crate::tap::Test;
@@ -327,13 +327,14 @@ fn second_page_faults() -> Result<()> {
     let write = |a: &mut asm::CodeAssembler| a.mov(asm::dword_ptr(asm::rdi), asm::eax);
 
     machine.tables().map(gva, gpa, 0);
-    let run = vcpu.exec(regs, write)?;
-    let fault = Fault {
-        vector: PAGE_FAULT,
-        error_code: paging::WRITE,
-        cr2: gva,
-    };
-    expect_eq!(run.events, [Event::Fault(fault)]);
+    // Not all machines load CR2 for an exception that KVM has found.
+    match vcpu.exec(regs, write)?.events[..] {
+        [Event::Fault(fault)] => {
+            let seen = (fault.vector, fault.error_code);
+            expect_eq!(seen, (PAGE_FAULT, paging::WRITE));
+        }
+        ref events => bail!("{events:?}"),
+    }
     expect_eq!(counts()?, [[0, 0], [0, 0]]);
 
     machine.tables().map(gva, gpa, SUPERVISOR);
@@ -373,6 +374,7 @@ fn tsc() -> u64 {
 /// Many accesses after one VM exit, and a second one after an exit to userspace: time that is
 /// counted twice, or that is userspace's, is more than there was.
 fn time() -> Result<()> {
+    const SINGLES: u64 = 8;
     const ELEMENTS: u64 = 140;
     let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let page = |page| kvm_regs {
@@ -388,18 +390,24 @@ fn time() -> Result<()> {
         Ok(values(&vcpu.page(machine.gpa(page)), names))
     };
 
-    // One element, then many.
+    // Single elements, then many.
     machine.coalesce(Bus::Mmio(machine.gpa(1)), PAGE as u32)?;
-    vcpu.exec(page(1), |a| a.stosb())?.done()?;
-    let [_, _, _, first] = counts(1)?;
-    vcpu.exec(page(1), |a| a.stosb())?.done()?;
-    let [_, _, _, before] = counts(1)?;
+    let mut singles = Vec::new();
+    let mut before = 0;
+    for _ in 0..SINGLES {
+        vcpu.exec(page(1), |a| a.stosb())?.done()?;
+        let [_, _, _, now] = counts(1)?;
+        singles.push(now - before);
+        before = now;
+    }
     let start = tsc();
     vcpu.exec(page(1), |a| a.rep().stosb())?.done()?;
     let all = tsc() - start;
     let [_, writes, kernel, after] = counts(1)?;
-    expect_eq!((writes, kernel), (ELEMENTS + 2, ELEMENTS + 2));
-    let (one, many) = (before - first, after - before);
+    expect_eq!((writes, kernel), (SINGLES + ELEMENTS, SINGLES + ELEMENTS));
+    // The host may have been busy with something else.
+    let one = singles.iter().min().copied().unwrap_or(u64::MAX);
+    let many = after - before;
     ensure!(3 * one < many && many < all, "{one}, {many} of {all}");
 
     let add = |a: &mut asm::CodeAssembler| a.add(asm::dword_ptr(asm::rdi), asm::eax);
