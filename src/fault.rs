@@ -68,9 +68,7 @@ pub(crate) fn handle_mmio_page_fault(vcpu: &mut Vcpu<'_>, addr: FaultAddress) ->
     let result = handle_mmio_page_fault_common(vcpu, addr);
     if matches!(result, Ok(PageFault::Emulate)) {
         vcpu.stats().count_left_to_kvm();
-        if !observe::sees_emulated() {
-            vcpu.stats().count_unseen();
-        }
+        observe::to_emulator(vcpu);
     }
     result
 }

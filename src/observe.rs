@@ -36,31 +36,31 @@ pub(crate) fn wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) {
 #[inline(always)]
 fn see(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
     if heat_is_on() && !vcpu.record_heat_quickly(gpa, kind, size, value) {
-        record(vcpu, gpa, kind, size, value);
+        vcpu.record_heat(gpa, kind, size, value);
     }
     if access_is_traced() {
         trace(vcpu, gpa, kind, size);
     }
 }
 
-#[cold]
-#[inline(never)]
-fn record(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
-    vcpu.record_heat(gpa, kind, size, value);
-}
-
 /// Whether somebody looks at what the emulator does.
 #[inline(always)]
-pub(crate) fn sees_emulated() -> bool {
+fn sees_emulated() -> bool {
     heat_is_on() || access_is_traced()
+}
+
+/// Counts a fault that goes to the emulator, if nobody looks there.
+#[inline(always)]
+pub(crate) fn to_emulator(vcpu: &Vcpu<'_>) {
+    if !sees_emulated() {
+        vcpu.stats().count_unseen();
+    }
 }
 
 /// Lets the emulator do an access that is to be counted as a hit already.
 #[inline(always)]
 pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
-    if !sees_emulated() {
-        vcpu.stats().count_unseen();
-    }
+    to_emulator(vcpu);
     vcpu.emulate_instruction(fault)
 }
 

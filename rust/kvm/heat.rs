@@ -85,6 +85,8 @@ impl Vcpu<'_> {
     }
 
     /// The same, however long it takes. An access that there is no room for is counted as dropped.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn record_heat(&mut self, gpa: Gpa, kind: Kind, size: u8, value: u64) {
         let exit = self.exit_tsc();
         let state = self.state_mut();

@@ -2,7 +2,6 @@
 //! Measures accesses by the time-stamp counter: from before the first to after the last, less the
 //! same loop without accesses.
 
-use std::arch::x86_64::_rdtsc;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -146,11 +145,6 @@ impl Guest {
     }
 }
 
-fn host_ticks() -> u64 {
-    // SAFETY: user mode may read the time-stamp counter on the machines that run this.
-    unsafe { _rdtsc() }
-}
-
 /// The guest of one row: all its vCPUs.
 struct Bench {
     guests: Vec<Guest>,
@@ -165,7 +159,7 @@ impl Bench {
             return guest.run(which, turns);
         }
         let processors = host::cpus()?;
-        let start = host_ticks();
+        let start = host::ticks();
         thread::scope(|scope| {
             let threads: Vec<_> = self
                 .guests
@@ -181,7 +175,7 @@ impl Bench {
             for thread in threads {
                 thread.join().expect("a vCPU's thread panicked")?;
             }
-            Ok(host_ticks() - start)
+            Ok(host::ticks() - start)
         })
     }
 

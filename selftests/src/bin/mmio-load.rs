@@ -4,7 +4,6 @@
 //! A line on the console asks for transactions, `tcp 500` or `read 500`. The answer, `load: 123`,
 //! is the number of ticks of the time-stamp counter that they took.
 
-use std::arch::x86_64::_rdtsc;
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -13,6 +12,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::ptr;
 
 use anyhow::{Context, Result, bail};
+use kvm_mmio_selftests::host::ticks;
 
 /// Where whatever is sent comes back.
 const PEER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 2, 100), 5000);
@@ -80,11 +80,6 @@ impl Load {
         }
         Ok(ticks() - start)
     }
-}
-
-fn ticks() -> u64 {
-    // SAFETY: the instruction exists on every 64-bit processor, and user space may run it.
-    unsafe { _rdtsc() }
 }
 
 fn mount(kind: &CStr, directory: &CStr) -> io::Result<()> {

@@ -67,9 +67,7 @@ mod observe {
 
     pub(crate) fn miss(_: &Vcpu<'_>, _: FaultAddress, _: bool) {}
 
-    pub(crate) fn sees_emulated() -> bool {
-        false
-    }
+    pub(crate) fn to_emulator(_: &Vcpu<'_>) {}
 }
 
 /// `kernel::prelude`, as far as it is used.

@@ -365,12 +365,6 @@ fn at_load() -> Result<()> {
     Ok(())
 }
 
-/// The TSC.
-fn tsc() -> u64 {
-    // SAFETY: every processor that KVM runs on has it.
-    unsafe { core::arch::x86_64::_rdtsc() }
-}
-
 /// Many accesses after one VM exit, and a second one after an exit to userspace: time that is
 /// counted twice, or that is userspace's, is more than there was.
 fn time() -> Result<()> {
@@ -398,9 +392,9 @@ fn time() -> Result<()> {
     for _ in 0..ROUNDS {
         vcpu.exec(page(1), |a| a.stosb())?.done()?;
         let [_, _, _, between] = counts(1)?;
-        let start = tsc();
+        let start = host::ticks();
         vcpu.exec(page(1), |a| a.rep().stosb())?.done()?;
-        let all = tsc() - start;
+        let all = host::ticks() - start;
         while vcpu.coalesced_write()?.is_some() {}
         let [_, _, _, after] = counts(1)?;
         ensure!(after - between < all, "{between}, {after}, {all}");
@@ -416,15 +410,15 @@ fn time() -> Result<()> {
     let add = |a: &mut asm::CodeAssembler| a.add(asm::dword_ptr(asm::rdi), asm::eax);
     vcpu.exec(page(2), add)?.done()?;
     let [_, _, _, before] = counts(2)?;
-    let (start, mut slept) = (tsc(), 0);
+    let (start, mut slept) = (host::ticks(), 0);
     let code = vcpu.load(add)?;
     vcpu.start(page(2), code)?;
     while vcpu.step()?.is_some() {
-        let before = tsc();
+        let before = host::ticks();
         thread::sleep(Duration::from_millis(100));
-        slept += tsc() - before;
+        slept += host::ticks() - before;
     }
-    let all = tsc() - start;
+    let all = host::ticks() - start;
     let [reads, writes, kernel, cycles] = counts(2)?;
     expect_eq!((reads, writes, kernel), (2, 2, 0));
     ensure!(before < cycles, "{before}, {cycles}");
