@@ -2,6 +2,7 @@
 /* What bindgen translates: KVM's own headers, and the helpers. */
 #include <linux/kvm_host.h>
 
+#include "lapic.h"
 #include "mmu.h"
 #include "x86.h"
 #include "mmu/mmu_internal.h"
@@ -18,10 +19,11 @@ static const u64 MMIO_EXT_PFERR_WRITE = PFERR_WRITE_MASK;
 static const u64 MMIO_EXT_PFERR_USER = PFERR_USER_MASK;
 static const u64 MMIO_EXT_PFERR_TAKEN = PFERR_PRESENT_MASK | PFERR_WRITE_MASK |
 					PFERR_USER_MASK | PFERR_RSVD_MASK |
-					PFERR_GUEST_FINAL_MASK |
-					PFERR_GUEST_PAGE_MASK;
+					PFERR_GUEST_FINAL_MASK;
+static const u64 MMIO_EXT_PFERR_FETCH = PFERR_FETCH_MASK;
 static const u64 MMIO_EXT_PFERR_SMAP_OFF = PFERR_RSVD_MASK;
 static const u32 MMIO_EXT_ACC_READ = ACC_READ_MASK;
+static const u32 MMIO_EXT_ACC_WRITE = ACC_WRITE_MASK;
 static const u32 MMIO_EXT_RSP = VCPU_REGS_RSP;
 static const u32 MMIO_EXT_RIP = VCPU_REG_RIP;
 static const u32 MMIO_EXT_CR3 = VCPU_REG_CR3;

@@ -29,119 +29,11 @@ bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa)
 	return true;
 }
 
-static struct kvm_io_bus *mmio_bus(struct kvm *kvm)
+/* Offer a write to a device, 0 if it takes it. */
+int mmio_ext_device_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
+			  gpa_t gpa, int len, const void *val)
 {
-	/* As in kvm_get_bus_srcu(). */
-	smp_mb__after_srcu_read_lock();
-
-	return srcu_dereference(kvm->buses[KVM_MMIO_BUS], &kvm->srcu);
-}
-
-/* Zero-length ioeventfds have no length, but an address. */
-static bool overlaps(const struct kvm_io_range *range, gpa_t gpa, u32 len)
-{
-	return range->addr < gpa + len &&
-	       gpa < range->addr + max(range->len, 1);
-}
-
-static int signal_doorbell(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
-			   const struct mmio_ext_doorbell *doorbell)
-{
-	return kvm_iodevice_write(vcpu, dev, doorbell->gpa, doorbell->len,
-				  &doorbell->val);
-}
-
-static noinline int trace_and_signal_doorbell(struct kvm_vcpu *vcpu,
-					      struct kvm_io_device *dev,
-					      const struct mmio_ext_doorbell *doorbell)
-{
-	trace_kvm_mmio(KVM_TRACE_MMIO_WRITE, doorbell->len, doorbell->gpa,
-		       (void *)&doorbell->val);
-	return signal_doorbell(vcpu, dev, doorbell);
-}
-
-/*
- * Signal an ioeventfd that has taken the same write before, 0 if there still is
- * one.  All calls are tail calls, for which no register has to be saved.
- */
-int mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
-			   const struct mmio_ext_doorbell *doorbell)
-{
-	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
-	struct kvm_io_device *dev;
-
-	if (!bus || bus->generation != doorbell->generation)
-		return -EOPNOTSUPP;
-
-	/* The local APIC comes first; its page can be anywhere. */
-	if (lapic_in_kernel(vcpu) &&
-	    doorbell->gpa - vcpu->arch.apic->base_address < PAGE_SIZE)
-		return -EOPNOTSUPP;
-
-	dev = bus->range[doorbell->dev_idx].dev;
-	if (trace_kvm_mmio_enabled())
-		return trace_and_signal_doorbell(vcpu, dev, doorbell);
-
-	return signal_doorbell(vcpu, dev, doorbell);
-}
-
-/*
- * The generation of the bus if its device @doorbell->dev_idx is of just this
- * address and of this length or zero, and no device but ioeventfds comes
- * before it that could take the write.  0, which no bus with a device has,
- * otherwise.
- */
-static u64 doorbell_generation(const struct kvm_io_bus *bus,
-			       const struct mmio_ext_doorbell *doorbell)
-{
-	const struct kvm_io_range *range = &bus->range[doorbell->dev_idx];
-	int i;
-
-	if (range->addr != doorbell->gpa ||
-	    (range->len && range->len != doorbell->len))
-		return 0;
-
-	for (i = 0; i < doorbell->dev_idx; i++) {
-		range = &bus->range[i];
-		if (overlaps(range, doorbell->gpa, doorbell->len) &&
-		    !kvm_is_ioeventfd(range->dev))
-			return 0;
-	}
-
-	return bus->generation;
-}
-
-/*
- * Whether the device @doorbell->dev_idx is an ioeventfd.  Fills in a generation
- * of the bus for which the write is sure to go there.
- */
-bool mmio_ext_remember_doorbell(struct kvm_vcpu *vcpu,
-				struct mmio_ext_doorbell *doorbell)
-{
-	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
-
-	doorbell->generation = 0;
-	if (!bus || doorbell->dev_idx < 0 || doorbell->dev_idx >= bus->dev_count ||
-	    !kvm_is_ioeventfd(bus->range[doorbell->dev_idx].dev))
-		return false;
-
-	doorbell->generation = doorbell_generation(bus, doorbell);
-	return true;
-}
-
-/* Fill in whether the place is vacant, and the generation of the bus. */
-void mmio_ext_find_vacancy(struct kvm_vcpu *vcpu,
-			   struct mmio_ext_vacancy *vacancy)
-{
-	struct kvm_io_bus *bus = mmio_bus(vcpu->kvm);
-	int i;
-
-	vacancy->generation = bus ? bus->generation : 0;
-	vacancy->vacant = true;
-	for (i = 0; bus && i < bus->dev_count; i++) {
-		if (overlaps(&bus->range[i], vacancy->gpa, vacancy->len))
-			vacancy->vacant = false;
-	}
+	return kvm_iodevice_write(vcpu, dev, gpa, len, val);
 }
 
 /* The width of a physical address, without what memory encryption takes. */
@@ -178,27 +70,35 @@ int mmio_ext_levels(u64 cpu_role)
 	word;								\
 })
 
+/* The entries of all levels; those that are missing repeat another. */
+#define ptes_are_current(ptes)						\
+	(user_word((ptes)[0].ptep) == (ptes)[0].pte &&			\
+	 user_word((ptes)[1].ptep) == (ptes)[1].pte &&			\
+	 user_word((ptes)[2].ptep) == (ptes)[2].pte &&			\
+	 user_word((ptes)[3].ptep) == (ptes)[3].pte &&			\
+	 user_word((ptes)[4].ptep) == (ptes)[4].pte)
+
 /*
- * Whether the bytes, and the entries that map them, are what they were.  One
- * after the other they need few registers, none of which has to be saved.
+ * Whether the entries that map an instruction, and then its bytes, are what they
+ * were.  In this order, from the root down and the code last, it is what a
+ * processor does that walks the tables: code that was read before may have been
+ * mapped, and changed, only afterwards.  One after the other they need few
+ * registers, none of which has to be saved.
+ *
+ * No L1D flush is asked for: what is read is the guest's own code and page
+ * tables, and what comes of it stays in this function.
  */
-bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch)
+bool mmio_ext_code_is_current(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
+			      const u64 __user *code, const u64 bytes[2])
 {
 	bool same;
 
-	kvm_request_l1tf_flush_l1d();
-
-	if (!user_read_access_begin(fetch->code, sizeof(fetch->bytes)))
+	BUILD_BUG_ON(PT64_ROOT_MAX_LEVEL != 5);
+	if (!user_read_access_begin(code, 2 * sizeof(*code)))
 		return false;
 
-	same = user_word(fetch->code) == fetch->bytes[0] &&
-	       user_word(fetch->code + 1) == fetch->bytes[1] &&
-	       user_word(fetch->ptes[0].ptep) == fetch->ptes[0].pte &&
-	       user_word(fetch->ptes[1].ptep) == fetch->ptes[1].pte &&
-	       user_word(fetch->ptes[2].ptep) == fetch->ptes[2].pte &&
-	       user_word(fetch->ptes[3].ptep) == fetch->ptes[3].pte &&
-	       user_word(fetch->ptes[4].ptep) == fetch->ptes[4].pte;
-	BUILD_BUG_ON(ARRAY_SIZE(fetch->ptes) != 5);
+	same = ptes_are_current(ptes) &&
+	       user_word(code) == bytes[0] && user_word(code + 1) == bytes[1];
 
 	user_read_access_end();
 	return same;
@@ -208,10 +108,32 @@ fault:
 	return false;
 }
 
-bool mmio_ext_read_user(const u64 __user *from, u64 *to, unsigned int nr)
+/* Read an instruction, if the entries that map it are what they were. */
+bool mmio_ext_read_code(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
+			const u64 __user *code, u64 bytes[2])
 {
-	kvm_request_l1tf_flush_l1d();
-	return !copy_from_user(to, from, nr * sizeof(*to));
+	bool same;
+
+	if (!user_read_access_begin(code, 2 * sizeof(*code)))
+		return false;
+
+	same = ptes_are_current(ptes);
+	if (same) {
+		bytes[0] = user_word(code);
+		bytes[1] = user_word(code + 1);
+	}
+
+	user_read_access_end();
+	return same;
+
+fault:
+	user_read_access_end();
+	return false;
+}
+
+bool mmio_ext_read_pte(const u64 __user *ptep, u64 *pte)
+{
+	return !get_user(*pte, ptep);
 }
 
 /*
@@ -231,14 +153,31 @@ const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa)
 				    offset_in_page(gpa));
 }
 
-/* Where an instruction is fetched from, INVALID_GPA if it may not be. */
-gpa_t mmio_ext_translate_fetch(struct kvm_vcpu *vcpu, gva_t gva, bool user)
+/*
+ * Where an access of the guest goes, INVALID_GPA if it may not be done.  Sets
+ * accessed and dirty bits as the access does.
+ */
+gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access)
 {
 	struct kvm_pagewalk *walk = &vcpu->arch.gva_walk;
 	struct x86_exception exception;
 
-	return walk->gva_to_gpa(vcpu, walk, gva, PFERR_FETCH_MASK |
-				(user ? PFERR_USER_MASK : 0), &exception);
+	return walk->gva_to_gpa(vcpu, walk, gva, access, &exception);
+}
+
+/*
+ * Whether KVM's emulator knows the instruction at RIP.  True as well if it
+ * cannot be fetched, the emulator then injects the page fault.
+ */
+bool mmio_ext_can_emulate(struct kvm_vcpu *vcpu, void *insn, int insn_len)
+{
+	return x86_decode_emulated_instruction(vcpu, EMULTYPE_PF, insn, insn_len) ==
+		EMULATION_OK || vcpu->arch.emulate_ctxt->have_exception;
+}
+
+void mmio_ext_trace_mmio_write(gpa_t gpa, u32 len, u64 val)
+{
+	trace_kvm_mmio(KVM_TRACE_MMIO_WRITE, len, gpa, &val);
 }
 
 void mmio_ext_trace_check_mmio_spte(u64 spte, u32 kvm_gen, u32 spte_gen)

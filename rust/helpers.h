@@ -19,47 +19,23 @@ struct mmio_ext_pte {
 	u64 pte;
 };
 
-/* The bytes at RIP as they were read, and the entries that map them. */
-struct mmio_ext_fetch {
-	u64 bytes[2];
-	const u64 __user *code;
-	struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL];
-};
-
-/* A write of @val to @gpa that signals the ioeventfd range[dev_idx]. */
-struct mmio_ext_doorbell {
-	u64 generation;		/* of the MMIO bus */
-	gpa_t gpa;
-	u64 val;
-	u32 len;
-	int dev_idx;
-};
-
-int mmio_ext_ring_doorbell(struct kvm_vcpu *vcpu,
-			   const struct mmio_ext_doorbell *doorbell);
-bool mmio_ext_remember_doorbell(struct kvm_vcpu *vcpu,
-				struct mmio_ext_doorbell *doorbell);
-
-/* Whether no device on the MMIO bus can take an access to @gpa of @len bytes. */
-struct mmio_ext_vacancy {
-	u64 generation;		/* of the bus */
-	gpa_t gpa;
-	u32 len;
-	bool vacant;
-};
-
-void mmio_ext_find_vacancy(struct kvm_vcpu *vcpu,
-			   struct mmio_ext_vacancy *vacancy);
+int mmio_ext_device_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
+			  gpa_t gpa, int len, const void *val);
 
 void mmio_ext_warn_reserved(void);
 
 void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg);
 int mmio_ext_levels(u64 cpu_role);
-bool mmio_ext_fetch_is_current(const struct mmio_ext_fetch *fetch);
-bool mmio_ext_read_user(const u64 __user *from, u64 *to, unsigned int nr);
+bool mmio_ext_code_is_current(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
+			      const u64 __user *code, const u64 bytes[2]);
+bool mmio_ext_read_code(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
+			const u64 __user *code, u64 bytes[2]);
+bool mmio_ext_read_pte(const u64 __user *ptep, u64 *pte);
 const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa);
-gpa_t mmio_ext_translate_fetch(struct kvm_vcpu *vcpu, gva_t gva, bool user);
+gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access);
+bool mmio_ext_can_emulate(struct kvm_vcpu *vcpu, void *insn, int insn_len);
 
+void mmio_ext_trace_mmio_write(gpa_t gpa, u32 len, u64 val);
 void mmio_ext_trace_check_mmio_spte(u64 spte, u32 kvm_gen, u32 spte_gen);
 void mmio_ext_trace_handle_mmio_page_fault(u64 addr, gfn_t gfn, u32 access);
 void mmio_ext_trace_page_fault(struct kvm_vcpu *vcpu, u64 addr, u64 error_code);

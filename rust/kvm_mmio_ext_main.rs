@@ -16,8 +16,10 @@ mod src {
     pub(crate) mod addr;
     pub(crate) mod arch_init;
     pub(crate) mod binary_stats;
+    pub(crate) mod code_page;
     pub(crate) mod decode;
     pub(crate) mod device;
+    pub(crate) mod doorbell;
     pub(crate) mod exit;
     pub(crate) mod fast;
     pub(crate) mod fault;
@@ -29,6 +31,7 @@ mod src {
     pub(crate) mod module;
     pub(crate) mod observe;
     pub(crate) mod plan;
+    pub(crate) mod refused;
     pub(crate) mod rsvd;
     pub(crate) mod spte;
     pub(crate) mod stats;

@@ -35,6 +35,11 @@ impl Gva {
 pub struct Gpa(pub u64);
 
 impl Gpa {
+    /// The first byte of the page that the address lies in.
+    pub const fn page(self) -> Self {
+        Self(self.0 & PAGE_MASK)
+    }
+
     /// The page frame that the address lies in.
     pub const fn gfn(self) -> Gfn {
         Gfn(self.0 >> PAGE_SHIFT)

@@ -12,29 +12,35 @@ use crate::{
 };
 
 /// An MMIO fault as a VM exit reports it.
-#[derive(Clone, Copy)]
-pub(crate) struct MmioFault {
+pub(crate) struct MmioFault<'a> {
     /// Where it happened.
     pub(crate) addr: FaultAddress,
     /// Why, `PFERR_*`.
     pub(crate) error_code: u64,
     /// The instruction, if the processor knows it.
-    pub(crate) insn: AssistBytes,
+    pub(crate) insn: AssistBytes<'a>,
+    /// Whether it is a write, if the processor says so.
+    pub(crate) is_write: Option<bool>,
     /// What the processor was doing.
     pub(crate) mode: Mode,
+    /// KVM would signal a zero-length ioeventfd and skip the instruction without a look at it.
+    pub(crate) can_skip: bool,
 }
 
 /// Handles an EPT misconfiguration of L1, `handle_ept_misconfig()`.
 ///
 /// It says nothing but the address, neither whether the access is a write nor, in a way to rely
-/// on, how long the instruction is. KVM signals a zero-length ioeventfd nevertheless, and skips
-/// the instruction. That is left for when the instruction is not going to be looked at.
+/// on, how long the instruction is (Intel SDM volume 3, "Information for VM Exits Due to
+/// Instruction Execution"). KVM signals a zero-length ioeventfd nevertheless, and skips the
+/// instruction. That is left for when the instruction is not going to be looked at.
 pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) -> Exit {
     let fault = MmioFault {
         addr: FaultAddress::Physical(gpa),
         error_code: Vcpu::PFERR_RSVD,
         insn: AssistBytes::NONE,
+        is_write: None,
         mode,
+        can_skip: true,
     };
 
     match fast::takes_context(vcpu, mode) {
@@ -51,32 +57,36 @@ pub(crate) fn npf_interception(
     vcpu: &mut Vcpu<'_>,
     gpa: Gpa,
     error_code: u64,
-    insn: AssistBytes,
+    insn: AssistBytes<'_>,
     mode: Mode,
 ) -> Exit {
-    // KVM signals reads, too.
-    if mode.can_skip() && error_code & Vcpu::PFERR_WRITE != 0 {
-        if let Some(exit) = signal_wildcard(vcpu, gpa) {
-            return exit;
-        }
-    }
-
     // Fetches and faults of encrypted guests have more to them than MMIO.
     if !Vcpu::takes_error_code(error_code) {
         return pass(vcpu);
     }
 
     vcpu.trace_page_fault(gpa, error_code);
+    let is_write = error_code & Vcpu::PFERR_WRITE != 0;
     let fault = MmioFault {
         addr: FaultAddress::Physical(gpa),
         error_code,
         insn,
+        is_write: Some(is_write),
         mode,
+        // KVM signals reads, too.
+        can_skip: mode.can_skip() && is_write,
     };
 
     match fast::takes_context(vcpu, mode) {
         Ok(()) => handle_mmio_fault(vcpu, &fault),
-        Err(reason) => handle_refused(vcpu, &fault, reason),
+        Err(reason) => {
+            if fault.can_skip {
+                if let Some(exit) = signal_wildcard(vcpu, gpa) {
+                    return exit;
+                }
+            }
+            handle_refused(vcpu, &fault, reason)
+        }
     }
 }
 
@@ -86,7 +96,7 @@ pub(crate) fn shadow_page_fault(
     vcpu: &mut Vcpu<'_>,
     gva: Gva,
     error_code: u64,
-    insn: AssistBytes,
+    insn: AssistBytes<'_>,
     mode: Mode,
 ) -> Exit {
     if !Vcpu::takes_error_code(error_code) {
@@ -97,7 +107,9 @@ pub(crate) fn shadow_page_fault(
         addr,
         error_code,
         insn,
+        is_write: Some(error_code & Vcpu::PFERR_WRITE != 0),
         mode,
+        can_skip: false,
     };
 
     match fast::takes_context(vcpu, mode) {
@@ -118,14 +130,13 @@ fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
     }
 
     vcpu.stats().count(Event::Wildcard);
-    observe::wildcard(vcpu, gpa);
-    Some(vcpu.skip_emulated_instruction())
+    Some(skip(vcpu, gpa))
 }
 
 /// Handles a fault that is MMIO unless an entry is stale or gone, in a context that the fast path
 /// takes.
 #[inline(always)]
-fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
     match fast::prepare(vcpu, fault) {
         Ok(operation) => fast::carry_out(vcpu, operation, true),
         Err(Refusal::Again(reason)) => handle_refused(vcpu, fault, Some(reason)),
@@ -138,27 +149,68 @@ fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
 /// Handles a fault that the fast path has refused, for a reason unless it is switched off: the
 /// shortest way to the emulator, if there is nothing to find out.
 #[inline(always)]
-fn handle_refused(vcpu: &mut Vcpu<'_>, fault: &MmioFault, reason: Option<Event>) -> Exit {
+fn handle_refused(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Option<Event>) -> Exit {
     if !emulator_knows_page(vcpu, fault.addr) {
         return find_and_handle_mmio_fault(vcpu, fault);
     }
-    observe::emulate_refused(vcpu, fault, reason)
+    match signal_unknown_insn(vcpu, fault) {
+        Some(exit) => {
+            vcpu.stats().count(Event::Wildcard);
+            exit
+        }
+        None => observe::emulate_refused(vcpu, fault, reason),
+    }
+}
+
+/// Signals the zero-length ioeventfd of an access by an instruction that KVM's emulator does not
+/// know, as KVM does of all: what would otherwise end the guest.
+#[inline(always)]
+fn signal_unknown_insn(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Option<Exit> {
+    match fault.addr {
+        FaultAddress::Physical(gpa) if fault.can_skip && vcpu.has_wildcards() => {
+            signal_unless_emulated(vcpu, fault, gpa)
+        }
+        _ => None,
+    }
+}
+
+#[cold]
+fn signal_unless_emulated(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, gpa: Gpa) -> Option<Exit> {
+    if !vcpu.has_wildcard(gpa) || vcpu.can_emulate(fault) || !vcpu.signal_wildcard(gpa) {
+        return None;
+    }
+    Some(skip(vcpu, gpa))
+}
+
+/// Ends an access that has signalled a zero-length ioeventfd.
+#[inline(always)]
+fn skip(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Exit {
+    observe::wildcard(vcpu, gpa);
+    vcpu.skip_emulated_instruction()
 }
 
 /// The same for a fault that was looked at in vain: it is rarer, and better out of the way of those
 /// that are completed.
 #[inline(never)]
-fn handle_refused_at_last(vcpu: &mut Vcpu<'_>, fault: &MmioFault, reason: Event) -> Exit {
+fn handle_refused_at_last(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Event) -> Exit {
+    if matches!(reason, Event::RefusedAccess) && fault.is_write == Some(true) {
+        if let Some(exit) = fast::retry_write(vcpu, fault) {
+            return exit;
+        }
+    }
     handle_refused(vcpu, fault, Some(reason))
 }
 
 /// Handles a fault as `kvm_mmu_page_fault()` does.
 #[inline(never)]
-fn find_and_handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+fn find_and_handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
     match handle_mmio_page_fault_common(vcpu, fault.addr) {
         Ok(PageFault::Emulate) => match fast::fetch_and_complete(vcpu, fault) {
             Some(exit) => exit,
-            None => observe::emulate(vcpu, fault),
+            None => match signal_unknown_insn(vcpu, fault) {
+                Some(exit) => exit,
+                None => observe::emulate(vcpu, fault),
+            },
         },
         Ok(PageFault::Retry) => Exit::RESUME,
         Ok(PageFault::Invalid) => vcpu.fault_in(fault),

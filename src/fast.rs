@@ -10,10 +10,11 @@
 use crate::{
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
     decode::{Extend, Register},
+    doorbell::Write,
     exit::MmioFault,
     fault::{known_page, FaultAddress},
     info_cache::MmioInfo,
-    kvm::{Exit, Mode, PendingLoad, Vcpu, Write},
+    kvm::{Exit, Mode, PendingLoad, Vcpu},
     plan::Plan,
     stats::Event, //
 };
@@ -50,7 +51,7 @@ pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Option<Ev
 
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
 /// if that is necessary. `None` leaves it to the emulator.
-pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Option<Exit> {
+pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Option<Exit> {
     match fetch_and_prepare(vcpu, fault) {
         Ok(operation) => Some(carry_out(vcpu, operation, false)),
         Err(reason) => {
@@ -79,7 +80,7 @@ pub(crate) enum Refusal {
 /// # Errors
 ///
 /// Why it is not for the fast path; `None` if that is switched off.
-fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Option<Event>> {
+fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operation, Option<Event>> {
     takes_context(vcpu, fault.mode)?;
     let mut result = prepare(vcpu, fault);
     if let Err(Refusal::UnknownInsn) = result {
@@ -105,14 +106,11 @@ fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Result<Operation
 ///
 /// Why it is not to be completed; nothing has happened then that could be seen.
 #[inline(always)]
-pub(crate) fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault) -> Result<Operation, Refusal> {
+pub(crate) fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operation, Refusal> {
     let now = vcpu.memslots_generation();
-    let insn = vcpu
-        .known_insn()
+    let plan = vcpu
+        .known_plan(fault.mode, fault.insn, now)
         .map_err(|refused| refused.map_or(Refusal::UnknownInsn, Refusal::Again))?;
-    let plan = insn
-        .plan(vcpu, fault.mode, fault.insn, now)
-        .ok_or(Refusal::UnknownInsn)?;
     let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
 
     if plan.uses_rsp {
@@ -133,17 +131,33 @@ pub(crate) fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault) -> Result<Operation, R
     })
 }
 
+/// Finds out anew whether a write that was refused for its rights may be done after all, and
+/// completes it then.
+pub(crate) fn retry_write(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Option<Exit> {
+    let FaultAddress::Virtual(gva) = fault.addr else {
+        return None;
+    };
+    let page = *known_page(vcpu, fault.addr, vcpu.memslots_generation())?;
+    vcpu.learn_write_access(gva, page, fault.mode);
+    let operation = prepare(vcpu, fault).ok()?;
+    Some(carry_out(vcpu, operation, true))
+}
+
 /// The physical address of the access, if the operand that was computed is what has faulted.
 #[inline(always)]
 fn locate(
     vcpu: &Vcpu<'_>,
-    fault: &MmioFault,
+    fault: &MmioFault<'_>,
     page: &MmioInfo,
     plan: &Plan,
     gva: Gva,
 ) -> Result<Gpa, Event> {
     let offset = gva.0 & !PAGE_MASK;
     if offset + u64::from(plan.size) > 1 << PAGE_SHIFT {
+        return Err(Event::RefusedAddress);
+    }
+    // Another instruction has faulted than the one that is at RIP now.
+    if fault.is_write.is_some_and(|write| write != plan.load.is_none()) {
         return Err(Event::RefusedAddress);
     }
 

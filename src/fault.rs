@@ -145,7 +145,9 @@ pub(crate) fn quickly_check_mmio_pf(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> 
     let now = vcpu.memslots_generation();
     match known_page(vcpu, addr, now) {
         Some(&info) => {
-            vcpu.set_last_mmio_info(info);
+            // A physical address brings no virtual one along, which may have been forgotten.
+            let gva = addr.gva().page();
+            vcpu.set_last_mmio_info(MmioInfo { gva, ..info });
             true
         }
         None => recall_mmio_info(vcpu, addr, now),

@@ -3,8 +3,8 @@
 //! A vCPU's cache of its last MMIO pages.
 //!
 //! KVM's own cache (`vcpu->arch.mmio_*`) holds one page, and the emulator looks there. This one
-//! holds several, each in the place that its address selects: a vCPU that goes round a few device
-//! pages finds each at the same cost. An entry holds as long as KVM's would:
+//! holds many, each in the place that its address selects: a vCPU that goes round device pages
+//! finds each at the same cost. An entry holds as long as KVM's would:
 //!
 //! - until a memslot changes, which the generation tells;
 //! - its GVA until the vCPU's translations may have changed, see [`InfoCache::clear`].
@@ -14,13 +14,14 @@ use super::{
     generation::MemslotGeneration, //
 };
 
-/// Entries of the cache, a power of two.
-const ENTRIES: usize = 16;
+/// Entries of the cache, a power of two: as many pages as the devices of a large guest have.
+const ENTRIES: usize = 1 << ENTRY_BITS;
+const ENTRY_BITS: u32 = 8;
 
 /// The entry of a page: neighbours do not share one, nor do a few pages at the same distance.
 #[inline(always)]
 const fn entry_of(page: u64) -> usize {
-    (page ^ page >> 4) as usize % ENTRIES
+    (page ^ page >> ENTRY_BITS) as usize % ENTRIES
 }
 
 /// What is known of an MMIO page, as KVM's own cache holds it.
@@ -74,28 +75,46 @@ pub enum Clear {
     Page(Gva),
 }
 
-/// The cache.
+/// A page, and which of the times that all virtual addresses were forgotten came before it.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    info: MmioInfo,
+    clears: u32,
+}
+
+/// The cache. All zero, it knows nothing.
 #[derive(Debug)]
-pub struct InfoCache([MmioInfo; ENTRIES]);
+pub struct InfoCache {
+    entries: [Entry; ENTRIES],
+    /// How often all virtual addresses were forgotten: a guest with shadow paging that switches
+    /// CR3 must not pay for each entry.
+    clears: u32,
+}
 
 impl InfoCache {
     /// A cache that knows nothing.
     pub const fn new() -> Self {
-        Self([MmioInfo::EMPTY; ENTRIES])
+        Self {
+            entries: [Entry {
+                info: MmioInfo::EMPTY,
+                clears: 0,
+            }; ENTRIES],
+            clears: 0,
+        }
     }
 
     /// Finds the entry of a virtual address.
     #[inline(always)]
     pub fn find_gva(&self, gva: Gva, now: MemslotGeneration) -> Option<&MmioInfo> {
-        let info = &self.0[entry_of(gva.0 >> PAGE_SHIFT)];
-        info.matches_gva(gva, now).then_some(info)
+        let entry = &self.entries[entry_of(gva.0 >> PAGE_SHIFT)];
+        (entry.info.matches_gva(gva, now) && entry.clears == self.clears).then_some(&entry.info)
     }
 
     /// Finds the entry of a physical address. One that came with a virtual address is found only
     /// if both are the same, as they are without paging.
     #[inline(always)]
     pub fn find_gpa(&self, gpa: Gpa, now: MemslotGeneration) -> Option<&MmioInfo> {
-        let info = &self.0[entry_of(gpa.gfn().0)];
+        let info = &self.entries[entry_of(gpa.gfn().0)].info;
         info.matches_gpa(gpa, now).then_some(info)
     }
 
@@ -105,20 +124,36 @@ impl InfoCache {
     /// An entry of the same virtual address is replaced: there is at most one for each.
     pub fn insert(&mut self, info: MmioInfo) {
         if !info.generation.update_in_progress() {
-            self.0[info.entry()] = info;
+            self.entries[info.entry()] = Entry {
+                info,
+                clears: self.clears,
+            };
         }
     }
 
     /// Forgets virtual addresses: `vcpu_clear_mmio_info()`. That the frames are MMIO remains true.
     pub fn clear(&mut self, what: Clear) {
         match what {
-            Clear::All => self.0.iter_mut().for_each(|info| info.gva = Gva(0)),
+            Clear::All => {
+                self.clears = self.clears.wrapping_add(1);
+                if self.clears == 0 {
+                    self.forget_each();
+                }
+            }
             Clear::Page(gva) => {
-                let info = &mut self.0[entry_of(gva.0 >> PAGE_SHIFT)];
+                let info = &mut self.entries[entry_of(gva.0 >> PAGE_SHIFT)].info;
                 if info.gva == gva.page() {
                     info.gva = Gva(0);
                 }
             }
+        }
+    }
+
+    /// What [`Clear::All`] comes to when it has come round: nothing may be as old as that.
+    #[cold]
+    fn forget_each(&mut self) {
+        for entry in &mut self.entries {
+            entry.info.gva = Gva(0);
         }
     }
 }
@@ -212,6 +247,17 @@ mod tests {
         assert_eq!(cache.find_gva(Gva(0x9000), NOW), None);
         assert_eq!(cache.find_gva(Gva(0xfe00_2000), NOW), None);
         assert!(cache.find_gpa(Gpa(0xfe00_2000), NOW).is_some());
+    }
+
+    /// Even if the number of times comes round to what it was for an entry.
+    #[test]
+    fn forgotten_addresses_do_not_come_back() {
+        let mut cache = InfoCache::new();
+        cache.insert(info(0x7000, 0xfe000));
+        cache.clears = u32::MAX;
+        assert_eq!(cache.find_gva(Gva(0x7000), NOW), None);
+        cache.clear(Clear::All);
+        assert_eq!(cache.find_gva(Gva(0x7000), NOW), None);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(crate) fn to_emulator(vcpu: &Vcpu<'_>) {
 
 /// Lets the emulator do an access that is to be counted as a hit already.
 #[inline(always)]
-pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
     to_emulator(vcpu);
     vcpu.emulate_instruction(fault)
 }
@@ -68,7 +68,7 @@ pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
 #[inline(always)]
 pub(crate) fn emulate_refused(
     vcpu: &mut Vcpu<'_>,
-    fault: &MmioFault,
+    fault: &MmioFault<'_>,
     reason: Option<Event>,
 ) -> Exit {
     vcpu.stats().count_refused(reason, sees_emulated());

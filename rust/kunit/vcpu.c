@@ -108,8 +108,8 @@ static void expect_ignorance(struct kunit *test, struct kvm_vcpu *vcpu)
 	}
 	for (addr = 0; addr < 64; addr++) {
 		vcpu->arch.rip = addr;
-		KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, NULL));
-		KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, zeroes));
+		KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, NULL, 0));
+		KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, zeroes, 15));
 	}
 	KUNIT_EXPECT_EQ(test, mmio_ext_kunit_complete_load(vcpu), -EIO);
 }
@@ -208,38 +208,34 @@ static void addresses_of_l2_are_not_kept(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, knows_gpa(vm, vcpu, GPA + PAGE_SIZE));
 }
 
-static void vacancies_hold_until_devices_change(struct kunit *test)
+/* What KVM would offer an access to: ranges that hold all of it, or begin there. */
+static void vacant_is_where_kvm_finds_no_device(struct kunit *test)
 {
 	struct mmio_ext_kunit_vm *vm = test->priv;
 	struct kvm_vcpu *vcpu = &vm->vcpus[0];
-	DEFINE_RAW_FLEX(struct kvm_io_bus, bus, range, 1);
+	DEFINE_RAW_FLEX(struct kvm_io_bus, bus, range, 2);
 
 	guard(srcu)(&vm->kvm.srcu);
-	bus->generation = 1;
 	RCU_INIT_POINTER(vm->kvm.buses[KVM_MMIO_BUS], bus);
 	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 4));
 
-	/* As never happens: a device comes to this very bus.  Nobody looks. */
 	bus->range[0].addr = GPA;
 	bus->range[0].len = 4;
-	bus->dev_count = 1;
-	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 4));
-
-	/* As it does: it comes with another bus. */
-	bus->generation = 2;
+	bus->range[1].addr = GPA + 8;
+	bus->dev_count = 2;
 	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 4));
-	bus->dev_count = 0;
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 4));
-	bus->generation = 3;
-	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 4));
-
-	/* Nothing is known of other accesses, nor by the other vCPU. */
-	bus->dev_count = 1;
-	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 4));
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(&vm->vcpus[1], GPA, 4));
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 8));
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 2, 4));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 2, 2));
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA, 8));
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 2, 4));
 	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 4, 4));
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 6, 4));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 8, 1));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 8, 8));
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 9, 1));
+
+	/* A device goes, and nobody has to be told. */
+	bus->dev_count = 1;
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_is_vacant(vcpu, GPA + 8, 8));
 	RCU_INIT_POINTER(vm->kvm.buses[KVM_MMIO_BUS], NULL);
 }
 
@@ -252,25 +248,30 @@ static void instructions_hold_as_long_as_their_bytes(struct kunit *test)
 
 	guard(srcu)(&vm->kvm.srcu);
 	vcpu->arch.rip = 0x401000;
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn));
-	mmio_ext_kunit_fetch(vcpu, insn);
-	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_knows_insn(vcpu, insn));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 15));
+	mmio_ext_kunit_fetch(vcpu, insn, 15);
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 15));
 
 	/* What follows is no part of it. */
 	insn[2] = 0xcc;
 	insn[14] = 0xcc;
-	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_knows_insn(vcpu, insn));
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 15));
 	insn[1] = 0x48;
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 15));
 	insn[1] = 0x08;
 
+	/* So many have been executed, what is behind them is of an earlier exit. */
+	KUNIT_EXPECT_TRUE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 2));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 1));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 0));
+
 	/* Where it was translated from nobody knows. */
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, NULL));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, NULL, 0));
 
 	vcpu->arch.rip++;
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 15));
 	vm->vcpus[1].arch.rip = 0x401000;
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(&vm->vcpus[1], insn));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(&vm->vcpus[1], insn, 15));
 }
 
 /* Whether a fault is passed to KVM; if not, the extension handles it. */
@@ -295,14 +296,14 @@ static bool is_passed(struct kunit *test, bool npf, u64 error_code)
 }
 
 /*
- * Fetches, faults of encrypted or private memory, of SGX, and whatever a bit
+ * Fetches, walks of the guest's page tables (APM volume 2, 15.25.6: the access is
+ * the walk's), faults of encrypted or private memory, of SGX, and whatever a bit
  * may mean one day have more to them than MMIO.
  */
 static void faults_that_say_more_are_passed(struct kunit *test)
 {
 	const u64 taken = PFERR_PRESENT_MASK | PFERR_WRITE_MASK | PFERR_USER_MASK |
-			  PFERR_RSVD_MASK | PFERR_GUEST_FINAL_MASK |
-			  PFERR_GUEST_PAGE_MASK;
+			  PFERR_RSVD_MASK | PFERR_GUEST_FINAL_MASK;
 	struct mmio_ext_kunit_vm *vm = test->priv;
 	int npf, bit;
 
@@ -329,7 +330,7 @@ static void state_goes_with_the_vcpu(struct kunit *test)
 	guard(srcu)(&vm->kvm.srcu);
 	vm->ops.cache_info(vcpu, GVA, GFN, ACC_ALL);
 	vm->ops.cache_info(other, GVA, GFN, ACC_ALL);
-	mmio_ext_kunit_fetch(vcpu, insn);
+	mmio_ext_kunit_fetch(vcpu, insn, 15);
 
 	vm->ops.vcpu_free(vcpu);
 	KUNIT_EXPECT_PTR_EQ(test, vcpu->arch.mmio_ext, NULL);
@@ -341,7 +342,7 @@ static void state_goes_with_the_vcpu(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mmio_ext_kunit_vms(), vms);
 
 	/* The next vCPU there begins from nothing. */
-	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn));
+	KUNIT_EXPECT_FALSE(test, mmio_ext_kunit_knows_insn(vcpu, insn, 15));
 	KUNIT_EXPECT_FALSE(test, knows_gva(vm, vcpu, GVA));
 	KUNIT_EXPECT_EQ(test, mmio_ext_kunit_vms(), vms + 1);
 }
@@ -426,7 +427,7 @@ static struct kunit_case vcpu_cases[] = {
 	KUNIT_CASE(pages_hold_until_memslots_change),
 	KUNIT_CASE(addresses_hold_until_translations_change),
 	KUNIT_CASE(addresses_of_l2_are_not_kept),
-	KUNIT_CASE(vacancies_hold_until_devices_change),
+	KUNIT_CASE(vacant_is_where_kvm_finds_no_device),
 	KUNIT_CASE(instructions_hold_as_long_as_their_bytes),
 	KUNIT_CASE(faults_that_say_more_are_passed),
 	KUNIT_CASE(state_goes_with_the_vcpu),

@@ -28,8 +28,8 @@ unsigned int mmio_ext_kunit_walk(struct kvm_vcpu *vcpu, u64 addr, int *levels,
 				 u64 *sptes);
 bool mmio_ext_kunit_rings(struct kvm_vcpu *vcpu, gpa_t gpa, u64 val, u8 len);
 bool mmio_ext_kunit_is_vacant(struct kvm_vcpu *vcpu, gpa_t gpa, u8 len);
-void mmio_ext_kunit_fetch(struct kvm_vcpu *vcpu, void *insn);
-bool mmio_ext_kunit_knows_insn(struct kvm_vcpu *vcpu, void *insn);
+void mmio_ext_kunit_fetch(struct kvm_vcpu *vcpu, void *insn, int len);
+bool mmio_ext_kunit_knows_insn(struct kvm_vcpu *vcpu, void *insn, int len);
 void mmio_ext_kunit_faults(struct kvm_vcpu *vcpu, u64 *handled, u64 *passed);
 int mmio_ext_kunit_complete_load(struct kvm_vcpu *vcpu);
 

@@ -179,7 +179,8 @@ impl LastExit {
 fn record_fast(record: &Record, exit: u64, (kind, size): (Kind, u8), value: u64) {
     let now = observe::tsc();
     record.add(&Access { kind, size, now });
-    record.add_cycles(now.wrapping_sub(exit));
+    // Where processors' counters differ, a vCPU may have been moved to one that lags.
+    record.add_cycles(now.saturating_sub(exit));
     record.set_last_value(value);
 }
 
@@ -192,7 +193,7 @@ fn record_fast(record: &Record, exit: u64, (kind, size): (Kind, u8), value: u64)
 fn record_emulated(record: &Record, exit: &LastExit, before: u64, (kind, size): (Kind, u8)) -> u64 {
     let now = observe::tsc();
     if before < exit.tsc {
-        record.add_cycles(now.wrapping_sub(exit.tsc));
+        record.add_cycles(now.saturating_sub(exit.tsc));
     } else if !exit.userspace_was_asked() {
         // The TSC begins anew when the host wakes up.
         record.add_cycles(now.saturating_sub(before));

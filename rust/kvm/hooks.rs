@@ -22,10 +22,7 @@ use crate::{
     stats::count_zap,
     sync, //
 };
-use core::{
-    ffi::c_void,
-    hint, //
-};
+use core::ffi::c_void;
 use kernel::{
     error::to_result,
     ffi::{c_int, c_uint, c_ulong},
@@ -330,9 +327,9 @@ unsafe extern "C" fn mmio_ext_record_access(
     len: c_uint,
 ) {
     let gfn = Gpa(gpa).gfn();
+    let flags = flags & (WRITE | USERSPACE);
     // SAFETY: By the contract of this function.
     unsafe {
-        hint::assert_unchecked(flags & !(WRITE | USERSPACE) == 0);
         if !record_access_quickly(vcpu, flags, gfn, len) {
             record_access_slowly(vcpu, flags, gfn, len);
         }

@@ -5,17 +5,15 @@
 //! C header: `rust/kunit/vm.h`.
 
 use super::{
-    doorbell,
+    bus::IoBus,
     fetch,
     hooks,
     registry,
-    vacancy,
-    vcpu::{AssistBytes, Mode, Vcpu},
-    Write, //
+    vcpu::{AssistBytes, Mode, Vcpu}, //
 };
 use crate::{
     addr::Gpa,
-    decode::MAX_LENGTH,
+    doorbell::{first_device, Answer, Write},
     stats::{Event, Snapshot}, //
 };
 use core::{convert::Infallible, ffi::c_void, ptr};
@@ -78,7 +76,7 @@ unsafe extern "C" fn mmio_ext_kunit_walk(
     count as c_uint
 }
 
-/// Whether a write signals an ioeventfd that the vCPU remembers.
+/// Whether a write signals an ioeventfd.
 ///
 /// # Safety
 ///
@@ -96,10 +94,11 @@ unsafe extern "C" fn mmio_ext_kunit_rings(
         size,
     };
     // SAFETY: By the contract of this function.
-    unsafe { Vcpu::enter(vcpu) }.is_some_and(|mut vcpu| doorbell::ring(&mut vcpu, &write))
+    unsafe { Vcpu::enter(vcpu) }
+        .is_some_and(|mut vcpu| vcpu.write_to_device(&write) == Some(Answer::Signalled))
 }
 
-/// Whether no device can take an access, as far as the vCPU knows.
+/// Whether no device is offered an access.
 ///
 /// # Safety
 ///
@@ -112,7 +111,8 @@ unsafe extern "C" fn mmio_ext_kunit_is_vacant(
 ) -> bool {
     // SAFETY: By the contract of this function.
     unsafe { Vcpu::enter(vcpu) }
-        .is_some_and(|mut vcpu| vacancy::is_vacant(&mut vcpu, Gpa(gpa), size))
+        .and_then(|vcpu| IoBus::mmio(&vcpu))
+        .is_none_or(|bus| first_device(&bus, Gpa(gpa), size).is_none())
 }
 
 /// Remembers the instruction at RIP, of which the processor reports the bytes.
@@ -121,16 +121,21 @@ unsafe extern "C" fn mmio_ext_kunit_is_vacant(
 ///
 /// As for [`Vcpu::enter`] and [`AssistBytes::new`].
 #[no_mangle]
-unsafe extern "C" fn mmio_ext_kunit_fetch(vcpu: *mut bindings::kvm_vcpu, insn: *mut c_void) {
+unsafe extern "C" fn mmio_ext_kunit_fetch(
+    vcpu: *mut bindings::kvm_vcpu,
+    insn: *mut c_void,
+    len: c_int,
+) {
     // SAFETY: By the contract of this function.
-    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), assist(insn)) };
+    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), AssistBytes::new(insn, len)) };
     if let Some(mut vcpu) = vcpu {
         // What is refused is not known, which is what the tests ask.
         let _ = fetch::fetch(&mut vcpu, PLAIN, insn);
     }
 }
 
-/// Whether the instruction at RIP is known; the processor reports its bytes unless `insn` is null.
+/// Whether the instruction at RIP is known; the processor reports `len` bytes unless `insn` is
+/// null.
 ///
 /// # Safety
 ///
@@ -139,21 +144,14 @@ unsafe extern "C" fn mmio_ext_kunit_fetch(vcpu: *mut bindings::kvm_vcpu, insn: *
 unsafe extern "C" fn mmio_ext_kunit_knows_insn(
     vcpu: *mut bindings::kvm_vcpu,
     insn: *mut c_void,
+    len: c_int,
 ) -> bool {
     // SAFETY: By the contract of this function.
-    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), assist(insn)) };
+    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), AssistBytes::new(insn, len)) };
     vcpu.is_some_and(|vcpu| {
         let now = vcpu.memslots_generation();
-        fetch::known_insn(&vcpu).is_ok_and(|known| known.plan(&vcpu, PLAIN, insn, now).is_some())
+        fetch::known_plan(&vcpu, PLAIN, insn, now).is_ok()
     })
-}
-
-/// # Safety
-///
-/// As for [`AssistBytes::new`].
-unsafe fn assist(insn: *mut c_void) -> AssistBytes {
-    // SAFETY: By the contract of this function.
-    unsafe { AssistBytes::new(insn, MAX_LENGTH as c_int) }
 }
 
 /// How many faults of the vCPU the extension has handled, and how many it has passed to KVM.

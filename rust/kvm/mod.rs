@@ -5,8 +5,8 @@
 //! Everything unsafe is here. What the rest of the module sees are types that stand for a
 //! context: whoever holds a [`Vcpu`] runs in that vCPU's thread with `kvm->srcu` held.
 
+mod bus;
 mod counter;
-mod doorbell;
 mod fetch;
 mod heat;
 mod hooks;
@@ -15,11 +15,9 @@ mod host;
 mod kunit;
 mod observe;
 mod registry;
-mod vacancy;
 mod vcpu;
 
 pub(crate) use counter::{Byte, Counter};
-pub(crate) use doorbell::Write;
 pub(crate) use hooks::Registration;
 pub(crate) use host::{
     cpu_phys_bits,

@@ -22,6 +22,7 @@ struct Key {
 #[expect(improper_ctypes, reason = "bindgen's own types")]
 extern "C" {
     static mmio_ext_heat_key: Key;
+    static __tracepoint_kvm_mmio: tracepoint;
     static __tracepoint_kvm_page_fault: tracepoint;
     static __tracepoint_mmio_access: tracepoint;
     static __tracepoint_mmio_miss: tracepoint;
@@ -51,6 +52,12 @@ pub(crate) fn heat_is_on() -> bool {
 #[inline(always)]
 pub(super) fn page_fault_is_traced() -> bool {
     is_on!(__tracepoint_kvm_page_fault, tracepoint)
+}
+
+/// Whether somebody listens to KVM's tracepoint `kvm_mmio`.
+#[inline(always)]
+pub(super) fn mmio_is_traced() -> bool {
+    is_on!(__tracepoint_kvm_mmio, tracepoint)
 }
 
 /// Whether somebody listens to the tracepoint `mmio_access`.

@@ -5,22 +5,23 @@
 //! C header: `arch/x86/include/asm/kvm_host.h`, `struct kvm_vcpu`.
 
 use super::{
-    doorbell::{self, Doorbells, Write},
-    fetch::{self, FetchCache, KnownInsn},
+    bus::IoBus,
+    fetch::{self, FetchCache},
     heat::VcpuRecorder,
     hooks::complete_load,
     host::{mmio_format, tdp_enabled},
     observe::{self, VcpuId},
-    registry,
-    vacancy::{self, Vacancies}, //
+    registry, //
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
     decode::{Extend, Register, MAX_LENGTH},
+    doorbell::{first_device, Answer, Bus, Doorbells, Write},
     exit::MmioFault,
     generation::{MemslotGeneration, MmioGeneration},
     info_cache::{Clear, InfoCache, MmioInfo},
     observe::fast as see_fast,
+    plan::Plan,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
     stats::{Event, Stats, Taker}, //
@@ -36,6 +37,7 @@ use kernel::{
     sync::Arc, //
 };
 use kvm_bindings as bindings;
+use pin_init::{init_zeroed, Zeroable};
 
 const _: () = assert!(MAX_LEVEL == bindings::MMIO_EXT_ROOT_MAX_LEVEL as usize);
 
@@ -49,7 +51,6 @@ pub(super) struct State {
     faulting_in: bool,
     fetch_cache: FetchCache,
     doorbells: Doorbells,
-    vacancies: Vacancies,
     /// What a load waits for userspace to provide.
     pending_load: Option<PendingLoad>,
 }
@@ -69,6 +70,11 @@ pub(crate) struct PendingLoad {
     pub(crate) next_rip: u64,
 }
 
+// SAFETY: All zero, they know nothing; they consist of integers.
+unsafe impl Zeroable for InfoCache {}
+// SAFETY: The same.
+unsafe impl Zeroable for Doorbells {}
+
 impl State {
     /// The state of the vCPU `vcpu` of the VM that is at `kvm`, made in the VM's process.
     fn new(kvm: usize, vcpu: u32) -> Result<KVBox<Self>> {
@@ -81,11 +87,10 @@ impl State {
                 stats,
                 id,
                 recorder <- VcpuRecorder::init(),
-                info_cache: InfoCache::new(),
+                info_cache <- init_zeroed(),
                 faulting_in: false,
                 fetch_cache <- FetchCache::init(),
-                doorbells <- Doorbells::init(),
-                vacancies <- Vacancies::init(),
+                doorbells <- init_zeroed(),
                 pending_load: None,
             }? Error))?;
         Ok(state)
@@ -163,32 +168,41 @@ pub(crate) enum PageFault {
     Invalid,
 }
 
-/// The bytes of an instruction as the processor reports them with an exit (AMD's decode assists).
+/// The bytes of an instruction as the processor reports them with an exit (AMD's decode assists,
+/// APM volume 2, section 15.8.4): 15 as a rule, fewer where the next page cannot be read, none if
+/// the code cannot be read at all. What is behind them is of an earlier exit.
+///
+/// # Invariants
+///
+/// `bytes` is null, or valid for reads of [`MAX_LENGTH`] bytes for `'a`.
 #[derive(Clone, Copy)]
-pub(crate) struct AssistBytes {
+pub(crate) struct AssistBytes<'a> {
     bytes: *mut c_void,
     len: c_int,
+    _bytes: PhantomData<&'a [u8; MAX_LENGTH]>,
 }
 
-impl AssistBytes {
+impl AssistBytes<'_> {
     /// None.
     pub(crate) const NONE: Self = Self {
         bytes: ptr::null_mut(),
         len: 0,
+        _bytes: PhantomData,
     };
 
+    /// The first `len` bytes are those of the instruction and of what follows it.
+    ///
     /// # Safety
     ///
-    /// `bytes` must be null, or valid for reads of [`MAX_LENGTH`] bytes as long as the value is
-    /// used; the first `len` of them, that many at most, are those of the instruction.
+    /// `bytes` must be null, or valid for reads of [`MAX_LENGTH`] bytes as long as the value lives.
     #[inline(always)]
     pub(super) unsafe fn new(bytes: *mut c_void, len: c_int) -> Self {
-        Self { bytes, len }
-    }
-
-    #[inline(always)]
-    fn is_empty(&self) -> bool {
-        self.bytes.is_null() || self.len <= 0
+        // INVARIANT: The caller promises it.
+        Self {
+            bytes,
+            len,
+            _bytes: PhantomData,
+        }
     }
 
     /// How many bytes are those of the instruction or follow it, at most [`MAX_LENGTH`].
@@ -196,15 +210,15 @@ impl AssistBytes {
         usize::try_from(self.len).unwrap_or(0).min(MAX_LENGTH)
     }
 
-    /// The bytes 0 to 7 and 7 to 14, if there are any. What is beyond the instruction means
-    /// nothing.
+    /// The bytes 0 to 7 and 7 to 14, if there are at least `wanted`, from 1 to [`MAX_LENGTH`].
+    /// Those from [`AssistBytes::len`] on mean nothing.
     #[inline(always)]
-    pub(super) fn words(&self) -> Option<[u64; 2]> {
-        if self.is_empty() {
+    pub(super) fn words(&self, wanted: u64) -> Option<[u64; 2]> {
+        if self.bytes.is_null() || i64::from(self.len) < wanted as i64 {
             return None;
         }
         let bytes = self.bytes.cast::<u8>();
-        // SAFETY: By the contract of `new()`, as 7 + 8 is `MAX_LENGTH`.
+        // SAFETY: By the type's invariant, as 7 + 8 is `MAX_LENGTH`.
         Some(unsafe {
             [
                 bytes.cast::<u64>().read_unaligned(),
@@ -231,13 +245,19 @@ impl Mode {
         self.0 & bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CAN_SKIP != 0
     }
 
-    /// Whether CS is that of 64-bit code, and neither RFLAGS.TF nor RFLAGS.RF is set.
+    /// Whether CS is that of 64-bit code, RFLAGS.TF is clear and the instruction at RIP can be read:
+    /// neither is memory encrypted nor does an enclave run.
+    ///
+    /// RFLAGS.RF says nothing: a VM exit by an EPT misconfiguration or a page fault saves it as 1,
+    /// so that the instruction does not meet its own breakpoint again if it is resumed (Intel SDM
+    /// volume 3, "Saving RIP, RSP, RFLAGS, and SSP"). That breakpoint has been looked at before the
+    /// fault, see `kvm_vcpu_check_code_breakpoint()`; retiring clears RF.
     #[inline(always)]
     const fn is_plain_64_bit(self) -> bool {
         const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
         const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
-        const RF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_RF;
-        self.0 & (CS_L | TF | RF) == CS_L
+        const NO_FETCH: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_NO_FETCH;
+        self.0 & (CS_L | TF | NO_FETCH) == CS_L
     }
 
     /// Whether RFLAGS.AC is set.
@@ -541,35 +561,15 @@ impl<'a> Vcpu<'a> {
         walk
     }
 
-    /// One of the VM's I/O buses, null if it has been lost. The devices on it never change:
-    /// another bus takes its place.
-    #[inline(always)]
-    fn bus(&self, number: usize) -> *mut bindings::kvm_io_bus {
-        // SAFETY: The vCPU is alive and `kvm->srcu` is held. `kvm_get_bus_srcu()` is no more than
-        // `READ_ONCE()` on x86: the barrier that it asks for is in `srcu_read_lock()`.
-        unsafe {
-            let kvm = (*self.raw()).kvm;
-            ptr::read_volatile(&raw const (*kvm).buses[number])
-        }
-    }
-
     /// Whether there is any zero-length ioeventfd. Most VMs have none.
     #[inline(always)]
     pub(crate) fn has_wildcards(&self) -> bool {
-        let bus = self.bus(bindings::MMIO_EXT_FAST_MMIO_BUS);
-        // SAFETY: The bus is alive as long as `kvm->srcu` is held.
-        !bus.is_null() && unsafe { (*bus).dev_count } != 0
+        IoBus::fast_mmio(self).is_some_and(|bus| bus.count() != 0)
     }
 
-    /// A number for what is on the MMIO bus, unique within the VM; 0 if that is nothing.
-    #[inline(always)]
-    pub(super) fn mmio_bus_generation(&self) -> u64 {
-        let bus = self.bus(bindings::MMIO_EXT_MMIO_BUS);
-        if bus.is_null() {
-            return 0;
-        }
-        // SAFETY: The bus is alive as long as `kvm->srcu` is held.
-        unsafe { (*bus).generation }
+    /// Whether there is a zero-length ioeventfd at `gpa`.
+    pub(crate) fn has_wildcard(&self, gpa: Gpa) -> bool {
+        IoBus::fast_mmio(self).is_some_and(|bus| first_device(&bus, gpa, 0).is_some())
     }
 
     /// Signals the zero-length ioeventfd at `gpa`. Returns whether there is one.
@@ -584,9 +584,15 @@ impl<'a> Vcpu<'a> {
         Exit::from_handler(unsafe { bindings::kvm_skip_emulated_instruction(self.raw()) })
     }
 
+    /// Whether KVM's emulator knows the instruction that has caused a fault.
+    pub(crate) fn can_emulate(&mut self, fault: &MmioFault<'_>) -> bool {
+        // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
+        unsafe { bindings::mmio_ext_can_emulate(self.raw(), fault.insn.bytes, fault.insn.len) }
+    }
+
     /// Emulates the instruction that has caused a fault.
     #[inline(always)]
-    pub(crate) fn emulate_instruction(&mut self, fault: &MmioFault) -> Exit {
+    pub(crate) fn emulate_instruction(&mut self, fault: &MmioFault<'_>) -> Exit {
         // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
         Exit::from_handler(unsafe {
             bindings::x86_emulate_instruction(
@@ -615,16 +621,6 @@ impl<'a> Vcpu<'a> {
     #[inline(always)]
     pub(super) fn fetch_cache_mut(&mut self) -> &mut FetchCache {
         &mut self.state_mut().fetch_cache
-    }
-
-    #[inline(always)]
-    pub(super) fn doorbells(&mut self) -> &mut Doorbells {
-        &mut self.state_mut().doorbells
-    }
-
-    #[inline(always)]
-    pub(super) fn vacancies(&mut self) -> &mut Vacancies {
-        &mut self.state_mut().vacancies
     }
 
     /// Whether the vCPU runs plain 64-bit code of L1: no nested guest, SMM, encrypted state,
@@ -696,14 +692,20 @@ impl<'a> Vcpu<'a> {
         unsafe { (*self.arch()).gva_walk.cpu_role.as_u64 }
     }
 
-    /// The instruction at RIP, if one was read there.
+    /// What the instruction at RIP does, if it is still the one that was read there. The vCPU runs
+    /// plain code; `now` is the generation of the memslots.
     ///
     /// # Errors
     ///
-    /// Why the fast path has refused it a short time ago, `None` if none was read.
+    /// Why the fast path has refused it a short time ago, `None` if it is not known.
     #[inline(always)]
-    pub(crate) fn known_insn(&self) -> Result<&KnownInsn, Option<Event>> {
-        fetch::known_insn(self)
+    pub(crate) fn known_plan(
+        &self,
+        mode: Mode,
+        assist: AssistBytes<'_>,
+        now: MemslotGeneration,
+    ) -> Result<&Plan, Option<Event>> {
+        fetch::known_plan(self, mode, assist, now)
     }
 
     /// Reads and decodes the current instruction of a vCPU that runs plain code; it is then known.
@@ -711,8 +713,38 @@ impl<'a> Vcpu<'a> {
     /// # Errors
     ///
     /// Why the fast path refuses it.
-    pub(crate) fn fetch(&mut self, mode: Mode, assist: AssistBytes) -> Result<(), Event> {
+    pub(crate) fn fetch(&mut self, mode: Mode, assist: AssistBytes<'_>) -> Result<(), Event> {
         fetch::fetch(self, mode, assist)
+    }
+
+    /// Where an access of L1 goes by its page tables, `None` if they do not allow it. `access` is
+    /// of `PFERR_FETCH` and `PFERR_WRITE`. Sets accessed and dirty bits as the access does.
+    pub(super) fn translate(&self, gva: Gva, access: u64, user: bool) -> Option<Gpa> {
+        let user = if user { bindings::MMIO_EXT_PFERR_USER } else { 0 };
+        // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held.
+        let gpa = unsafe { bindings::mmio_ext_translate(self.raw(), gva.0 as _, access | user) };
+        (gpa != bindings::MMIO_EXT_INVALID_GPA as u64).then_some(Gpa(gpa))
+    }
+
+    /// Lets the guest's page tables say anew whether a page of the info cache may be written, which
+    /// it may not as far as that knows. The vCPU runs plain code with shadow paging.
+    ///
+    /// A page that is read while its entry is clean is cached without write permission, so that KVM
+    /// sees it become dirty. With MMIO there is nothing to see: once the entry is dirty the cache
+    /// can say so.
+    #[cold]
+    pub(crate) fn learn_write_access(&mut self, gva: Gva, page: MmioInfo, mode: Mode) {
+        let page = MmioInfo {
+            access: page.access | bindings::MMIO_EXT_ACC_WRITE,
+            ..page
+        };
+        // If it is not for want of this permission that the write is refused, nothing is learnt.
+        if self.may_access_mmio(&page, mode, true)
+            && self.translate(gva, bindings::MMIO_EXT_PFERR_WRITE, mode.is_user())
+                == Some(page.gfn.gpa_of(gva))
+        {
+            self.info_cache_mut().insert(page);
+        }
     }
 
     /// Makes RSP one of the registers that [`Vcpu::register`] can return.
@@ -771,40 +803,70 @@ impl<'a> Vcpu<'a> {
     /// yet.
     #[inline(always)]
     pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
-        if doorbell::ring(self, &write) {
-            self.see_write(&write, Taker::Ioeventfd, known);
-            return self.retire(next_rip);
+        if observe::mmio_is_traced() {
+            self.trace_mmio_write(&write);
         }
-        self.search_and_write_mmio(write, next_rip, known)
+        match self.write_to_device(&write) {
+            Some(Answer::Signalled) => {
+                self.see_write(&write, Taker::Ioeventfd, known);
+                self.retire(next_rip)
+            }
+            Some(_) => {
+                self.see_write(&write, Taker::Kernel, known);
+                self.retire(next_rip)
+            }
+            None => self.leave_write_to_userspace(&write, next_rip, known),
+        }
+    }
+
+    /// Offers a write to the devices in the kernel, as `vcpu_mmio_write()` does.
+    #[inline(always)]
+    pub(super) fn write_to_device(&mut self, write: &Write) -> Option<Answer> {
+        // The local APIC comes first; its page can be anywhere.
+        if self.is_apic_page(write.gpa) && self.write_to_apic(write) {
+            return Some(Answer::Taken);
+        }
+        let bus = IoBus::mmio(self)?;
+        self.state_mut().doorbells.write(&bus, write)
+    }
+
+    #[inline(always)]
+    fn is_apic_page(&self, gpa: Gpa) -> bool {
+        // SAFETY: The vCPU is alive, and so is its local APIC if it has one in the kernel.
+        unsafe {
+            let apic = (*self.arch()).apic;
+            !apic.is_null()
+                && gpa.0.wrapping_sub((*apic).base_address as u64) < bindings::MMIO_EXT_PAGE_SIZE
+        }
+    }
+
+    #[cold]
+    fn write_to_apic(&mut self, write: &Write) -> bool {
+        // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held.
+        unsafe {
+            bindings::kvm_mmio_ext_write_apic(
+                self.raw(),
+                write.gpa.0,
+                write.size.into(),
+                write.value,
+            )
+        }
     }
 
     #[inline(never)]
-    fn search_and_write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
-        let mut dev_idx = -1;
-        let device = if vacancy::is_vacant(self, write.gpa, write.size) {
-            ptr::null_mut()
-        } else {
-            &raw mut dev_idx
-        };
-        // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held.
-        let done = unsafe {
-            bindings::kvm_mmio_ext_write(
+    fn leave_write_to_userspace(&mut self, write: &Write, next_rip: u64, known: bool) -> Exit {
+        // SAFETY: The vCPU is in its own thread, handling an exit.
+        unsafe {
+            bindings::kvm_mmio_ext_exit_write(
                 self.raw(),
                 write.gpa.0,
                 write.size.into(),
                 write.value,
                 next_rip as _,
-                device,
             )
         };
-        let is_doorbell = dev_idx >= 0 && doorbell::remember(self, &write, dev_idx);
-        let taker = match done {
-            0 => Taker::Userspace,
-            _ if is_doorbell => Taker::Ioeventfd,
-            _ => Taker::Kernel,
-        };
-        self.see_write(&write, taker, known);
-        Exit::from_handler(done)
+        self.see_write(write, Taker::Userspace, known);
+        Exit::USERSPACE
     }
 
     #[inline(always)]
@@ -825,7 +887,7 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn read_mmio(&mut self, load: PendingLoad, known: bool) -> Option<u64> {
         let mut value = 0;
         let (gpa, size) = (load.gpa, load.size);
-        let vacant = vacancy::is_vacant(self, gpa, size);
+        let vacant = IoBus::mmio(self).is_none_or(|bus| first_device(&bus, gpa, size).is_none());
         self.state_mut().pending_load = Some(load);
         // SAFETY: The vCPU is in its own thread, handling an exit, and `kvm->srcu` is held. The
         // callback keeps its contract: KVM calls it in the same context.
@@ -872,7 +934,7 @@ impl<'a> Vcpu<'a> {
 
     /// Lets KVM fault the page in, for an MMIO SPTE that is not of the current generation.
     #[cold]
-    pub(crate) fn fault_in(&mut self, fault: &MmioFault) -> Exit {
+    pub(crate) fn fault_in(&mut self, fault: &MmioFault<'_>) -> Exit {
         self.state_mut().faulting_in = true;
         // SAFETY: The vCPU is in its own thread, handling an exit, and the bytes are valid.
         let exit = Exit::from_handler(unsafe {
@@ -910,6 +972,15 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn trace_handle_mmio_page_fault(&self, gva: Gva, gfn: Gfn, access: u32) {
         // SAFETY: The function has no preconditions.
         unsafe { bindings::mmio_ext_trace_handle_mmio_page_fault(gva.0, gfn.0, access) };
+    }
+
+    /// The tracepoint `kvm:kvm_mmio`.
+    #[cold]
+    fn trace_mmio_write(&self, write: &Write) {
+        // SAFETY: The function has no preconditions.
+        unsafe {
+            bindings::mmio_ext_trace_mmio_write(write.gpa.0, write.size.into(), write.value)
+        };
     }
 
     /// The tracepoint `kvm:kvm_page_fault`.

@@ -8,8 +8,12 @@
 pub mod addr;
 #[path = "../../../src/binary_stats.rs"]
 pub mod binary_stats;
+#[path = "../../../src/code_page.rs"]
+pub mod code_page;
 #[path = "../../../src/decode.rs"]
 pub mod decode;
+#[path = "../../../src/doorbell.rs"]
+pub mod doorbell;
 #[path = "../../../src/generation.rs"]
 pub mod generation;
 #[path = "../../../src/guest_walk.rs"]
@@ -22,6 +26,8 @@ pub mod info_cache;
 pub mod mask;
 #[path = "../../../src/plan.rs"]
 pub mod plan;
+#[path = "../../../src/refused.rs"]
+pub mod refused;
 #[path = "../../../src/rsvd.rs"]
 pub mod rsvd;
 #[path = "../../../src/spte.rs"]

@@ -21,7 +21,8 @@ extern crate self as kvm_bindings;
 extern crate self as pin_init;
 
 use kvm_mmio_ext_host_tests::{
-    addr, decode, generation, guest_walk, heat, info_cache, plan, rsvd, spte,
+    addr, code_page, decode, doorbell, generation, guest_walk, heat, info_cache, plan, refused, rsvd,
+    spte,
 };
 use linux::bindings::*;
 
@@ -50,13 +51,13 @@ mod observe {
         stats::Event,
     };
 
-    pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault) -> Exit {
+    pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
         vcpu.emulate_instruction(fault)
     }
 
     pub(crate) fn emulate_refused(
         vcpu: &mut Vcpu<'_>,
-        fault: &MmioFault,
+        fault: &MmioFault<'_>,
         reason: Option<Event>,
     ) -> Exit {
         vcpu.stats().count_refused(reason, false);
@@ -188,6 +189,19 @@ fn init_array_from_fn<T, const N: usize>(
             unsafe { place.cast::<T>().add(i).write(make(i)) };
         }
     }
+}
+
+/// `pin_init::Zeroable`.
+///
+/// # Safety
+///
+/// As there.
+unsafe trait Zeroable {}
+
+/// `pin_init::init_zeroed()`.
+fn init_zeroed<T: Zeroable>() -> impl prelude::Init<T> {
+    // SAFETY: There is room for one, which may be all zero.
+    |place: *mut T| unsafe { place.write_bytes(0, 1) }
 }
 
 /// `kernel::sync`, as far as it is used.

@@ -3,8 +3,6 @@
 
 #[path = "../../../../../rust/kvm/counter.rs"]
 mod counter;
-#[path = "../../../../../rust/kvm/doorbell.rs"]
-mod doorbell;
 #[path = "../../../../../rust/kvm/fetch.rs"]
 #[allow(
     clippy::declare_interior_mutable_const,
@@ -14,12 +12,9 @@ mod fetch;
 mod observe;
 #[path = "../../../../../rust/kvm/registry.rs"]
 pub(crate) mod registry;
-#[path = "../../../../../rust/kvm/vacancy.rs"]
-mod vacancy;
 mod vcpu;
 
 pub(crate) use counter::Counter;
-pub(crate) use doorbell::Write;
 pub(crate) use vcpu::{
     AssistBytes, Exit, Mode, OwnState, PageFault, PendingLoad, ShadowWalk, State, Vcpu,
 };

@@ -2,14 +2,13 @@
 //! In the place of `rust/kvm/vcpu.rs`: a vCPU of 64-bit code without wildcards or nested guests.
 
 use super::{
-    doorbell::{self, Doorbells, Write},
-    fetch::{self, FetchCache, KnownInsn},
+    fetch::{self, FetchCache},
     registry,
-    vacancy::{self, Vacancies},
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
     decode::{Extend, Register},
+    doorbell::{Answer, Doorbells, Write},
     exit::MmioFault,
     fast::finish_load,
     generation::{MemslotGeneration, MmioGeneration},
@@ -19,6 +18,7 @@ use crate::{
         vcpu::{Completion, KvmVcpu, ROOT},
         Kvm,
     },
+    plan::Plan,
     prelude::*,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
@@ -26,28 +26,32 @@ use crate::{
     sync::Arc,
 };
 use loom::sync::atomic::Ordering::Relaxed;
-use std::rc::Rc;
+use pin_init::{init_zeroed, Zeroable};
+use std::{marker::PhantomData, rc::Rc};
 
 /// What a vCPU has of the extension, as there.
 pub(crate) struct State {
     stats: Stats,
-    info_cache: InfoCache,
+    info_cache: Box<InfoCache>,
     faulting_in: bool,
     fetch_cache: Box<FetchCache>,
     doorbells: Box<Doorbells>,
-    vacancies: Box<Vacancies>,
     pending_load: Option<PendingLoad>,
 }
+
+// SAFETY: As there.
+unsafe impl Zeroable for InfoCache {}
+// SAFETY: As there.
+unsafe impl Zeroable for Doorbells {}
 
 impl State {
     pub(crate) fn new() -> Self {
         Self {
             stats: *Stats::init().make(),
-            info_cache: InfoCache::new(),
+            info_cache: init_zeroed().make(),
             faulting_in: false,
             fetch_cache: FetchCache::init().make(),
-            doorbells: Doorbells::init().make(),
-            vacancies: Vacancies::init().make(),
+            doorbells: init_zeroed().make(),
             pending_load: None,
         }
     }
@@ -125,16 +129,16 @@ pub(crate) enum PageFault {
 
 /// No processor reports bytes here.
 #[derive(Clone, Copy)]
-pub(crate) struct AssistBytes;
+pub(crate) struct AssistBytes<'a>(PhantomData<&'a u8>);
 
-impl AssistBytes {
-    pub(crate) const NONE: Self = Self;
+impl AssistBytes<'_> {
+    pub(crate) const NONE: Self = Self(PhantomData);
 
     pub(super) fn len(&self) -> usize {
         0
     }
 
-    pub(super) fn words(&self) -> Option<[u64; 2]> {
+    pub(super) fn words(&self, _: u64) -> Option<[u64; 2]> {
         None
     }
 }
@@ -264,7 +268,15 @@ impl<'a> Vcpu<'a> {
         Exit::RESUME
     }
 
-    pub(crate) fn emulate_instruction(&mut self, _: &MmioFault) -> Exit {
+    pub(crate) fn has_wildcard(&self, _: Gpa) -> bool {
+        false
+    }
+
+    pub(crate) fn can_emulate(&mut self, _: &MmioFault<'_>) -> bool {
+        true
+    }
+
+    pub(crate) fn emulate_instruction(&mut self, _: &MmioFault<'_>) -> Exit {
         self.0.emulate()
     }
 
@@ -278,18 +290,6 @@ impl<'a> Vcpu<'a> {
 
     pub(super) fn fetch_cache_mut(&mut self) -> &mut FetchCache {
         &mut self.state_mut().fetch_cache
-    }
-
-    pub(super) fn doorbells(&mut self) -> &mut Doorbells {
-        &mut self.state_mut().doorbells
-    }
-
-    pub(super) fn vacancies(&mut self) -> &mut Vacancies {
-        &mut self.state_mut().vacancies
-    }
-
-    pub(super) fn mmio_bus_generation(&self) -> u64 {
-        self.0.kvm.bus_generation()
     }
 
     pub(crate) fn runs_plain_code(&self, _: Mode) -> bool {
@@ -312,12 +312,21 @@ impl<'a> Vcpu<'a> {
         0
     }
 
-    pub(crate) fn known_insn(&self) -> Result<&KnownInsn, Option<Event>> {
-        fetch::known_insn(self)
+    pub(crate) fn known_plan(
+        &self,
+        mode: Mode,
+        assist: AssistBytes<'_>,
+        now: MemslotGeneration,
+    ) -> Result<&Plan, Option<Event>> {
+        fetch::known_plan(self, mode, assist, now)
     }
 
-    pub(crate) fn fetch(&mut self, mode: Mode, assist: AssistBytes) -> Result<(), Event> {
+    pub(crate) fn fetch(&mut self, mode: Mode, assist: AssistBytes<'_>) -> Result<(), Event> {
         fetch::fetch(self, mode, assist)
+    }
+
+    pub(super) fn translate(&self, gva: Gva, _: u64, _: bool) -> Option<Gpa> {
+        Some(self.0.kvm.translate_fetch(gva))
     }
 
     pub(crate) fn read_rsp(&self) {}
@@ -330,31 +339,27 @@ impl<'a> Vcpu<'a> {
         self.0.regs[usize::from(number)] = value;
     }
 
+    pub(crate) fn learn_write_access(&mut self, _: Gva, _: MmioInfo, _: Mode) {
+        unreachable!("all may be written");
+    }
+
     pub(crate) fn may_access_mmio(&self, _: &MmioInfo, _: Mode, _: bool) -> bool {
         true
     }
 
     pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
-        let taker = if doorbell::ring(self, &write) {
-            self.0.rang();
-            Taker::Ioeventfd
-        } else {
-            self.search_and_write_mmio(&write)
-        };
-        self.stats().count_fast(known, taker, true, write.size);
-        self.retire(next_rip)
-    }
-
-    fn search_and_write_mmio(&mut self, write: &Write) -> Taker {
-        if vacancy::is_vacant(self, write.gpa, write.size) {
-            self.0.exit_for_write(write.gpa, write.size);
-            return Taker::Userspace;
-        }
-        match self.0.write(write.gpa, write.value, write.size) {
-            Some(dev_idx) if doorbell::remember(self, write, dev_idx) => Taker::Ioeventfd,
+        let bus = self.0.kvm.bus_now();
+        let taker = match self.state_mut().doorbells.write(&bus, &write) {
+            Some(Answer::Signalled) => Taker::Ioeventfd,
             Some(_) => Taker::Kernel,
             None => Taker::Userspace,
+        };
+        match taker {
+            Taker::Userspace => self.0.exit_for_write(write.gpa, write.size),
+            _ => self.0.rang(),
         }
+        self.stats().count_fast(known, taker, true, write.size);
+        self.retire(next_rip)
     }
 
     pub(crate) fn read_mmio(&mut self, load: PendingLoad, known: bool) -> Option<u64> {
@@ -381,7 +386,7 @@ impl<'a> Vcpu<'a> {
         self.retire(next_rip)
     }
 
-    pub(crate) fn fault_in(&mut self, _: &MmioFault) -> Exit {
+    pub(crate) fn fault_in(&mut self, _: &MmioFault<'_>) -> Exit {
         self.state_mut().faulting_in = true;
         let exit = self.0.kvm_mmu_page_fault(true);
         self.state_mut().faulting_in = false;

@@ -2,45 +2,18 @@
 //! In the place of `rust/helpers.c` and of what bindgen makes of its header.
 
 use super::Kvm;
-use crate::addr::{Gpa, Gva};
+use crate::addr::Gpa;
 use std::rc::Rc;
 
 pub(crate) const MMIO_EXT_ROOT_MAX_LEVEL: i32 = 5;
 pub(crate) const MMIO_EXT_PAGE_SIZE: u64 = 4096;
-pub(crate) const MMIO_EXT_INVALID_GPA: u64 = !0;
+pub(crate) const MMIO_EXT_PFERR_FETCH: u64 = 1 << 4;
 
 #[allow(non_camel_case_types)]
 #[derive(Clone, Copy)]
 pub(crate) struct mmio_ext_pte {
     pub(crate) ptep: *const u64,
     pub(crate) pte: u64,
-}
-
-#[allow(non_camel_case_types)]
-#[derive(Clone, Copy)]
-pub(crate) struct mmio_ext_fetch {
-    pub(crate) bytes: [u64; 2],
-    pub(crate) code: *const u64,
-    pub(crate) ptes: [mmio_ext_pte; 5],
-}
-
-#[allow(non_camel_case_types)]
-#[derive(Clone, Copy)]
-pub(crate) struct mmio_ext_doorbell {
-    pub(crate) generation: u64,
-    pub(crate) gpa: u64,
-    pub(crate) val: u64,
-    pub(crate) len: u32,
-    pub(crate) dev_idx: i32,
-}
-
-#[allow(non_camel_case_types)]
-#[derive(Clone, Copy)]
-pub(crate) struct mmio_ext_vacancy {
-    pub(crate) generation: u64,
-    pub(crate) gpa: u64,
-    pub(crate) len: u32,
-    pub(crate) vacant: bool,
 }
 
 /// # Safety
@@ -53,13 +26,6 @@ pub(crate) unsafe fn mmio_ext_levels(_: u64) -> i32 {
 /// # Safety
 ///
 /// None, but that of C.
-pub(crate) unsafe fn mmio_ext_translate_fetch(kvm: Rc<Kvm>, gva: u64, _: bool) -> u64 {
-    kvm.translate_fetch(Gva(gva)).0
-}
-
-/// # Safety
-///
-/// None, but that of C.
 pub(crate) unsafe fn mmio_ext_user_pointer(kvm: Rc<Kvm>, gpa: u64) -> *const u64 {
     kvm.user_pointer(Gpa(gpa))
         .map_or(std::ptr::null(), |word| word)
@@ -67,47 +33,53 @@ pub(crate) unsafe fn mmio_ext_user_pointer(kvm: Rc<Kvm>, gpa: u64) -> *const u64
 
 /// # Safety
 ///
-/// There must be `count` words at both places.
-pub(crate) unsafe fn mmio_ext_read_user(from: *const u64, to: *mut u64, count: u32) -> bool {
+/// The pointers must be those of something that can be read.
+pub(crate) unsafe fn mmio_ext_read_pte(from: *const u64, to: &mut u64) -> bool {
     // SAFETY: By the contract of this function.
-    unsafe { std::ptr::copy_nonoverlapping(from, to, count as usize) };
+    *to = unsafe { from.read() };
     true
 }
 
 /// # Safety
 ///
 /// The pointers must be those of something that was read.
-pub(crate) unsafe fn mmio_ext_fetch_is_current(fetch: &mmio_ext_fetch) -> bool {
+pub(crate) unsafe fn mmio_ext_code_is_current(
+    ptes: *const mmio_ext_pte,
+    code: *const u64,
+    bytes: *const u64,
+) -> bool {
     // SAFETY: By the contract of this function.
     unsafe {
-        fetch.code.cast::<[u64; 2]>().read() == fetch.bytes
-            && fetch.ptes.iter().all(|pte| pte.ptep.read() == pte.pte)
+        ptes_are_current(ptes) && code.cast::<[u64; 2]>().read() == bytes.cast::<[u64; 2]>().read()
     }
 }
 
 /// # Safety
 ///
-/// None, but that of C.
-pub(crate) unsafe fn mmio_ext_ring_doorbell(kvm: Rc<Kvm>, doorbell: &mmio_ext_doorbell) -> i32 {
-    match kvm.ring_doorbell(doorbell) {
-        true => 0,
-        false => -1,
-    }
-}
-
-/// # Safety
-///
-/// None, but that of C.
-pub(crate) unsafe fn mmio_ext_remember_doorbell(
-    kvm: Rc<Kvm>,
-    doorbell: &mut mmio_ext_doorbell,
+/// As for [`mmio_ext_code_is_current`].
+pub(crate) unsafe fn mmio_ext_read_code(
+    ptes: *const mmio_ext_pte,
+    code: *const u64,
+    bytes: *mut u64,
 ) -> bool {
-    kvm.remember_doorbell(doorbell)
+    // SAFETY: By the contract of this function.
+    unsafe {
+        let same = ptes_are_current(ptes);
+        if same {
+            bytes.cast::<[u64; 2]>().write(code.cast::<[u64; 2]>().read());
+        }
+        same
+    }
 }
 
 /// # Safety
 ///
-/// None, but that of C.
-pub(crate) unsafe fn mmio_ext_find_vacancy(kvm: Rc<Kvm>, vacancy: &mut mmio_ext_vacancy) {
-    kvm.find_vacancy(vacancy);
+/// As for [`mmio_ext_code_is_current`].
+unsafe fn ptes_are_current(ptes: *const mmio_ext_pte) -> bool {
+    // SAFETY: By the contract of this function.
+    unsafe {
+        std::slice::from_raw_parts(ptes, MMIO_EXT_ROOT_MAX_LEVEL as usize)
+            .iter()
+            .all(|pte| pte.ptep.read() == pte.pte)
+    }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The I/O bus for MMIO: `kvm_io_bus_register_dev()` and its like.
 
-use super::{
-    bindings::{mmio_ext_doorbell, mmio_ext_vacancy},
-    Kvm, Mistake,
+use super::{Kvm, Mistake};
+use crate::{
+    addr::Gpa,
+    doorbell::{Answer, Range, Write},
 };
-use crate::addr::Gpa;
 use loom::{
     cell::UnsafeCell,
     sync::atomic::{
@@ -52,11 +52,6 @@ impl Device {
 
     fn is_ioeventfd(&self) -> bool {
         self.datamatch.is_some()
-    }
-
-    /// `overlaps()` of `rust/helpers.c`
-    fn overlaps(&self, gpa: u64, len: u32) -> bool {
-        self.gpa < gpa + u64::from(len) && gpa < self.gpa + u64::from(self.len.max(1))
     }
 
     /// `kvm_iodevice_write()`: whether it takes the write.
@@ -170,53 +165,56 @@ impl Kvm {
         free(&old.is_alive);
     }
 
-    /// `kvm_io_bus_write_cookie()`: the index of the device that takes a write.
-    pub(crate) fn bus_write(&self, gpa: Gpa, value: u64, len: u8) -> Option<i32> {
+    /// `kvm_io_bus_write()`: whether a device takes a write.
+    pub(crate) fn bus_write(&self, gpa: Gpa, value: u64, len: u8) -> bool {
         let bus = self.bus();
-        let taken = |device: &Rc<Device>| device.write(gpa.0, value, len.into());
-        bus.range.iter().position(taken).map(|index| index as i32)
+        let mut devices = bus.range.iter();
+        devices.any(|device| device.write(gpa.0, value, len.into()))
     }
 
-    /// `mmio_ext_ring_doorbell()` of `rust/helpers.c`
-    pub(super) fn ring_doorbell(&self, doorbell: &mmio_ext_doorbell) -> bool {
-        let bus = self.bus();
-        if self.makes(Mistake::AnyBus) {
-            let index = doorbell.dev_idx as usize;
-            return doorbell.generation != 0
-                && index < bus.range.len()
-                && bus.range[index].write(doorbell.gpa, doorbell.val, doorbell.len);
+    /// The bus as the extension sees it.
+    pub(crate) fn bus_now(&self) -> BusNow {
+        BusNow {
+            state: self.bus(),
+            any: self.makes(Mistake::AnyBus),
         }
-        bus.generation == doorbell.generation
-            && bus.range[doorbell.dev_idx as usize].write(doorbell.gpa, doorbell.val, doorbell.len)
     }
+}
 
-    /// `mmio_ext_remember_doorbell()` of `rust/helpers.c`
-    pub(super) fn remember_doorbell(&self, doorbell: &mut mmio_ext_doorbell) -> bool {
-        let bus = self.bus();
-        let index = doorbell.dev_idx as usize;
-        let found = bus.range.get(index).filter(|device| device.is_ioeventfd());
-        let same =
-            found.is_some_and(|device| (device.gpa, device.len) == (doorbell.gpa, doorbell.len));
-        let first =
-            bus.range.iter().take(index).all(|device| {
-                !device.overlaps(doorbell.gpa, doorbell.len) || device.is_ioeventfd()
-            });
-        doorbell.generation = if same && first { bus.generation } else { 0 };
-        found.is_some()
-    }
+/// In the place of `IoBus` of `rust/kvm/bus.rs`.
+pub(crate) struct BusNow {
+    state: Rc<State>,
+    any: bool,
+}
 
-    /// `Vcpu::mmio_bus_generation()`
-    pub(crate) fn bus_generation(&self) -> u64 {
-        match self.makes(Mistake::AnyBus) {
-            true => 0,
-            false => self.bus().generation,
+impl crate::doorbell::Bus for BusNow {
+    fn generation(&self) -> u64 {
+        match self.any {
+            true => 1,
+            false => self.state.generation,
         }
     }
 
-    /// `mmio_ext_find_vacancy()` of `rust/helpers.c`
-    pub(super) fn find_vacancy(&self, vacancy: &mut mmio_ext_vacancy) {
-        let mut range = self.bus().range.clone().into_iter();
-        vacancy.generation = self.bus_generation();
-        vacancy.vacant = !range.any(|device| device.overlaps(vacancy.gpa, vacancy.len));
+    fn count(&self) -> usize {
+        self.state.range.len()
+    }
+
+    fn range(&self, index: usize) -> Range {
+        let device = &self.state.range[index];
+        Range {
+            addr: device.gpa,
+            len: device.len as i32,
+        }
+    }
+
+    fn write(&self, index: usize, write: &Write) -> Answer {
+        assert_alive(&self.state.is_alive, "bus");
+        let device = &self.state.range[index];
+        let takes = device.write(write.gpa.0, write.value, write.size.into());
+        match (takes, device.is_ioeventfd()) {
+            (true, true) => Answer::Signalled,
+            (true, false) => Answer::Taken,
+            (false, always) => Answer::Declined { always },
+        }
     }
 }

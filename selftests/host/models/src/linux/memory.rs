@@ -83,7 +83,7 @@ impl Kvm {
     }
 
     /// Where the guest's page table maps code.
-    pub(super) fn translate_fetch(&self, gva: Gva) -> Gpa {
+    pub(crate) fn translate_fetch(&self, gva: Gva) -> Gpa {
         Gpa(CODE.gpa().0 | gva.0 & !PAGE_MASK)
     }
 }

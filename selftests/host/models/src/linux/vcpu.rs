@@ -171,11 +171,16 @@ impl KvmVcpu {
     fn call_extension(&mut self) -> Exit {
         let (gva, gpa) = (self.gva(), self.gpa());
         let direct = self.direct;
+        let write = match self.insn {
+            Insn::Store => Vcpu::PFERR_WRITE,
+            Insn::Load => 0,
+        };
         let mut vcpu = Vcpu::enter(self);
         if direct {
             handle_ept_misconfig(&mut vcpu, gpa, Mode)
         } else {
-            shadow_page_fault(&mut vcpu, gva, Vcpu::PFERR_RSVD, AssistBytes::NONE, Mode)
+            let error_code = Vcpu::PFERR_RSVD | write;
+            shadow_page_fault(&mut vcpu, gva, error_code, AssistBytes::NONE, Mode)
         }
     }
 
@@ -306,14 +311,12 @@ impl KvmVcpu {
         }
     }
 
-    /// Writes to the bus, or else leaves it to userspace. Returns the index of the device.
-    pub(crate) fn write(&mut self, gpa: Gpa, value: u64, size: u8) -> Option<i32> {
-        let taken = self.kvm.bus_write(gpa, value, size);
-        match taken {
-            Some(_) => self.effects.push(Effect::Bus),
-            None => self.exit_for_write(gpa, size),
+    /// Writes to the bus, or else leaves it to userspace.
+    fn write(&mut self, gpa: Gpa, value: u64, size: u8) {
+        match self.kvm.bus_write(gpa, value, size) {
+            true => self.effects.push(Effect::Bus),
+            false => self.exit_for_write(gpa, size),
         }
-        taken
     }
 
     pub(crate) fn exit_for_write(&mut self, gpa: Gpa, size: u8) {
@@ -323,7 +326,7 @@ impl KvmVcpu {
         });
     }
 
-    /// A doorbell was found without the bus.
+    /// A device on the bus has taken a write.
     pub(crate) fn rang(&mut self) {
         self.effects.push(Effect::Bus);
     }

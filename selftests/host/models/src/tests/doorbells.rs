@@ -198,12 +198,6 @@ fn doorbells_need_the_generation() {
 
 #[test]
 #[should_panic(expected = "the place is not vacant any more")]
-fn vacancies_need_the_generation() {
-    fill(Some(Mistake::AnyBus));
-}
-
-#[test]
-#[should_panic(expected = "the place is not vacant any more")]
 fn vacancies_need_a_barrier() {
     fill(Some(Mistake::NoBarrier));
 }

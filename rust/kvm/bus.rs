@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The I/O buses of a VM for MMIO: devices in the kernel and ioeventfds.
+//!
+//! C header: `include/linux/kvm_host.h`, `struct kvm_io_bus`.
+
+use super::vcpu::Vcpu;
+use crate::doorbell::{Answer, Bus, Range, Write};
+use core::{
+    ffi::c_void,
+    marker::PhantomData,
+    ptr, //
+};
+use kernel::error::code::ENXIO;
+use kvm_bindings as bindings;
+
+/// A bus as a vCPU sees it while `kvm->srcu` is held.
+///
+/// # Invariants
+///
+/// - `vcpu` points to a vCPU that is in its own thread;
+/// - `bus` points to a bus that is alive for `'a`, as `kvm->srcu` is held that long: the devices on
+///   it do not change, another bus takes its place.
+///
+/// Devices never call the extension, i.e. what it has of the vCPU may be borrowed meanwhile.
+pub(super) struct IoBus<'a> {
+    vcpu: *mut bindings::kvm_vcpu,
+    bus: *const bindings::kvm_io_bus,
+    _srcu: PhantomData<&'a bindings::kvm_io_bus>,
+}
+
+impl<'a> IoBus<'a> {
+    /// The devices that MMIO is offered to. `None` if the bus has been lost, as happens when
+    /// `kvm_io_bus_unregister_dev()` finds no memory.
+    #[inline(always)]
+    pub(super) fn mmio(vcpu: &Vcpu<'a>) -> Option<Self> {
+        Self::now(vcpu, bindings::MMIO_EXT_MMIO_BUS)
+    }
+
+    /// The zero-length ioeventfds.
+    #[inline(always)]
+    pub(super) fn fast_mmio(vcpu: &Vcpu<'a>) -> Option<Self> {
+        Self::now(vcpu, bindings::MMIO_EXT_FAST_MMIO_BUS)
+    }
+
+    #[inline(always)]
+    fn now(vcpu: &Vcpu<'a>, number: usize) -> Option<Self> {
+        // SAFETY: The vCPU is alive and `kvm->srcu` is held. `kvm_get_bus_srcu()` is no more than
+        // `READ_ONCE()` on x86: the barrier that it asks for is in `srcu_read_lock()`.
+        let bus = unsafe {
+            let kvm = (*vcpu.raw()).kvm;
+            ptr::read_volatile(&raw const (*kvm).buses[number])
+        };
+        // INVARIANT: By those of `Vcpu`.
+        (!bus.is_null()).then_some(Self {
+            vcpu: vcpu.raw(),
+            bus,
+            _srcu: PhantomData,
+        })
+    }
+
+    /// The entry of the device `index`, which must be less than [`Bus::count`].
+    #[inline(always)]
+    fn entry(&self, index: usize) -> *const bindings::kvm_io_range {
+        // SAFETY: The bus is alive, and the array behind it has an entry for each device.
+        unsafe { (&raw const (*self.bus).range).cast::<bindings::kvm_io_range>().add(index) }
+    }
+}
+
+impl Bus for IoBus<'_> {
+    #[inline(always)]
+    fn generation(&self) -> u64 {
+        // SAFETY: The bus is alive.
+        unsafe { (*self.bus).generation }
+    }
+
+    #[inline(always)]
+    fn count(&self) -> usize {
+        // SAFETY: The bus is alive. It is never negative.
+        unsafe { (*self.bus).dev_count as usize }
+    }
+
+    #[inline(always)]
+    fn range(&self, index: usize) -> Range {
+        let entry = self.entry(index);
+        // SAFETY: The entry is that of a device, see `entry()`.
+        unsafe {
+            Range {
+                addr: (*entry).addr,
+                len: (*entry).len,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, index: usize, write: &Write) -> Answer {
+        let (gpa, len) = (write.gpa.0, write.size.into());
+        let value: *const c_void = (&raw const write.value).cast();
+        // SAFETY: The entry is that of a device, see `entry()`. The vCPU is in its own thread with
+        // `kvm->srcu` held, and `value` has `len` bytes, as `kvm_iodevice_write()` wants.
+        unsafe {
+            let device = (*self.entry(index)).dev;
+            match bindings::kvm_ioeventfd_write(self.vcpu, device, gpa, len, value) {
+                0 => Answer::Signalled,
+                error if error != ENXIO.to_errno() => Answer::Declined { always: true },
+                _ => match bindings::mmio_ext_device_write(self.vcpu, device, gpa, len, value) {
+                    0 => Answer::Taken,
+                    _ => Answer::Declined { always: false },
+                },
+            }
+        }
+    }
+}

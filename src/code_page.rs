@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How long a translation of code holds, and which of many to keep.
+//!
+//! A walk of the guest's page tables costs as much as all the rest of an access. What it depends on
+//! is little: CR3 and the paging mode, one entry of each level, and the memslots. Those are what is
+//! remembered of a page of code, and compared before it is used again.
+
+use super::{
+    addr::{Gva, PAGE_SHIFT},
+    generation::MemslotGeneration, //
+};
+use core::cell::Cell;
+
+/// What the translation of an instruction's address depends on, but for page tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The root of the page tables, with what else is in CR3.
+    pub cr3: u64,
+    /// `union kvm_cpu_role`: paging and its features.
+    pub cpu_role: u64,
+    /// That of the memslots.
+    pub generation: MemslotGeneration,
+    /// Code of CPL 3.
+    pub user: bool,
+}
+
+/// Places for pages, a power of two. A kernel's drivers and the page tables of the processes that
+/// call them take one for each pair that meets.
+pub const PLACES: usize = 1 << PLACE_BITS;
+const PLACE_BITS: u32 = 6;
+
+/// The place of a page of code.
+#[inline(always)]
+pub const fn place(page: Gva, cr3: u64) -> usize {
+    /// 2^64 divided by the golden ratio.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    // Pages in a row have places of their own, the same page in other address spaces too.
+    let key = (page.0 >> PAGE_SHIFT) ^ (cr3 >> PAGE_SHIFT).rotate_left(20);
+    (key.wrapping_mul(SPREAD) >> (64 - PLACE_BITS)) as usize
+}
+
+/// How firmly a page holds its place.
+///
+/// With more pages in turn than there are places, each would drive out the next, and every access
+/// would pay for a walk that nobody uses. So a page that is in use gives way only to one in so many
+/// that want its place.
+#[derive(Debug)]
+pub struct Hold(Cell<u8>);
+
+impl Hold {
+    /// One walk among as many accesses that go to the emulator instead is less than a hundredth of
+    /// their cost.
+    const FIRM: u8 = 64;
+
+    /// Of nothing, which gives way at once.
+    pub const NONE: Self = Self(Cell::new(0));
+
+    /// Of what has just been found.
+    pub const fn new() -> Self {
+        Self(Cell::new(Self::FIRM))
+    }
+
+    /// Lets another page ask for the place. Returns whether it may have it.
+    pub fn gives_way(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left == 0
+    }
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn neighbours_have_places_of_their_own() {
+        for first in [0x1000u64, 0xffff_ffff_c012_3000, 0xffff_ffff_8100_0000] {
+            let pages = (0..PLACES as u64 / 4).map(|i| Gva(first + i * 0x1000));
+            let places: HashSet<_> = pages.map(|page| place(page, 0x1234_5000)).collect();
+            assert_eq!(places.len(), PLACES / 4);
+        }
+    }
+
+    #[test]
+    fn address_spaces_do_not_share() {
+        let spaces = (0..8u64).map(|i| 0x1234_5000 + i * 0x2000);
+        let places: HashSet<_> = spaces.map(|cr3| place(Gva(0xffff_ffff_c012_3000), cr3)).collect();
+        assert!(places.len() >= 7, "{places:?}");
+    }
+
+    #[test]
+    fn gives_way_to_one_in_many() {
+        let hold = Hold::new();
+        let tries = (1..).find(|_| hold.gives_way());
+        assert_eq!(tries, Some(u32::from(Hold::FIRM) + 1));
+        assert!(Hold::NONE.gives_way());
+    }
+}
