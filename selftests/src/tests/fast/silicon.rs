@@ -9,9 +9,7 @@ use kvm_ioctls::VcpuExit;
 
 use super::context::{LOAD, STORE, prepared};
 use super::debug::{Watch, is_debugged, set_breakpoint, stops_at_breakpoints};
-use super::{
-    CODE, Switch, code_page, delta, each_way, ending, finish, mark, regs_for, run_at,
-};
+use super::{CODE, Switch, code_page, delta, each_way, ending, finish, mark, regs_for, run_at};
 use crate::guest::layout::port;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Vcpu};
