@@ -38,6 +38,7 @@ static const int MMIO_EXT_EMULTYPE_PF = EMULTYPE_PF;
 static const int MMIO_EXT_ROOT_MAX_LEVEL = PT64_ROOT_MAX_LEVEL;
 static const unsigned long MMIO_EXT_MMIO_BUS = KVM_MMIO_BUS;
 static const unsigned long MMIO_EXT_FAST_MMIO_BUS = KVM_FAST_MMIO_BUS;
-static const u64 MMIO_EXT_GVA_ANY = MMIO_GVA_ANY;
-static const u64 MMIO_EXT_INVALID_GPA = INVALID_GPA;
+/* Signed: bindgen 0.71 takes a u64 that is more than S64_MAX for no constant. */
+static const s64 MMIO_EXT_GVA_ANY = (s64)MMIO_GVA_ANY;
+static const s64 MMIO_EXT_INVALID_GPA = (s64)INVALID_GPA;
 static const u64 MMIO_EXT_PAGE_SIZE = PAGE_SIZE;

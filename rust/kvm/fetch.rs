@@ -319,7 +319,7 @@ fn walk_and_read(
     // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held.
     let gpa =
         Gpa(unsafe { bindings::mmio_ext_translate_fetch(vcpu.raw(), rip.0 as _, context.user) });
-    if gpa.0 == bindings::MMIO_EXT_INVALID_GPA {
+    if gpa.0 == bindings::MMIO_EXT_INVALID_GPA as u64 {
         return None;
     }
 

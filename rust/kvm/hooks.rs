@@ -288,7 +288,7 @@ unsafe extern "C" fn cache_info(
 ///
 /// As for [`Vcpu::clear_info`].
 unsafe extern "C" fn clear_info(vcpu: RawVcpu, gva: bindings::gva_t) {
-    let what = if gva as u64 == bindings::MMIO_EXT_GVA_ANY {
+    let what = if gva as u64 == bindings::MMIO_EXT_GVA_ANY as u64 {
         Clear::All
     } else {
         Clear::Page(Gva(gva as u64))
