@@ -275,19 +275,28 @@ def make(way):
     partial.rename(folder())
 
 
-def remove(way, path):
-    """A root may hold files of users that a person can only be in a namespace."""
-    subprocess.run(way.wrap(["rm", "-rf", "--one-file-system", str(path)], {}), check=True)
+def remove(path):
+    """A root may hold files of users that a person can only be in a namespace, or of root."""
+    if is_inside():
+        lib.die("leave the lab's own Debian first")
+    # Only what the lab has put there: the variable may name anything.
+    known = path == lib.CACHE and (path / "lock").is_dir() or path.parent == ROOTS
+    if not known:
+        lib.die(f"{path} is not what the lab has made: remove it yourself")
+    argv = ["rm", "-rf", "--one-file-system", str(path)]
+    if os.geteuid() and ROOTS.exists():
+        argv = way_in().wrap(argv, {})
+    subprocess.run(argv, check=True)
 
 
-def remove_unused(way):
+def remove_unused():
     """Roots that other versions of the lab have made, and nothing enters any more."""
     for other in set(ROOTS.iterdir()) - {folder()}:
         used = lib.CACHE / "lock" / f"root-{other.name}"
-        last = used.stat().st_mtime if used.exists() else other.stat().st_mtime
+        last = (used if used.exists() else other).stat().st_mtime
         if time.time() - last > KEEP_DAYS * 86400:
             lib.say(f"removing {other}, which was not used for {KEEP_DAYS} days")
-            remove(way, other)
+            remove(other)
 
 
 def is_seen(path):
@@ -327,7 +336,13 @@ exec "$@"
 """
 
 
-PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+# $1 is the folder to be in, then comes what to execute.
+INSIDE = """
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+cd "$1"
+shift
+exec "$@"
+"""
 
 
 def environment():
@@ -339,7 +354,7 @@ def environment():
 def entry(way, where, argv, variables):
     """The command that executes another in a root."""
     here = os.getcwd() if is_seen(os.getcwd()) else str(lib.ROOT)
-    inside = ["chroot", *way.user, str(where), "env", "-C", here, PATH, *map(str, argv)]
+    inside = ["chroot", *way.user, str(where), "/bin/sh", "-ec", INSIDE, "sh", here, *map(str, argv)]
     return way.wrap(["sh", "-ec", ENTER, "sh", str(where), *bound(), "--", *inside], variables)
 
 
@@ -351,7 +366,7 @@ def execute(argv):
         with lib.lock("root"):
             if not folder().exists():
                 make(way)
-                remove_unused(way)
+                remove_unused()
     (lib.CACHE / "lock" / f"root-{KEY}").touch()
     variables = environment()
     command = entry(way, folder(), argv, variables)
