@@ -310,7 +310,7 @@ def bound():
     named = [str(lib.ROOT), str(lib.CACHE), os.getcwd(), os.path.expanduser("~"),
              *given().values(), *os.environ.get("PIP_FIND_LINKS", "").split()]
     certificates = [value for name, value in os.environ.items()
-                    if value.startswith("/etc/") and os.path.isfile(value)
+                    if value.startswith("/etc/") and not value.startswith(NETWORK) and os.path.isfile(value)
                     and re.search(r"CERT|CA_BUNDLE|CAINFO|PIP_|CARGO_", name)]
     seldom = [path for path in named if path.startswith(SHARED)]
     return ["/proc", "/sys", "/dev", *tops, *seldom,
@@ -329,6 +329,8 @@ while [ "$1" != -- ]; do
         [ -e "$root$1" ] || { rm -f "$root$1"; : > "$root$1"; }
     fi
     mount --rbind "$1" "$root$1"
+    # The machine's own configuration is for reading, as far as a namespace may say so.
+    case "$1" in /etc/*) mount -o remount,bind,ro "$root$1" 2> /dev/null || true;; esac
     shift
 done
 shift
@@ -348,7 +350,11 @@ exec "$@"
 def environment():
     """What a program in the root is told of this machine's variables."""
     kept = {name: value for name, value in os.environ.items() if not DROPPED.match(name)}
-    return {**kept, **given(), "LANG": "C.UTF-8", "KVM_MMIO_EXT_CACHE": str(lib.CACHE), "SHELL": "/bin/bash"}
+    if not is_seen(kept.get("TMPDIR", "/tmp")):
+        del kept["TMPDIR"]
+    return {**kept, **given(), "LANG": "C.UTF-8", "KVM_MMIO_EXT_CACHE": str(lib.CACHE), "SHELL": "/bin/bash",
+            # Until INSIDE sets another: a person's may lack the folders of chroot.
+            "PATH": host_path()}
 
 
 def entry(way, where, argv, variables):
@@ -373,7 +379,7 @@ def execute(argv):
     # Python ignores it, which others would inherit.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.stdout.flush()
-    os.execvpe(command[0], command, {**variables, "PATH": host_path()})
+    os.execvpe(command[0], command, variables)
 
 
 def enter():
