@@ -373,7 +373,9 @@ def execute(argv):
             if not folder().exists():
                 make(way)
                 remove_unused()
-    (lib.CACHE / "lock" / f"root-{KEY}").touch()
+    used = lib.CACHE / "lock" / f"root-{KEY}"
+    used.parent.mkdir(parents=True, exist_ok=True)
+    used.touch()
     variables = environment()
     command = entry(way, folder(), argv, variables)
     # Python ignores it, which others would inherit.
