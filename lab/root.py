@@ -321,6 +321,10 @@ def bound():
 ENTER = """
 root=$1
 shift
+# Programs in it may want mounts of their own, for which it must be one; not seen where it is
+# bound with what is above it.
+mount --bind "$root" "$root"
+mount --make-unbindable "$root"
 while [ "$1" != -- ]; do
     if [ -d "$1" ]; then
         mkdir -p "$root$1"
