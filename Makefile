@@ -7,13 +7,13 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench macro shell lint clean
+.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench macro shell lint clean distclean
 .DEFAULT_GOAL := help
 
 help:		## this text
 	@sed -n 's/^\([a-z_-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-setup: python	## install what is missing on this machine
+setup: python	## make the lab's own Debian, and get what else it needs
 	@lab/setup
 
 kernel: python	## build the patched kernel of the test machines
@@ -28,8 +28,10 @@ modules_install:	## install kvm_mmio_ext.ko for your own kernel (KDIR=tree), onc
 		{ echo "build it first: make KDIR=$(KDIR) modules" >&2; exit 1; }
 	@$(MAKE) --no-print-directory -C "$(KDIR)" M="$(CURDIR)" modules_install
 
+# With a person's own cargo, or else in the lab's Debian; the command is static.
 tools:		## build the command kvm-mmio
-	@$(MAKE) --no-print-directory -C tools/kvm-mmio
+	@$(if $(shell command -v "$(or $(CARGO),cargo)"),,lab/enter) \
+		$(MAKE) --no-print-directory -C tools/kvm-mmio
 
 install:	## install kvm-mmio, once it is built (PREFIX=, DESTDIR=)
 	@$(MAKE) --no-print-directory -C tools/kvm-mmio install
@@ -69,10 +71,10 @@ lint: python	## check the style of all sources
 clean:		## remove the module and tests built for this clone, not the kernels
 	@rm -rf "$$(dirname "$$(lab/modules --print-dir)")" tools/kvm-mmio/target
 
+distclean: clean	## remove the whole cache: kernels, downloads, the lab's own Debian
+	@lab/setup --remove
+
 # The scripts are Python; a minimal Debian has none.
 .PHONY: python
 python:
-	@command -v python3 > /dev/null || { \
-		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-		$$sudo apt-get update -qq && \
-		$$sudo apt-get install -y --no-install-recommends python3; }
+	@command -v python3 > /dev/null || .ci/install python3

@@ -31,7 +31,11 @@ CAUSES = {
         "the disk is full: free some space, or set KVM_MMIO_EXT_CACHE to a larger disk",
     r"[Cc]ould(n't| not) (resolve|connect)|Temporary failure|Failed to (fetch|connect)|"
     r"(Network|Host) (is )?unreachable|[Cc]onnection (refused|timed out)|Cannot connect to proxy":
-        "the network does not answer: connect this machine, and run it again"}
+        "the network does not answer: connect this machine, and run it again",
+    r"Could not get lock|is held by process":
+        "another program is installing packages: wait until it has ended, and run it again",
+    r"does not have a Release file|404 +Not Found|[Ii]nvalid suite|Unable to locate package":
+        "the mirror does not have what is needed: name one of Debian that has it as KVM_MMIO_EXT_MIRROR"}
 
 # What the kernel prints when something is wrong with it.
 KERNEL_REPORT = re.compile(
@@ -250,8 +254,10 @@ def run_logged(what, argv, log, expected=0, **kwargs):
     progress = Progress(what, expected)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as out:
+        begin = out.tell()
+        # sudo asks at the terminal, which a session of its own has not.
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out,
-                                   stderr=subprocess.STDOUT, start_new_session=True,
+                                   stderr=subprocess.STDOUT, start_new_session=argv[0] != "sudo",
                                    **kwargs)
         try:
             with log.open(errors="replace") as reader:
@@ -264,14 +270,14 @@ def run_logged(what, argv, log, expected=0, **kwargs):
             stop(process)
     if process.returncode:
         progress.end("FAILED")
-        explain(what, log)
+        explain(what, log, begin)
     progress.end()
     return progress.done
 
 
-def explain(what, log):
-    """End with why a step has failed."""
-    tail = log.read_text(errors="replace").splitlines()[-40:]
+def explain(what, log, begin):
+    """End with why a step has failed, whose output begins there in the log."""
+    tail = log.read_bytes()[begin:].decode(errors="replace").splitlines()[-40:]
     if shutil.disk_usage(log.parent).free < 2**24:
         # Then the log cannot tell.
         tail.append(os.strerror(errno.ENOSPC))
@@ -330,10 +336,14 @@ def side_by_side(workers, function, things):
 
 
 def stop(process):
-    """End a process started as a session leader, with all it has started."""
+    """End a process, with all it has started if it leads a session."""
     for sig in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sig)
+        # What sudo runs is root's, and gets the signal from it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, sig)
+            else:
+                process.send_signal(sig)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=2)
 

@@ -112,10 +112,13 @@ const fn encode_generation(generation: MmioGeneration) -> u64 {
 
 // The generation shares no bit with what the software or MMU-present bits need, nor with those of
 // the mask: `SPTE_MMIO_ALLOWED_MASK`.
-const MASK_ALLOWED: u64 = (1 << 63) | ((1 << 52) - (1 << 12)) | (1 << 10) | 0b111;
-const _: () = assert!(GENERATION_LOW & GENERATION_HIGH == 0);
-const _: () = assert!((GENERATION_LOW | GENERATION_HIGH) & (MMU_PRESENT | NONPRESENT.0) == 0);
-const _: () = assert!((GENERATION_LOW | GENERATION_HIGH) & MASK_ALLOWED == 0);
+const _: () = {
+    let generation = GENERATION_LOW | GENERATION_HIGH;
+    let mask_allowed: u64 = (1 << 63) | ((1 << 52) - (1 << 12)) | (1 << 10) | 0b111;
+    assert!(GENERATION_LOW & GENERATION_HIGH == 0);
+    assert!(generation & (MMU_PRESENT | NONPRESENT.0) == 0);
+    assert!(generation & mask_allowed == 0);
+};
 
 #[cfg(test)]
 mod tests {
