@@ -7,6 +7,7 @@ mod context;
 mod debug;
 mod dispatch;
 mod event;
+mod flush;
 mod hole;
 mod pending;
 mod smm;
@@ -36,6 +37,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         pending::TESTS,
         split::TESTS,
         hole::TESTS,
+        flush::TESTS,
     ]
     .into_iter()
     .flatten()
