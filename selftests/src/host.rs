@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the machine under test is: parameters of the loaded modules.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, DirEntry};
 use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -68,6 +69,20 @@ pub fn is_qemu() -> bool {
 pub enum Vendor {
     Intel,
     Amd,
+}
+
+/// What the kernel does about the processor's vulnerabilities, by their names.
+pub fn vulnerabilities() -> Result<BTreeMap<String, String>> {
+    const FOLDER: &str = "/sys/devices/system/cpu/vulnerabilities";
+    let read = |entry: io::Result<DirEntry>| -> io::Result<_> {
+        let entry = entry?;
+        let state = fs::read_to_string(entry.path())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Ok((name, state.trim().to_owned()))
+    };
+    fs::read_dir(FOLDER)
+        .and_then(|entries| entries.map(read).collect())
+        .context(FOLDER)
 }
 
 /// How KVM works on this machine.
