@@ -25,7 +25,17 @@ BARS = {
     "mmio_coalesced": "write,\ncoalesced",
     "mmio_user_or": "OR, two exits\nto userspace",
 }
-GROWTH = {"fds": "ioeventfds at one address", "slots": "memslots", "vcpus": "vCPUs at the same time"}
+# What grows: the rows whose names end in the number, one of them with the number 1 if not among these,
+# what the number is of, and the access.
+DOORBELL = "write, ioeventfd with datamatch"
+GROWTH = (
+    (r"mmio_event_match4_(\d+)_fds", "mmio_event_match4", "ioeventfds at one address", DOORBELL),
+    (r"mmio_event_match4_(\d+)_others", None, "ioeventfds at other addresses", DOORBELL),
+    (r"mmio_queues_(\d+)", None, "doorbells of virtio-pci in turn", "write, ioeventfd of this length"),
+    (r"mmio_tails_(\d+)", None, "doorbells of NVMe in turn", "write of new values, ioeventfd of this length"),
+    (r"mmio_event_match4_(\d+)_slots", "mmio_event_match4", "memslots", DOORBELL),
+    (r"mmio_event_match4_(\d+)_vcpus", "mmio_event_match4", "vCPUs at the same time", DOORBELL),
+)
 UNIT = "instructions per access"
 
 # Colours that differ in brightness too, for readers who do not see the hue.
@@ -56,13 +66,17 @@ def bars(axes, boot):
     axes.grid(axis="x", linewidth=0.4)
 
 
-def growth(axes, boot, what):
-    """A doorbell's cost over a number in its row's name; the row without one has 1."""
-    points = {1: boot["rows"]["mmio_event_match4"]}
-    for name, row in boot["rows"].items():
-        found = re.fullmatch(rf"mmio_event_match4_(\d+)_{what}", name)
-        if found:
-            points[int(found[1])] = row
+def numbered(boot, pattern, first):
+    """The rows of such names, by the number in them."""
+    found = ((re.fullmatch(pattern, name), row) for name, row in boot["rows"].items())
+    points = {int(match[1]): row for match, row in found if match}
+    if points and first in boot["rows"]:
+        points[1] = boot["rows"][first]
+    return points
+
+
+def growth(axes, boot, points, what, access):
+    """A doorbell's cost over such a number."""
     for state, colour, marker in (("off", OFF, "s"), ("on", ON, "o")):
         axes.plot(sorted(points), [median(points[count], state) for count in sorted(points)],
                   marker=marker, color=colour)
@@ -70,31 +84,39 @@ def growth(axes, boot, what):
     axes.set_xticks(sorted(points), [str(count) for count in sorted(points)])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(GROWTH[what], fontsize=8)
+    axes.set_xlabel(what, fontsize=8)
     axes.set_ylabel(UNIT, fontsize=8)
-    axes.set_title(f"write, ioeventfd with datamatch:\n{results.title(boot)}", fontsize=9)
+    axes.set_title(f"{access}:\n{results.title(boot)}", fontsize=9)
     axes.grid(linewidth=0.4)
 
 
-def has(boot, pattern):
-    return "mmio_event_match4" in boot["rows"] and any(re.search(pattern, name) for name in boot["rows"])
+def machines(boots):
+    """The bars of the boots: a row for each kind of paging, as emulated and as silicon."""
+    for tdp in (True, False):
+        for kind in (results.plain, results.as_silicon):
+            yield [(bars, boot) for boot in boots if boot["run"]["tdp"] == tdp and boot["cpus"] == 1
+                   and kind(boot) and any(name in boot["rows"] for name in BARS)]
+
+
+def curves(boots):
+    """What grows, where that was measured first."""
+    for pattern, first, what, access in GROWTH:
+        found = ((boot, numbered(boot, pattern, first)) for boot in boots if results.plain(boot))
+        boot, points = next(((boot, points) for boot, points in found if len(points) > 1), (None, None))
+        if boot:
+            yield growth, boot, points, what, access
 
 
 def panels(run):
-    """(function, arguments) of each panel: a row for each kind of paging, then growth."""
+    """(function, arguments) of each panel, row by row."""
     boots = [boot for boot in run["boots"] if boot["module"] == "on"]
-    for tdp in (True, False):
-        row = [(bars, boot) for boot in boots if boot["run"]["tdp"] == tdp and boot["cpus"] == 1
-               and any(name in boot["rows"] for name in BARS)]
-        if row:
-            yield row
-    row = []
-    for what in GROWTH:
-        boot = next((boot for boot in boots if has(boot, rf"_\d+_{what}$")), None)
-        if boot:
-            row.append((growth, boot, what))
-    if row:
-        yield row
+    rows = [row for row in machines(boots) if row]
+    yield from rows
+    left = list(curves(boots))
+    columns = max(map(len, rows), default=len(left))
+    while left:
+        yield left[:columns]
+        left = left[columns:]
 
 
 def draw(run):

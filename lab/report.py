@@ -37,17 +37,18 @@ def table(head, rows):
     return "\n".join([rule, lines[0], rule, *lines[1:], rule])
 
 
-def loaded(run, cpus=1):
-    return [boot for boot in run["boots"] if boot["module"] == "on" and boot["cpus"] == cpus]
+def loaded(run, kind=results.plain):
+    """The boots with the extension and one processor, of one kind of machine."""
+    return [boot for boot in run["boots"] if boot["module"] == "on" and boot["cpus"] == 1 and kind(boot)]
 
 
 def three(row):
     return " / ".join(number(median(row, state)) for state in results.STATES)
 
 
-def short(run, tdp):
+def short(run, tdp, kind=results.plain):
     """The main rows of all machines."""
-    boots = [boot for boot in loaded(run) if boot["run"]["tdp"] == tdp]
+    boots = [boot for boot in loaded(run, kind) if boot["run"]["tdp"] == tdp]
     rows = []
     for name in SHORT:
         found = [boot["rows"].get(name) for boot in boots]
@@ -107,7 +108,9 @@ def span(values):
 
 def summary(run):
     """What it comes to, in words."""
-    rows = [(boot, name, row) for boot in loaded(run) for name, row in boot["rows"].items()]
+    boots = [*loaded(run), *loaded(run, results.as_silicon)]
+    silicon = ", as the emulators have them and as silicon," if any(map(results.as_silicon, boots)) else ""
+    rows = [(boot, name, row) for boot in boots for name, row in boot["rows"].items()]
     taken = [ratio(median(row, "on"), median(row, "off")) for _, name, row in rows
              if row["counts"] and row["counts"]["fast"] and not name.endswith("_fds")]
     bells = [(boot, row) for boot, name, row in rows if name == "mmio_event_match4"]
@@ -118,9 +121,9 @@ def summary(run):
     to_port = {state: [ratio(median(row, state), median(results.port_of(boot, row), state)) for boot, row in bells]
                for state in ("off", "on")}
     return f"""\
-Over all machines and both kinds of paging, an MMIO access that the fast path takes costs
-{span(taken)} times what it costs in C. A doorbell with a datamatch costs {span(to_c)}
-times as much, which is {span(to_port["on"])} times a port write (in C {span(to_port["off"])}).
+Over all machines{silicon} and both kinds of paging, an MMIO access that the
+fast path takes costs {span(taken)} times what it costs in C. A doorbell with a datamatch
+costs {span(to_c)} times as much, which is {span(to_port["on"])} times a port write (in C {span(to_port["off"])}).
 A patched kernel without the module needs at most {max(unloaded):.4f} times the instructions
 of the unpatched kernel."""
 
@@ -132,6 +135,10 @@ PLACES = {
     "shadow": lambda run: short(run, False),
     "targets": lambda run: checks(check for check in results.all_checks(run) if not check.promised),
     "limits": limits,
+    "silicon-tdp": lambda run: short(run, True, results.as_silicon),
+    "silicon-shadow": lambda run: short(run, False, results.as_silicon),
+    "unmitigated-tdp": lambda run: short(run, True, results.mitigations_off),
+    "unmitigated-shadow": lambda run: short(run, False, results.mitigations_off),
     "matrix-tdp": lambda run: matrix(run, "svm", True),
     "matrix-shadow": lambda run: matrix(run, "svm", False),
     "processors": processors,

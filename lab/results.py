@@ -7,8 +7,10 @@ A run is one JSON document:
     boots: list of
         machine, paging ("npt=1"), kernel, cpus, emulator
         module:  on, unloaded, or heat (on, and counting by page)
+        silicon: whether the processor reports what silicon reports (lab/run --as-silicon)
+        mitigations: on as the kernel has them, or off
         run:     what mmio-bench says of the machine (unit, kernel, ...)
-        rows:    by name: description, port, off, seed, on, counts
+        rows:    by name: description, port, what kind of access, off, seed, on, counts
         skipped: list of name, description, reason
 
 off, seed and on are KVM's C code, the extension without its fast path, and with
@@ -21,6 +23,9 @@ STATES = ("off", "seed", "on")
 
 # At most so many times the other: what is promised. A run that misses one fails.
 LIMIT_SEED, LIMIT_REFUSED, LIMIT_PATCHED, LIMIT_REGRESSION = 1.02, 1.02, 1.005, 1.02
+# Extension on / off: of any access, of an ioeventfd of zero length, which C serves as soon as it
+# knows the address, and of one with a length, however many there are and whatever is written.
+LIMIT_ON, LIMIT_ZERO_LENGTH, LIMIT_DOORBELL = 1.02, 1.00, 0.40
 # The same, of the instructions that counting by page adds to an access.
 LIMIT_HEAT = 40
 
@@ -50,19 +55,34 @@ def kept(check):
     return check.value <= check.most
 
 
+def as_silicon(boot):
+    return boot.get("silicon", False)
+
+
+def mitigations_off(boot):
+    return boot.get("mitigations", "on") == "off"
+
+
+def plain(boot):
+    return not as_silicon(boot) and not mitigations_off(boot)
+
+
 def title(boot):
-    parts = [boot["machine"], boot["paging"]]
+    parts = [boot["machine"] + (" as silicon" if as_silicon(boot) else ""), boot["paging"]]
     if boot["module"] == "unloaded":
         parts.append("mainline kernel" if boot["kernel"] == "mainline" else "module unloaded")
     if boot["module"] == "heat":
         parts.append("heat=1")
     if boot["cpus"] > 1:
         parts.append(f"{boot['cpus']} processors")
+    if mitigations_off(boot):
+        parts.append("mitigations=off")
     return ", ".join(parts)
 
 
 def key(boot):
-    return tuple(boot[name] for name in ("machine", "paging", "kernel", "module", "cpus"))
+    names = ("machine", "paging", "kernel", "module", "cpus")
+    return (*(boot[name] for name in names), as_silicon(boot), mitigations_off(boot))
 
 
 def median(row, state):
@@ -99,6 +119,24 @@ def spread(sample):
     return middle[-1] / middle[0]
 
 
+def is_doorbell(row):
+    """Whether an ioeventfd with a length takes what a 64-bit guest writes: the fast path knows how."""
+    return row["space"] == "mmio" and row["receiver"] in ("datamatch", "length") and row["mode"] in ("long", "la57")
+
+
+def never_slower(row):
+    """What an access may cost: (what, extension on, off, at most). By the smallest values where the
+    limit leaves no room: whatever else a kernel does only adds to them."""
+    if not row["on"]:
+        return
+    yield "on / off", median(row, "on"), median(row, "off"), LIMIT_ON
+    if is_doorbell(row):
+        yield "on / off, doorbell", median(row, "on"), median(row, "off"), LIMIT_DOORBELL
+    if row["space"] == "mmio" and row["receiver"] == "zero_length":
+        # In whole instructions.
+        yield "on / off, zero length", round(least(row, "on")), round(least(row, "off")), LIMIT_ZERO_LENGTH
+
+
 def checks(boot):
     """What is promised and what is striven for, of the rows of one boot."""
     if boot["module"] == "heat":
@@ -113,6 +151,9 @@ def checks(boot):
 
     for name, row in rows.items():
         off, seed, on = (median(row, state) for state in STATES)
+        if "receiver" in row:  # Earlier runs do not tell.
+            for what, above, below, most in never_slower(row):
+                yield from check(name, what, above, below, most, True)
         if name == "mmio_user_write":
             yield from check(name, "seed / off", seed, off, LIMIT_SEED, True)
         if refused(row):
@@ -132,6 +173,7 @@ def checks(boot):
 
 def pairs(boots, kernel, module, other):
     """The rows of some boots, with the same of another boot: (boot, name, row, row there)."""
+    boots = [boot for boot in boots if plain(boot)]
     others = {(boot["machine"], boot["paging"]): boot for boot in boots
               if (boot["kernel"], boot["module"], boot["cpus"]) == (*other, 1)}
     for boot in boots:

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the machine under test is: parameters of the loaded modules.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, DirEntry};
 use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -95,6 +96,20 @@ pub enum Vendor {
     Amd,
 }
 
+/// What the kernel does about the processor's vulnerabilities, by their names.
+pub fn vulnerabilities() -> Result<BTreeMap<String, String>> {
+    const FOLDER: &str = "/sys/devices/system/cpu/vulnerabilities";
+    let read = |entry: io::Result<DirEntry>| -> io::Result<_> {
+        let entry = entry?;
+        let state = fs::read_to_string(entry.path())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Ok((name, state.trim().to_owned()))
+    };
+    fs::read_dir(FOLDER)
+        .and_then(|entries| entries.map(read).collect())
+        .context(FOLDER)
+}
+
 /// How KVM works on this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Modes {
@@ -130,10 +145,10 @@ impl Modes {
         self.mmio_caching && self.tdp && (self.vendor == Vendor::Intel || next_rip)
     }
 
-    /// Whether the extension does: on Intel its fast path comes first, as it knows what a
-    /// misconfiguration does not tell.
+    /// Whether the extension does, of plain stores by 64-bit code: its fast path comes first, as
+    /// it knows what else an instruction does.
     pub fn ext_skips_wildcards(&self) -> bool {
-        self.fast_wildcard() && !(self.vendor == Vendor::Intel && fast_path() == Some(true))
+        self.fast_wildcard() && fast_path() != Some(true)
     }
 }
 

@@ -10,16 +10,19 @@ use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 use serde::Serialize;
 
-use super::row::{Kind, Row};
+use super::row::{Fixture, Kind, Row, Space};
 use super::sample::Sample;
 use super::state::{Restore, State};
+use super::turn::Loop;
 use crate::guest::layout::port;
 use crate::guest::{Machine, Mode, Vcpu};
 use crate::host;
 use crate::stats::Mark;
 
-/// Accesses before each measurement: the first ones fill caches, KVM's and the processor's.
+/// Before each measurement at least so many accesses, and turns of the loop: the first ones fill
+/// caches, KVM's and the processor's.
 const WARM_UP: u64 = 64;
+const WARM_UP_TURNS: u64 = 2;
 
 /// Instructions of a turn of the loop without accesses.
 pub const EMPTY_TURN: f64 = 2.0;
@@ -33,6 +36,12 @@ pub struct Measured {
     pub port: Option<&'static str>,
     /// What one instruction does: reads and writes.
     pub accesses_each: u64,
+    pub space: Space,
+    /// What takes the accesses.
+    pub receiver: &'static str,
+    /// Of the processor, in the guest.
+    pub mode: String,
+    pub vcpus: u64,
     /// Extension off, or not loaded.
     pub off: Sample,
     /// Extension on without its fast path, and with it; absent when it is not loaded.
@@ -70,7 +79,8 @@ fn read_tsc(a: &mut CodeAssembler) -> Result<(), IcedError> {
 }
 
 /// A program of any width that does `turn` ECX times, and ends with the ticks that this took in
-/// EDX:EAX. `turn` finds `value` in EAX, the port in DX, and DI; it keeps them, SI and BP.
+/// EDX:EAX. `turn` finds `value` in EAX, the port in DX, and DI; it keeps them, unless it sets
+/// them itself each time, and SI and BP.
 fn timed_loop(
     value: u32,
     turn: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
@@ -92,13 +102,6 @@ fn timed_loop(
     }
 }
 
-/// One of the two loops.
-#[derive(Clone, Copy)]
-enum Loop {
-    Full,
-    Empty,
-}
-
 /// A vCPU with both loops.
 struct Guest {
     vcpu: Vcpu,
@@ -106,6 +109,8 @@ struct Guest {
     gva: u64,
     full: u64,
     empty: u64,
+    /// The last value of a row whose values change: none comes again in another run.
+    last_value: u64,
 }
 
 impl Guest {
@@ -113,15 +118,16 @@ impl Guest {
         mut vcpu: Vcpu,
         gva: u64,
         value: u32,
-        turn: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+        turn: impl Fn(&mut CodeAssembler, Loop) -> Result<(), IcedError>,
     ) -> Result<Self> {
-        let full = vcpu.load(timed_loop(value, turn))?;
-        let empty = vcpu.load(timed_loop(value, |_| Ok(())))?;
+        let full = vcpu.load(timed_loop(value, |a| turn(a, Loop::Full)))?;
+        let empty = vcpu.load(timed_loop(value, |a| turn(a, Loop::Empty)))?;
         Ok(Self {
             vcpu,
             gva,
             full,
             empty,
+            last_value: 0,
         })
     }
 
@@ -135,12 +141,14 @@ impl Guest {
             kvm_regs {
                 rcx: turns,
                 rdi: self.gva,
+                r10: self.last_value,
                 ..Default::default()
             },
             program,
         )?;
         self.vcpu.run_to_end()?;
         let regs = self.vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+        self.last_value = regs.r10;
         Ok(regs.rdx << 32 | regs.rax & u64::from(u32::MAX))
     }
 }
@@ -148,7 +156,8 @@ impl Guest {
 /// The guest of one row: all its vCPUs.
 struct Bench {
     guests: Vec<Guest>,
-    pages: u64,
+    places: u64,
+    fixture: Fixture,
 }
 
 impl Bench {
@@ -180,19 +189,29 @@ impl Bench {
     }
 
     fn turns(&self, accesses: u64) -> u64 {
-        accesses.div_ceil(self.pages)
+        accesses.div_ceil(self.places)
     }
 
     /// Accesses of so many turns.
     fn accesses(&self, turns: u64) -> u64 {
-        turns * self.pages * self.guests.len() as u64
+        turns * self.places * self.guests.len() as u64
     }
 
     /// Accesses that are not measured; returns how many.
     fn warm_up(&mut self) -> Result<u64> {
-        let turns = self.turns(WARM_UP);
+        let turns = self.turns(WARM_UP).max(WARM_UP_TURNS);
         self.ticks(Loop::Full, turns)?;
+        self.check_rings(turns)?;
         Ok(self.accesses(turns))
+    }
+
+    /// Fails unless all accesses of a row of ioeventfds have rung one.
+    fn check_rings(&self, turns: u64) -> Result<()> {
+        let accesses = self.accesses(turns);
+        if let Some(rings) = self.fixture.rings()? {
+            ensure!(rings == accesses, "{rings} rings of {accesses}");
+        }
+        Ok(())
     }
 
     /// Ticks per access, over about `iterations` accesses of each vCPU; and how many accesses that
@@ -201,6 +220,7 @@ impl Bench {
         let warm_up = self.warm_up()?;
         let turns = self.turns(iterations);
         let full = self.ticks(Loop::Full, turns)?;
+        self.check_rings(turns)?;
         let empty = self.ticks(Loop::Empty, turns)?;
         ensure!(full > empty, "{full} ticks with accesses, {empty} without");
         let accesses = self.accesses(turns);
@@ -213,7 +233,7 @@ impl Bench {
 pub fn ticks_per_empty_turn() -> Result<f64> {
     const TURNS: u64 = 10_000;
     let (_machine, vcpu) = Machine::with_vcpu(Mode::Long)?;
-    let mut guest = Guest::new(vcpu, 0, 0, |_| Ok(()))?;
+    let mut guest = Guest::new(vcpu, 0, 0, |_, _| Ok(()))?;
     let mut least = u64::MAX;
     for _ in 0..5 {
         // What surrounds the loop is in both, and an interrupt of the host in few.
@@ -228,20 +248,24 @@ pub fn ticks_per_empty_turn() -> Result<f64> {
 /// whatever drifts meets all.
 pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
     let mut machine = Machine::new(row.mode)?;
-    let _fixture = row.prepare(&machine)?;
+    let fixture = row.prepare(&machine)?;
     let mut guests = Vec::new();
     for _ in 0..row.vcpus {
         let mut vcpu = machine.add_vcpu()?;
         if row.kind == Kind::Coalesced {
             vcpu.map_coalesced_ring()?;
         }
-        guests.push(Guest::new(vcpu, machine.gva(0), row.value(), |a| {
-            row.accesses(a)
-        })?);
+        guests.push(Guest::new(
+            vcpu,
+            machine.gva(0),
+            row.rings(),
+            |a, which| row.turn(a, which),
+        )?);
     }
     let mut bench = Bench {
         guests,
-        pages: row.pages,
+        places: row.places.count,
+        fixture,
     };
 
     let _restore = Restore::later();
@@ -287,6 +311,10 @@ pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
         description: row.describe(),
         port: row.port,
         accesses_each: row.insn.accesses(),
+        space: row.space,
+        receiver: row.receiver(),
+        mode: row.mode.to_string(),
+        vcpus: row.vcpus,
         off: Sample::of(off),
         seed: sample(seed),
         on: sample(on),

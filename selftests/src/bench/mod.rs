@@ -8,3 +8,4 @@ pub mod row;
 pub mod rows;
 pub mod sample;
 pub mod state;
+pub mod turn;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The results, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -178,6 +179,7 @@ enum Line<'a> {
         mmio_caching: bool,
         nrips: bool,
         extension_loaded: bool,
+        vulnerabilities: BTreeMap<String, String>,
         unit: Unit,
         ticks_per_empty_turn: f64,
         iterations: u64,
@@ -213,6 +215,7 @@ pub fn print_json(setting: &Setting, rows: &[Measured], skipped: &[Skipped]) -> 
         mmio_caching: modes.mmio_caching,
         nrips: modes.nrips,
         extension_loaded: host::extension_enabled().is_some(),
+        vulnerabilities: host::vulnerabilities()?,
         unit: *unit,
         ticks_per_empty_turn: *ticks_per_empty_turn,
         iterations: effort.iterations,

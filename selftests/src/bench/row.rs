@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A kind of access that is measured, and the guest that it needs.
 
+use std::iter;
+
 use anyhow::{Context, Result};
-use iced_x86::IcedError;
-use iced_x86::code_asm::CodeAssembler;
+use serde::Serialize;
 
 use super::insn::Insn;
 use crate::guest::layout::port;
-use crate::guest::{Bus, Doorbell, Machine, Match, Mode, PAGE, Region, SlotKind, operand};
+use crate::guest::{Bus, Doorbell, Machine, Match, Mode, PAGE, Region, SlotKind};
 
 /// How the access leaves the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Space {
     /// Port I/O: needs no page tables and no emulator; the limit of what MMIO can reach.
     Pio,
@@ -39,6 +41,34 @@ pub enum Event {
     Any,
 }
 
+/// Which instructions make the accesses to several places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sites {
+    /// Each place has one of its own.
+    Each,
+    /// One for all, which goes round a table in the guest's memory. For 64-bit guests.
+    One,
+}
+
+/// Where the accesses of one turn of the loop go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    pub count: u64,
+    /// Bytes from one to the next.
+    pub stride: u64,
+    pub sites: Sites,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    Same,
+    /// The number of the place, as virtio's drivers write that of the queue.
+    Number,
+    /// A new value each time, as NVMe's drivers write the tail of a queue. For 64-bit guests.
+    Changes,
+}
+
 /// One line of the result.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -50,22 +80,38 @@ pub struct Row {
     pub kind: Kind,
     pub insn: Insn,
     pub mode: Mode,
-    /// Pages that are accessed in turn.
-    pub pages: u64,
+    /// What is accessed in turn.
+    pub places: Places,
+    pub value: Value,
     /// Memslots of the guest.
     pub slots: u32,
-    /// ioeventfds at the address, each with its datamatch; the guest rings the one that was
+    /// ioeventfds at each place, each with its datamatch; the guest rings the one that was
     /// registered last.
     pub doorbells: u32,
+    /// ioeventfds elsewhere on the MMIO bus.
+    pub others: u32,
     /// vCPUs that do this at the same time.
     pub vcpus: u64,
 }
 
 /// What a guest needs as long as it runs.
 pub struct Fixture {
-    _doorbells: Vec<Doorbell>,
+    /// Of the places; they share an eventfd.
+    doorbells: Vec<Doorbell>,
+    _others: Vec<Doorbell>,
     _memory: Region,
 }
+
+impl Fixture {
+    /// How often ioeventfds have taken an access since the last call; None if the row has none.
+    pub fn rings(&self) -> Result<Option<u64>> {
+        self.doorbells.first().map(Doorbell::rings).transpose()
+    }
+}
+
+/// Where other ioeventfds are: at lower addresses, so that a search from the start meets them.
+const OTHERS_GPA: u64 = 0xc000_0000;
+const OTHERS_STRIDE: u64 = 16;
 
 /// Where memslots go that are just there: above 4 GiB, so that they meet nothing else.
 const SLOTS_GPA: u64 = 1 << 32;
@@ -98,20 +144,31 @@ impl Row {
                 String::new()
             }
         };
+        let value = match self.value {
+            Value::Same => "",
+            Value::Number => ", each with its number",
+            Value::Changes => ", a new value each time",
+        };
         [
             format!("{space} {}, {kind}{mode}", self.insn),
-            many(self.pages, "pages in turn"),
+            many(self.places.count, self.places.describe()),
+            value.to_owned(),
             many(self.slots.into(), "memslots"),
             many(self.doorbells.into(), "ioeventfds"),
+            match self.others {
+                0 => String::new(),
+                1 => ", 1 other ioeventfd".to_owned(),
+                others => format!(", {others} other ioeventfds"),
+            },
             many(self.vcpus, "vCPUs"),
         ]
         .concat()
     }
 
-    fn bus(&self, machine: &Machine, page: u64) -> Bus {
+    fn bus(&self, machine: &Machine, place: u64) -> Bus {
         match self.space {
             Space::Pio => Bus::Pio(port::BENCH),
-            Space::Mmio => Bus::Mmio(machine.gpa(page)),
+            Space::Mmio => Bus::Mmio(machine.gpa(0) + self.places.offset(place)),
         }
     }
 
@@ -123,30 +180,55 @@ impl Row {
         }
     }
 
-    /// Registers what takes the accesses, and makes the memslots.
+    /// What takes the accesses, for programs that read JSON.
+    pub fn receiver(&self) -> &'static str {
+        match self.kind {
+            Kind::User => "userspace",
+            Kind::Event(Event::DataMatch) => "datamatch",
+            Kind::Event(Event::Length) => "length",
+            Kind::Event(Event::Any) => "zero_length",
+            Kind::Coalesced => "coalesced",
+        }
+    }
+
+    /// Registers what takes the accesses, makes the memslots, and writes what the guest reads.
     pub fn prepare(&self, machine: &Machine) -> Result<Fixture> {
         let memory = Region::new(PAGE).context("memory for the guest")?;
         for slot in 1..self.slots {
             let gpa = SLOTS_GPA + u64::from(slot) * 2 * PAGE;
             machine.set_slot(slot, gpa, &memory, SlotKind::Ram)?;
         }
-        let mut doorbells = Vec::new();
-        for page in 0..self.pages {
-            let bus = self.bus(machine, page);
-            match self.kind {
-                Kind::User => {}
-                Kind::Coalesced => machine.coalesce(bus, self.len())?,
-                Kind::Event(event) => {
-                    for value in 1..=self.doorbells {
-                        doorbells.push(machine.doorbell(bus, self.matches(event, value))?);
-                    }
-                }
-            }
+        machine.widen_window(self.places.offset(self.places.count).div_ceil(PAGE));
+        if self.places.sites == Sites::One {
+            self.places.write_table(machine, machine.gva(0));
         }
+        // On the bus in this order.
+        let others = machine.doorbells((0..u64::from(self.others)).map(|number| {
+            let bus = Bus::Mmio(OTHERS_GPA + number * OTHERS_STRIDE);
+            (bus, Match::Len(self.len()))
+        }))?;
         Ok(Fixture {
-            _doorbells: doorbells,
+            doorbells: self.receivers(machine)?,
+            _others: others,
             _memory: memory,
         })
+    }
+
+    fn receivers(&self, machine: &Machine) -> Result<Vec<Doorbell>> {
+        let places = (0..self.places.count).map(|place| self.bus(machine, place));
+        match self.kind {
+            Kind::User => Ok(Vec::new()),
+            Kind::Coalesced => {
+                for bus in places {
+                    machine.coalesce(bus, self.len())?;
+                }
+                Ok(Vec::new())
+            }
+            Kind::Event(event) => machine.doorbells(places.flat_map(|bus| {
+                let values = 1..=self.doorbells;
+                iter::repeat(bus).zip(values.map(move |value| self.matches(event, value)))
+            })),
+        }
     }
 
     fn matches(&self, event: Event, value: u32) -> Match {
@@ -161,23 +243,19 @@ impl Row {
         }
     }
 
-    /// The instructions of one turn of the loop: one access for each page. DI holds the first
-    /// page, DX the port, RAX the value.
-    pub fn accesses(&self, a: &mut CodeAssembler) -> Result<(), IcedError> {
-        for page in 0..self.pages {
-            match self.space {
-                Space::Pio => self.insn.emit_port(a)?,
-                Space::Mmio => {
-                    let at = operand(self.mode, (page * PAGE) as i32);
-                    self.insn.emit_mmio(a, at, self.value())?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The value that RAX holds in the loop.
-    pub fn value(&self) -> u32 {
+    /// The value that RAX holds in the loop, unless it is to hold others: the last datamatch.
+    pub fn rings(&self) -> u32 {
         self.doorbells
+    }
+}
+
+impl Places {
+    fn describe(&self) -> &'static str {
+        match (self.stride, self.sites) {
+            (PAGE, Sites::Each) => "pages in turn",
+            (PAGE, Sites::One) => "pages in turn by one instruction",
+            (_, Sites::Each) => "instructions in turn",
+            (_, Sites::One) => "registers in turn",
+        }
     }
 }

@@ -2,8 +2,8 @@
 //! All rows.
 
 use super::insn::Insn;
-use super::row::{Event, Kind, Row, Space};
-use crate::guest::Mode;
+use super::row::{Event, Kind, Places, Row, Sites, Space, Value};
+use crate::guest::{Mode, PAGE};
 
 const MATCH: Kind = Kind::Event(Event::DataMatch);
 const LENGTH: Kind = Kind::Event(Event::Length);
@@ -11,6 +11,26 @@ const ANY: Kind = Kind::Event(Event::Any);
 
 const STORE: Insn = Insn::Store(4);
 const LOAD: Insn = Insn::Load(4);
+
+/// So many bytes are between registers of devices, and doorbells of virtio-pci.
+const REGISTER: u64 = 4;
+/// And between the doorbells of NVMe's queues, which come in pairs.
+const TAIL: u64 = 8;
+
+const fn each(count: u64, stride: u64) -> Places {
+    Places {
+        count,
+        stride,
+        sites: Sites::Each,
+    }
+}
+
+const fn one(count: u64, stride: u64) -> Places {
+    Places {
+        sites: Sites::One,
+        ..each(count, stride)
+    }
+}
 
 const fn pio(name: &'static str, kind: Kind, insn: Insn) -> Row {
     Row {
@@ -20,9 +40,11 @@ const fn pio(name: &'static str, kind: Kind, insn: Insn) -> Row {
         kind,
         insn,
         mode: Mode::Long,
-        pages: 1,
+        places: each(1, PAGE),
+        value: Value::Same,
         slots: 1,
         doorbells: 1,
+        others: 0,
         vcpus: 1,
     }
 }
@@ -64,8 +86,54 @@ const fn in_mode(mode: Mode, row: Row) -> Row {
     Row { mode, ..row }
 }
 
-const fn pages(pages: u64, row: Row) -> Row {
-    Row { pages, ..row }
+const fn at(places: Places, row: Row) -> Row {
+    Row { places, ..row }
+}
+
+/// An instruction for each page.
+const fn pages(count: u64, row: Row) -> Row {
+    at(each(count, PAGE), row)
+}
+
+/// One instruction for all registers.
+const fn registers(count: u64, row: Row) -> Row {
+    at(one(count, REGISTER), row)
+}
+
+/// An instruction for each register.
+const fn sites(count: u64, row: Row) -> Row {
+    at(each(count, REGISTER), row)
+}
+
+/// virtio-pci's doorbells: the driver writes the number of the queue, in 2 bytes, and KVM is told
+/// of the length or of none.
+const fn queues(name: &'static str, count: u64, stride: u64, event: Event) -> Row {
+    let port = match event {
+        Event::Any => "pio_event_len0",
+        _ => "pio_event_len4",
+    };
+    Row {
+        places: one(count, stride),
+        value: Value::Number,
+        ..mmio(name, port, Kind::Event(event), Insn::Store(2))
+    }
+}
+
+/// NVMe's doorbells: the driver writes how far it has got.
+const fn tails(name: &'static str, count: u64) -> Row {
+    changing(at(
+        one(count, TAIL),
+        mmio(name, "pio_event_len4", LENGTH, STORE),
+    ))
+}
+
+const fn changing(row: Row) -> Row {
+    let value = Value::Changes;
+    Row { value, ..row }
+}
+
+const fn others(others: u32, row: Row) -> Row {
+    Row { others, ..row }
 }
 
 const fn slots(slots: u32, row: Row) -> Row {
@@ -137,6 +205,55 @@ pub const ROWS: &[Row] = &[
     doorbells(64, doorbell("mmio_event_match4_64_fds")),
     doorbells(256, doorbell("mmio_event_match4_256_fds")),
 
+    queues("mmio_queues_2", 2, REGISTER, Event::Length),
+    queues("mmio_queues_8", 8, REGISTER, Event::Length),
+    queues("mmio_queues_64", 64, REGISTER, Event::Length),
+    queues("mmio_queues_256", 256, REGISTER, Event::Length),
+    queues("mmio_queues_900", 900, REGISTER, Event::Length),
+    others(900, queues("mmio_queues_8_900_others", 8, REGISTER, Event::Length)),
+    queues("mmio_queues_8_pages", 8, PAGE, Event::Length),
+    queues("mmio_queues_256_pages", 256, PAGE, Event::Length),
+    queues("mmio_queues_len0_2", 2, REGISTER, Event::Any),
+    queues("mmio_queues_len0_64", 64, REGISTER, Event::Any),
+    queues("mmio_queues_len0_900", 900, REGISTER, Event::Any),
+    queues("mmio_queues_len0_8_pages", 8, PAGE, Event::Any),
+    others(900, queues("mmio_queues_len0_8_900_others", 8, REGISTER, Event::Any)),
+
+    tails("mmio_tails_1", 1),
+    tails("mmio_tails_8", 8),
+    tails("mmio_tails_64", 64),
+    tails("mmio_tails_256", 256),
+    tails("mmio_tails_900", 900),
+    others(64, tails("mmio_tails_1_64_others", 1)),
+    others(900, tails("mmio_tails_1_900_others", 1)),
+    others(900, tails("mmio_tails_64_900_others", 64)),
+    changing(mmio("mmio_event_len0_changes", "pio_event_len0", ANY, STORE)),
+    others(900, mmio("mmio_event_len0_900_others", "pio_event_len0", ANY, STORE)),
+
+    registers(900, doorbell("mmio_event_match4_900_bells")),
+    others(1, doorbell("mmio_event_match4_1_others")),
+    others(8, doorbell("mmio_event_match4_8_others")),
+    others(64, doorbell("mmio_event_match4_64_others")),
+    others(900, doorbell("mmio_event_match4_900_others")),
+
+    registers(32, user_write("mmio_user_write_32_regs")),
+    registers(64, user_write("mmio_user_write_64_regs")),
+    others(320, registers(64, user_write("mmio_user_write_64_regs_320_others"))),
+    others(900, registers(256, user_write("mmio_user_write_256_regs_900_others"))),
+    registers(256, user_read("mmio_user_read_256_regs")),
+
+    sites(32, user_write("mmio_user_write_32_sites")),
+    sites(48, user_write("mmio_user_write_48_sites")),
+    sites(512, user_write("mmio_user_write_512_sites")),
+    sites(512, user_read("mmio_user_read_512_sites")),
+    sites(512, doorbell("mmio_event_match4_512_sites")),
+    changing(sites(512, mmio("mmio_event_len4_512_sites", "pio_event_len4", LENGTH, STORE))),
+    pages(64, user_write("mmio_user_write_64_pages")),
+    pages(256, user_write("mmio_user_write_256_pages")),
+    pages(256, user_read("mmio_user_read_256_pages")),
+    pages(256, doorbell("mmio_event_match4_256_pages")),
+    changing(pages(64, mmio("mmio_event_len4_64_pages", "pio_event_len4", LENGTH, STORE))),
+
     vcpus(2, "pio_user_write_2_vcpus", pio("pio_user_write_2_vcpus", Kind::User, STORE)),
     vcpus(4, "pio_user_write_4_vcpus", pio("pio_user_write_4_vcpus", Kind::User, STORE)),
     vcpus(2, "pio_event_match4_2_vcpus", pio("pio_event_match4_2_vcpus", MATCH, STORE)),
@@ -177,7 +294,7 @@ pub fn choose(parts: &[String]) -> Result<Vec<&'static Row>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ROWS, Space, choose};
+    use super::{Kind, ROWS, Sites, Space, Value, choose};
 
     fn names(parts: &[&str]) -> Vec<&'static str> {
         let parts: Vec<_> = parts.iter().map(|part| part.to_string()).collect();
@@ -194,6 +311,27 @@ mod tests {
             assert_eq!(port.space, Space::Pio, "{}", row.name);
             assert_eq!(port.kind, row.kind, "{}", row.name);
             assert_eq!(port.vcpus, row.vcpus, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn what_needs_a_64_bit_guest_has_one() {
+        for row in ROWS {
+            let needs = row.places.sites == Sites::One || row.value == Value::Changes;
+            assert!(!needs || row.mode.is_long(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn the_bus_has_room() {
+        // NR_IOBUS_DEVS of Linux.
+        const MOST: u64 = 1000;
+        for row in ROWS {
+            let devices = match row.kind {
+                Kind::User => 0,
+                _ => row.places.count * u64::from(row.doorbells),
+            };
+            assert!(devices + u64::from(row.others) <= MOST, "{}", row.name);
         }
     }
 

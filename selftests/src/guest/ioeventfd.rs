@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kvm_bindings::{
@@ -34,15 +35,25 @@ pub enum Match {
     Any,
 }
 
+/// An eventfd for [`Doorbell::sharing`].
+pub fn new_event() -> Result<Arc<EventFd>> {
+    EventFd::new(EFD_NONBLOCK).map(Arc::new).context("eventfd")
+}
+
 /// An ioeventfd; stays registered as long as its VM lives, unless it is removed.
 pub struct Doorbell {
-    event: EventFd,
+    event: Arc<EventFd>,
     request: kvm_ioeventfd,
 }
 
 impl Doorbell {
     pub fn new(vm: &VmFd, bus: Bus, kind: Match) -> Result<Self> {
-        let event = EventFd::new(EFD_NONBLOCK).context("eventfd")?;
+        Self::sharing(&new_event()?, vm, bus, kind)
+    }
+
+    /// One that rings an eventfd that others may ring as well: a process has fewer file
+    /// descriptors than a VM can have ioeventfds.
+    pub fn sharing(event: &Arc<EventFd>, vm: &VmFd, bus: Bus, kind: Match) -> Result<Self> {
         let mut request = kvm_ioeventfd {
             fd: event.as_raw_fd(),
             ..Default::default()
@@ -63,7 +74,10 @@ impl Doorbell {
             Match::Len(len) => request.len = len,
             Match::Any => {}
         }
-        let bell = Self { event, request };
+        let bell = Self {
+            event: event.clone(),
+            request,
+        };
         bell.ask(vm)
             .with_context(|| format!("KVM_IOEVENTFD {bus:?} {kind:?}"))?;
         Ok(bell)
@@ -83,7 +97,7 @@ impl Doorbell {
         }
     }
 
-    /// How often it rang since the last call.
+    /// How often it, or one that it shares its eventfd with, rang since the last call.
     pub fn rings(&self) -> Result<u64> {
         match self.event.read() {
             Ok(count) => Ok(count),

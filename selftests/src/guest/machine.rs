@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A virtual machine and its memslots.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -12,7 +13,7 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 
 use super::layout::{MAX_VCPUS, MMIO_GPA, MMIO_GVA, MMIO_GVA_LA57, MMIO_PAGES, RAM_SIZE};
 use super::paging::{SUPERVISOR, TablePool};
-use super::{Bus, Doorbell, Match, Mode, PAGE, PageTables, Region, Vcpu, cpu};
+use super::{Bus, Doorbell, Match, Mode, PAGE, PageTables, Region, Vcpu, cpu, new_event};
 
 /// What a memslot allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,11 +136,20 @@ impl Machine {
     }
 
     fn map_window(&self, tables: &PageTables) {
+        self.map_pages(tables, 0..MMIO_PAGES);
+    }
+
+    fn map_pages(&self, tables: &PageTables, pages: Range<u64>) {
         if self.mode.is_paged() {
-            for page in 0..MMIO_PAGES {
+            for page in pages {
                 tables.map(self.gva(page), self.gpa(page), SUPERVISOR);
             }
         }
+    }
+
+    /// Maps more pages of the MMIO window, for a guest that has not run yet.
+    pub fn widen_window(&self, pages: u64) {
+        self.map_pages(&self.tables, MMIO_PAGES..pages);
     }
 
     /// GPA of page `page` of the MMIO window.
@@ -231,6 +241,14 @@ impl Machine {
 
     pub fn doorbell(&self, bus: Bus, kind: Match) -> Result<Doorbell> {
         Doorbell::new(&self.vm, bus, kind)
+    }
+
+    /// Many, all with the same eventfd.
+    pub fn doorbells(&self, places: impl Iterator<Item = (Bus, Match)>) -> Result<Vec<Doorbell>> {
+        let event = new_event()?;
+        places
+            .map(|(bus, kind)| Doorbell::sharing(&event, &self.vm, bus, kind))
+            .collect()
     }
 
     /// Writes to the `len` bytes at an address go to a ring that userspace reads when it likes to;

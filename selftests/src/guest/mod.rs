@@ -16,7 +16,7 @@ pub mod paging;
 pub mod vcpu;
 
 pub use event::{Event, Fault, PAGE_FAULT, pattern, pattern_value};
-pub use ioeventfd::{Bus, Doorbell, Match};
+pub use ioeventfd::{Bus, Doorbell, Match, new_event};
 pub use machine::{Machine, SMM_SPACE, SlotKind, Svm, Zap};
 pub use memory::Region;
 pub use mode::Mode;

@@ -1,25 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 //! ioeventfds on the MMIO bus: exactly the writes that match signal, all others exit.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use iced_x86::code_asm as asm;
+use kvm_bindings::kvm_regs;
 
 use super::with_sptes;
-use crate::expect_eq;
 use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Vcpu};
 use crate::host::{Modes, Vendor, extension_enabled, fast_path};
 use crate::stats::Mark;
 use crate::tap::{Test, note};
+use crate::{expect_eq, skip};
 
 const MATCH: &str = "handle_mmio_page_fault_common: \
     a doorbell signals once for each write that matches";
 const WILDCARD: &str = "handle_ept_misconfig and its SVM counterpart: \
     a zero-length doorbell signals once for each write, and RIP moves by one instruction";
 
-const REWIRED: &str = "rust/kvm/doorbell.rs: \
-    which doorbell a write signals is remembered only as long as it is true";
+const WHOLE: &str = "src/exit.rs: \
+    an instruction that signals a zero-length doorbell does everything else, too";
 
-const VACANT: &str = "rust/kvm/vacancy.rs: \
-    that no device is at an address is remembered only as long as it is true";
+const REWIRED: &str = "src/doorbell.rs: \
+    a write signals the doorbell that KVM's own search finds, whatever was there before";
+
+const VACANT: &str = "src/doorbell.rs: \
+    an address without a device is found to have one as soon as it has";
 
 pub const TESTS: &[Test] = &[
     Test {
@@ -71,6 +76,16 @@ pub const TESTS: &[Test] = &[
         name: "doorbell_wildcard_read",
         proves: WILDCARD,
         run: wildcard_read,
+    },
+    Test {
+        name: "doorbell_wildcard_more_than_a_store",
+        proves: WHOLE,
+        run: wildcard_more_than_a_store,
+    },
+    Test {
+        name: "doorbell_wildcard_unknown_insn",
+        proves: WHOLE,
+        run: wildcard_unknown_insn,
     },
 ];
 
@@ -368,6 +383,89 @@ fn wildcard_read() -> Result<()> {
                 "{access} read, not looked at: value {value:#x}, events {events:?}, rings {rings}"
             ));
         }
+    }
+    Ok(())
+}
+
+/// Instructions that write to a zero-length doorbell and do more: KVM's shortcut would skip the
+/// rest of them.
+fn wildcard_more_than_a_store() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
+    if Modes::detect()?.fast_wildcard()
+        && (extension_enabled(), fast_path()) != (Some(true), Some(true))
+    {
+        skip!("KVM skips the rest of the instruction");
+    }
+    // The page is known as MMIO from now on.
+    expect_eq!(vcpu.write(gva, 4, VALUE)?, []);
+    expect_eq!(bell.rings()?, 1);
+
+    let start = kvm_regs {
+        rax: 0x1111,
+        rcx: 3,
+        rdi: gva,
+        rsp: gva + 8,
+        ..Default::default()
+    };
+    let stack = kvm_regs { rsp: 0, ..start };
+    // Each twice: once it is looked at, then it is known to be refused.
+    for round in 0..2 {
+        let run = vcpu.exec(stack, |a| a.stosd())?;
+        expect_eq!(
+            (bell.rings()?, run.regs.rdi),
+            (1, gva + 4),
+            "stosd, {round}"
+        );
+        expect_eq!(run.done()?, [], "stosd, {round}");
+
+        let run = vcpu.exec(start, |a| a.push(asm::rax))?;
+        expect_eq!((bell.rings()?, run.regs.rsp), (1, gva), "push, {round}");
+        expect_eq!(run.done()?, [], "push, {round}");
+
+        let run = vcpu.exec(stack, |a| a.xchg(asm::dword_ptr(asm::rdi), asm::ecx))?;
+        ensure!(
+            run.regs.rcx != stack.rcx,
+            "xchg has loaded nothing, {round}"
+        );
+        expect_eq!(bell.rings()?, 1, "xchg, {round}");
+        expect_eq!(run.done()?, [Event::read(gpa, 4)], "xchg, {round}");
+
+        let run = vcpu.exec(stack, |a| a.rep().stosd())?;
+        expect_eq!(
+            (bell.rings()?, run.regs.rdi),
+            (1, gva + 12),
+            "rep stosd, {round}"
+        );
+        expect_eq!(run.regs.rcx, 0, "rep stosd, {round}");
+        let others = [4, 8].map(|offset| Event::write(gpa + offset, 4, stack.rax));
+        expect_eq!(run.done()?, others, "rep stosd, {round}");
+    }
+    Ok(())
+}
+
+/// What KVM's emulator does not know: where KVM signals a zero-length doorbell and skips the
+/// instruction, so does the extension, as the guest would otherwise be at its end.
+fn wildcard_unknown_insn() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let gva = machine.gva(1);
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Any)?;
+    if !Modes::detect()?.fast_wildcard() {
+        skip!("KVM has no shortcut here");
+    }
+    expect_eq!(vcpu.write(gva, 4, VALUE)?, []);
+    expect_eq!(bell.rings()?, 1);
+
+    let start = kvm_regs {
+        rdi: gva,
+        ..Default::default()
+    };
+    for round in 0..3 {
+        // fstps (%rdi)
+        let run = vcpu.exec(start, |a| a.db(&[0xd9, 0x1f]))?;
+        expect_eq!(run.done()?, [], "{round}");
+        expect_eq!(bell.rings()?, 1, "{round}");
     }
     Ok(())
 }

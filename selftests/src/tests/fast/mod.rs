@@ -7,6 +7,7 @@ mod context;
 mod debug;
 mod dispatch;
 mod event;
+mod flush;
 mod hole;
 mod pending;
 mod silicon;
@@ -38,6 +39,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         split::TESTS,
         hole::TESTS,
         silicon::TESTS,
+        flush::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -139,6 +139,8 @@ fn changed(change: fn(&mut kvm_regs)) -> Result<()> {
             regs.rip = code_page(0) + load.len() as u64;
             if fast {
                 regs.rax = loaded(&machine, n, regs.rax);
+                // That of the fault, if the processor saves it; completing an instruction clears it.
+                regs.rflags &= !(1 << 16);
             } else {
                 regs.rax = got.rax;
                 regs.rflags = got.rflags;
