@@ -4,6 +4,7 @@
 mod access;
 mod allocation;
 mod coalesced;
+mod crossing;
 mod doorbell;
 mod fast;
 mod first_access;
@@ -31,6 +32,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         string::TESTS,
         slots::TESTS,
         doorbell::TESTS,
+        crossing::TESTS,
         coalesced::TESTS,
         page_tables::TESTS,
         permission::TESTS,

@@ -12,7 +12,6 @@ use super::context::{LOAD, STORE, events_of, prepared, start_with};
 use super::{code_page, each_way, each_way_undisturbed, finish, regs_for};
 use crate::expect_eq;
 use crate::guest::{Event, Fault, Vcpu};
-use crate::host::{Modes, Vendor};
 use crate::kick::Kick;
 use crate::tap::{Test, note};
 
@@ -219,10 +218,8 @@ fn delivery(kind: Kind, table: Table) -> Result<()> {
         kind.inject(&vcpu)?;
         exit(&mut vcpu)
     })?;
-    // On AMD, KVM does not see that an interrupt is being delivered, as the type of interrupts is 0
-    // (SVM_EXITINTINFO_TYPE_MASK), and emulates the store. See hazards.rst.
-    let is_seen = Modes::detect()?.vendor == Vendor::Intel || kind == Kind::Exception;
     note(&seen);
-    expect_eq!(is_seen && seen.starts_with("MmioWrite"), false, "{seen}");
+    // KVM_INTERNAL_ERROR_DELIVERY_EV
+    expect_eq!(seen.starts_with("internal error 3 "), true, "{seen}");
     Ok(())
 }
