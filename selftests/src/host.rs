@@ -64,6 +64,31 @@ pub fn is_qemu() -> bool {
     fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| info.contains("QEMU TCG CPU"))
 }
 
+/// What the lab's kernels can have the processor report as silicon does, a bit for each:
+/// lab/config/silicon.patch.
+pub mod silicon {
+    /// RFLAGS.RF is 1 after a fault.
+    pub const RF: u32 = 1 << 0;
+    /// SVM: there is no next RIP after one.
+    pub const NO_NRIP: u32 = 1 << 1;
+    /// SVM: there are the bytes of the instruction after one.
+    pub const BYTES: u32 = 1 << 2;
+    /// SVM: but seldom all of them.
+    pub const CUT: u32 = 1 << 3;
+    /// VMX: the length of the instruction that an EPT misconfiguration tells is wrong.
+    pub const NO_LENGTH: u32 = 1 << 4;
+}
+
+/// What it reports now; None where the kernel cannot have it do so.
+pub fn silicon() -> Option<u32> {
+    parameter("kvm", "silicon")?.parse().ok()
+}
+
+/// Has the processor report this from now on.
+pub fn set_silicon(mask: u32) -> io::Result<()> {
+    set_parameter("kvm", "silicon", &mask.to_string())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
     Intel,
@@ -78,7 +103,7 @@ pub struct Modes {
     pub tdp: bool,
     pub tdp_mmu: bool,
     pub mmio_caching: bool,
-    /// SVM: the processor tells the address of the next instruction.
+    /// SVM: the processor tells the address of the next instruction, if it is not made not to.
     pub nrips: bool,
 }
 
@@ -101,7 +126,8 @@ impl Modes {
     /// Whether KVM can signal a zero-length ioeventfd at the exit, without the emulator: it needs
     /// an MMIO fault that names the GPA, and on SVM the address of the next instruction.
     pub fn fast_wildcard(&self) -> bool {
-        self.mmio_caching && self.tdp && (self.vendor == Vendor::Intel || self.nrips)
+        let next_rip = self.nrips && silicon().unwrap_or(0) & silicon::NO_NRIP == 0;
+        self.mmio_caching && self.tdp && (self.vendor == Vendor::Intel || next_rip)
     }
 
     /// Whether the extension does: on Intel its fast path comes first, as it knows what a

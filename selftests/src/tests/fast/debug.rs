@@ -30,8 +30,8 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// What the breakpoint is at.
-#[derive(Clone, Copy, PartialEq)]
-enum Watch {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Watch {
     Access,
     Next,
     Operand,
@@ -39,7 +39,7 @@ enum Watch {
 
 impl Watch {
     /// DR0 and DR7 for a program at `at` that accesses page 1.
-    fn registers(self, machine: &Machine, at: u64) -> (u64, u64) {
+    pub(super) fn registers(self, machine: &Machine, at: u64) -> (u64, u64) {
         const ALWAYS_ONE: u64 = 1 << 10;
         const ENABLE_0: u64 = 1 << 0;
         const READ_OR_WRITE_4: u64 = 0xf << 16;
@@ -98,7 +98,7 @@ fn breakpoint(watch: Watch) -> Result<()> {
     Ok(())
 }
 
-fn set_breakpoint(vcpu: &Vcpu, dr0: u64, dr7: u64) -> Result<()> {
+pub(super) fn set_breakpoint(vcpu: &Vcpu, dr0: u64, dr7: u64) -> Result<()> {
     let mut registers = vcpu.fd().get_debug_regs().context("KVM_GET_DEBUGREGS")?;
     registers.db[0] = dr0;
     registers.dr7 = dr7;
@@ -107,13 +107,13 @@ fn set_breakpoint(vcpu: &Vcpu, dr0: u64, dr7: u64) -> Result<()> {
         .context("KVM_SET_DEBUGREGS")
 }
 
-fn is_debugged(events: &[Event]) -> bool {
+pub(super) fn is_debugged(events: &[Event]) -> bool {
     const DB: u8 = 1;
     matches!(events.last(), Some(Event::Fault(fault)) if fault.vector == DB)
 }
 
 /// Whether a guest is stopped by a breakpoint at a NOP.
-fn stops_at_breakpoints() -> Result<bool> {
+pub(super) fn stops_at_breakpoints() -> Result<bool> {
     let (machine, mut vcpu, at) = prepared(&[])?;
     let (dr0, dr7) = Watch::Access.registers(&machine, at);
     set_breakpoint(&vcpu, dr0, dr7)?;

@@ -9,6 +9,7 @@ mod dispatch;
 mod event;
 mod hole;
 mod pending;
+mod silicon;
 mod smm;
 mod split;
 
@@ -36,6 +37,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         pending::TESTS,
         split::TESTS,
         hole::TESTS,
+        silicon::TESTS,
     ]
     .into_iter()
     .flatten()
