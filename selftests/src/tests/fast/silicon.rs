@@ -186,23 +186,24 @@ fn breakpoint(watch: Watch) -> Result<()> {
     Ok(())
 }
 
-/// The same behind a doorbell of zero length. Without the extension KVM skips the store and leaves
-/// RF set there, see Documentation/silicon.rst; so this is asked of the extension only.
+/// The same behind a doorbell of zero length, where KVM skips the store that has faulted
+/// (patches/7.3/fixes/0010).
 fn breakpoint_doorbell() -> Result<()> {
     let _silicon = Silicon::only(silicon::RF)?;
-    let _switch = Switch::on()?;
     if !stops_at_breakpoints()? {
         skip!("the processor does not stop at a guest's breakpoints");
     }
-    let (machine, mut vcpu, at) = prepared(&STORE)?;
-    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Any)?;
-    expect_eq!(run_at(&mut vcpu, regs_for(&machine), at)?, []);
-    let (dr0, dr7) = Watch::Next.registers(&machine, at);
-    set_breakpoint(&vcpu, dr0, dr7)?;
-    let events = run_at(&mut vcpu, regs_for(&machine), at)?;
-    ensure!(is_debugged(&events), "no breakpoint: {events:?}");
-    expect_eq!(bell.rings()?, 2);
-    Ok(())
+    each_way(|_| {
+        let (machine, mut vcpu, at) = prepared(&STORE)?;
+        let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Any)?;
+        expect_eq!(run_at(&mut vcpu, regs_for(&machine), at)?, []);
+        let (dr0, dr7) = Watch::Next.registers(&machine, at);
+        set_breakpoint(&vcpu, dr0, dr7)?;
+        let events = run_at(&mut vcpu, regs_for(&machine), at)?;
+        ensure!(is_debugged(&events), "no breakpoint: {events:?}");
+        expect_eq!(bell.rings()?, 2);
+        Ok(())
+    })
 }
 
 /// A breakpoint of userspace's; `late`, it is set when userspace has the access to carry out.
