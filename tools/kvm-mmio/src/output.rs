@@ -51,6 +51,9 @@ pub struct PageLine<'a> {
     gpa: String,
     name: &'a str,
     device: &'a str,
+    /// Devices that share the page, and its counts.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    shared: &'a [String],
     #[serde(flatten)]
     counts: &'a Counts,
     seconds: f64,
@@ -132,6 +135,7 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
                 gpa: format!("{:#x}", row.key.gpa),
                 name: &row.name,
                 device: &row.device,
+                shared: &row.shared,
                 counts: &row.counts,
                 seconds: clock.seconds(row.counts.cycles),
                 last: LastLine {
@@ -305,9 +309,9 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "\
-VM   PID        page  name                  accesses     %  reads  writes  kernel  userspace   fast  ns each  last
- 1  4711  0xfe003000  PCI hole +0x7e003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
- 1  4711  0xfee00000  local APIC                 600   5.6    100     500     600          0    600      750  write 4 (1 bit)
+VM   PID        page  name        accesses     %  reads  writes  kernel  userspace   fast  ns each  last
+ 1  4711  0xfe003000  0xfe003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
+ 1  4711  0xfee00000  local APIC       600   5.6    100     500     600          0    600      750  write 4 (1 bit)
 10662 accesses in 1.000 s
 2 more pages with 62 accesses not shown (--top)
 3 accesses of no page: the kernel counts 256 pages for each vCPU
