@@ -8,10 +8,60 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::reading::{Counts, HEAT, Last};
-use crate::summary::{Summary, VmSummary};
+use crate::summary::{Row, Summary, VmSummary};
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 2;
+
+/// What the columns of tables mean, for the man page.
+pub const COLUMNS: &[(&str, &str)] = &[
+    (
+        "VM",
+        "number of the VM, as the module gives it; not used again",
+    ),
+    ("PID", "its process, in the initial namespace"),
+    (
+        "process",
+        "what that is called: QEMU's -name, Firecracker's --id, else the program; - if nobody \
+         knows; (ended) if the VM has",
+    ),
+    ("vCPU", "with --per-vcpu: number of the vCPU"),
+    ("page", "guest physical address"),
+    (
+        "name",
+        "the narrowest range known, and where in it; all devices that share the page, as their \
+         accesses are counted together; the address if nobody knows what is there",
+    ),
+    ("accesses, total", "all of them: kernel + userspace"),
+    ("acc/s", "in top: accesses in the last interval, per second"),
+    ("%", "share of the accesses to all pages that were selected"),
+    (
+        "reads, writes",
+        "of these; what signals a zero-length ioeventfd is neither, as it is skipped unseen",
+    ),
+    (
+        "kernel",
+        "completed by a device in the kernel, such as a doorbell",
+    ),
+    ("userspace, user/s", "left to the VMM, by an exit"),
+    ("fast", "done without KVM's instruction emulator"),
+    (
+        "ns each",
+        "time of one access in the host kernel, on average; without the VM entry and what \
+         userspace does",
+    ),
+    (
+        "last",
+        "direction, bytes and highest bit of the value of the last one",
+    ),
+];
+
+/// Characters that the name of a process has room for.
+const PROCESS: usize = 24;
+
+/// A file of names that may be of either of two VMs names none.
+pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several processes: say whose \
+     they are, --mtree PID=FILE, or all=FILE";
 
 /// Marks of a page's last access that the kernel does not know.
 const UNKNOWN_WIDTH: u8 = 255;
@@ -46,6 +96,7 @@ pub enum Line<'a> {
 pub struct PageLine<'a> {
     vm: u64,
     tgid: u32,
+    process: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     vcpu: Option<u32>,
     gpa: String,
@@ -131,6 +182,7 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
             &Line::Page(PageLine {
                 vm: row.key.vm,
                 tgid: row.tgid,
+                process: &row.process,
                 vcpu: row.key.vcpu,
                 gpa: format!("{:#x}", row.key.gpa),
                 name: &row.name,
@@ -185,11 +237,11 @@ pub fn last(last: &Last) -> String {
 /// A summary as a table.
 pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
     if summary.rows.is_empty() {
-        writeln!(
-            out,
-            "no accesses to pages without memory in {}",
-            seconds(summary)
-        )?;
+        let what = match &summary.unmatched {
+            Some(name) => format!("no page or device is called {name:?}"),
+            None => "no accesses to pages without memory".to_owned(),
+        };
+        writeln!(out, "{what} in {}", seconds(summary))?;
     } else {
         writeln!(out, "{}", page_table(summary).trim_fmt())?;
         let total = summary.accesses();
@@ -213,13 +265,13 @@ fn seconds(summary: &Summary) -> String {
 fn page_table(summary: &Summary) -> Table {
     let per_vcpu = summary.rows.iter().any(|row| row.key.vcpu.is_some());
     let mut titles = vec![
-        "VM", "PID", "page", "name", "accesses", "%", "reads", "writes", "kernel",
+        "VM", "PID", "process", "page", "name", "accesses", "%", "reads", "writes", "kernel",
     ];
     titles.extend(["userspace", "fast", "ns each", "last"]);
-    let mut left = vec![3, 12];
+    let mut left = vec![2, 4, 13];
     if per_vcpu {
-        titles.insert(2, "vCPU");
-        left = vec![4, 13];
+        titles.insert(3, "vCPU");
+        left = vec![2, 5, 14];
     }
     let mut table = table(&titles, &left);
     let total = summary.accesses().max(1);
@@ -228,6 +280,7 @@ fn page_table(summary: &Summary) -> Table {
         let mut cells = vec![
             row.key.vm.to_string(),
             row.tgid.to_string(),
+            process(row),
             format!("{:#x}", row.key.gpa),
             row.name.clone(),
             counts.count.to_string(),
@@ -245,11 +298,30 @@ fn page_table(summary: &Summary) -> Table {
                 .key
                 .vcpu
                 .map_or_else(String::new, |vcpu| vcpu.to_string());
-            cells.insert(2, vcpu);
+            cells.insert(3, vcpu);
         }
         table.add_row(cells);
     }
     table
+}
+
+/// What the process of a VM is called, and whether the VM is no more.
+pub fn process(row: &Row) -> String {
+    let name = match row.process.as_str() {
+        "" => "-",
+        name => name,
+    };
+    let ended = if row.ended { " (ended)" } else { "" };
+    format!("{}{ended}", short(name, PROCESS))
+}
+
+/// A text that is not longer than there is room.
+pub fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(most.saturating_sub(1)).collect();
+    format!("{start}…")
 }
 
 /// What one has to know of the figures.
@@ -262,6 +334,9 @@ pub fn notes(summary: &Summary) -> Vec<String> {
             plural(accesses, "access", "accesses"),
         );
         notes.push(format!("{pages} with {accesses} not shown (--top)"));
+    }
+    if summary.names_unused {
+        notes.push(NAMES_UNUSED.to_owned());
     }
     if summary.dropped() != 0 {
         notes.push(format!(
@@ -283,6 +358,31 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     notes
 }
 
+/// A time since 1970 as "2026-11-28 14:05 UTC".
+pub fn utc(seconds: u64) -> String {
+    let (mut days, minutes) = (seconds / 86_400, seconds / 60 % 1440);
+    let leap = |year: u64| year % 4 == 0 && year % 100 != 0 || year % 400 == 0;
+    let mut year = 1970;
+    // A hostile file may say anything; nobody has recorded anything after this.
+    while days >= 365 + u64::from(leap(year)) && year < 9999 {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while month < 11 && days >= months[month] {
+        days -= months[month];
+        month += 1;
+    }
+    let (hour, minute) = (minutes / 60, minutes % 60);
+    format!(
+        "{year}-{:02}-{:02} {hour:02}:{minute:02} UTC",
+        month + 1,
+        days + 1
+    )
+}
+
 pub fn plural(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
@@ -293,13 +393,27 @@ mod tests {
 
     use super::*;
     use crate::device::sample;
-    use crate::region::Regions;
+    use crate::region::Names;
     use crate::summary::View;
 
     fn summary(top: usize) -> Summary {
         let view = View::default();
         let second = Duration::from_secs(1);
-        Summary::new(&sample::two_vms(), second, &Regions::default(), &view, top)
+        Summary::new(&sample::two_vms(), second, &Names::default(), &view, top)
+    }
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_735_689_599, "2024-12-31 23:59 UTC"),
+            (1_735_689_600, "2025-01-01 00:00 UTC"),
+        ] {
+            assert_eq!(utc(seconds), text);
+        }
+        utc(u64::MAX);
     }
 
     #[test]
@@ -309,9 +423,9 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "\
-VM   PID        page  name        accesses     %  reads  writes  kernel  userspace   fast  ns each  last
- 1  4711  0xfe003000  0xfe003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
- 1  4711  0xfee00000  local APIC       600   5.6    100     500     600          0    600      750  write 4 (1 bit)
+VM   PID  process        page  name        accesses     %  reads  writes  kernel  userspace   fast  ns each  last
+ 1  4711  -        0xfe003000  0xfe003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
+ 1  4711  -        0xfee00000  local APIC       600   5.6    100     500     600          0    600      750  write 4 (1 bit)
 10662 accesses in 1.000 s
 2 more pages with 62 accesses not shown (--top)
 3 accesses of no page: the kernel counts 256 pages for each vCPU

@@ -2,7 +2,7 @@
 //! What a table shows: one row for each page, of a VM or of each of its vCPUs.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -10,7 +10,7 @@ use regex_lite::Regex;
 use serde::Serialize;
 
 use crate::reading::{Clock, Counts, Last, Page, Reading, Vcpu, Vm};
-use crate::region::Regions;
+use crate::region::{Maps, Names};
 
 /// Which pages are shown.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +108,9 @@ pub struct Key {
 pub struct Row {
     pub key: Key,
     pub tgid: u32,
+    /// What its process is called; empty if nobody knows.
+    pub process: String,
+    pub ended: bool,
     pub name: String,
     /// The range that the page is part of.
     pub device: String,
@@ -125,39 +128,33 @@ impl Row {
     }
 }
 
-/// The rows of a reading in the order in which they are shown.
-pub fn rows(reading: &Reading, regions: &Regions, view: &View) -> Vec<Row> {
-    let mut pages: BTreeMap<Key, (u32, Page)> = BTreeMap::new();
-    for (&id, vm) in reading
+/// The names of pages of all VMs that are shown.
+fn maps(reading: &Reading, names: &Names, filter: &Filter) -> Maps {
+    let shown = reading
         .vms
         .iter()
-        .filter(|(id, vm)| view.filter.has_vm(**id, vm))
-    {
-        for (&vcpu, state) in vm.vcpus.iter().filter(|(id, _)| view.filter.has_vcpu(**id)) {
-            for (&gpa, page) in &state.pages {
-                let key = Key {
-                    vm: id,
-                    gpa,
-                    vcpu: view.per_vcpu.then_some(vcpu),
-                };
-                let (_, sum) = pages.entry(key).or_insert((vm.tgid, Page::default()));
-                sum.counts += page.counts;
-                if page.last.tsc >= sum.last.tsc {
-                    sum.last = page.last;
-                }
-            }
-        }
-    }
-    let mut rows: Vec<Row> = pages
+        .filter(|(id, vm)| filter.has_vm(**id, vm));
+    names.maps(&shown.map(|(_, vm)| vm.tgid).collect::<BTreeSet<_>>())
+}
+
+/// The rows of a reading in the order in which they are shown.
+pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
+    let maps = maps(reading, names, &view.filter);
+    let mut rows: Vec<Row> = pages(reading, view)
         .into_iter()
-        .map(|(key, (tgid, page))| Row {
-            key,
-            tgid,
-            name: regions.page(key.gpa),
-            device: regions.device(key.gpa),
-            shared: regions.shared(key.gpa),
-            counts: page.counts,
-            last: page.last,
+        .map(|(key, (vm, page))| {
+            let map = maps.of(vm.tgid);
+            Row {
+                key,
+                tgid: vm.tgid,
+                process: names.process(vm.tgid).to_owned(),
+                ended: vm.ended,
+                name: map.page(key.gpa),
+                device: map.device(key.gpa),
+                shared: map.shared(key.gpa),
+                counts: page.counts,
+                last: page.last,
+            }
         })
         .filter(|row| {
             view.filter
@@ -171,6 +168,32 @@ pub fn rows(reading: &Reading, regions: &Regions, view: &View) -> Vec<Row> {
     rows
 }
 
+/// The pages of a reading, with their VMs.
+fn pages<'a>(reading: &'a Reading, view: &View) -> BTreeMap<Key, (&'a Vm, Page)> {
+    let mut pages: BTreeMap<Key, (&Vm, Page)> = BTreeMap::new();
+    let shown = reading
+        .vms
+        .iter()
+        .filter(|(id, vm)| view.filter.has_vm(**id, vm));
+    for (&id, vm) in shown {
+        for (&vcpu, state) in vm.vcpus.iter().filter(|(id, _)| view.filter.has_vcpu(**id)) {
+            for (&gpa, page) in &state.pages {
+                let key = Key {
+                    vm: id,
+                    gpa,
+                    vcpu: view.per_vcpu.then_some(vcpu),
+                };
+                let (_, sum) = pages.entry(key).or_insert((vm, Page::default()));
+                sum.counts += page.counts;
+                if page.last.tsc >= sum.last.tsc {
+                    sum.last = page.last;
+                }
+            }
+        }
+    }
+    pages
+}
+
 /// The time and the place of a summary.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -181,12 +204,18 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// Rows that are left out, and their accesses.
     pub hidden: (usize, u64),
+    /// There are names of pages of which it is not known whose they are.
+    pub names_unused: bool,
+    /// What names had to match, if none did.
+    pub unmatched: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct VmSummary {
     pub vm: u64,
     pub tgid: u32,
+    /// Empty if nobody knows.
+    pub process: String,
     pub ended: bool,
     pub vcpus: usize,
     pub pages: usize,
@@ -199,14 +228,9 @@ pub struct VmSummary {
 
 impl Summary {
     /// Of what has grown in some time, with at most `top` rows.
-    pub fn new(
-        grown: &Reading,
-        elapsed: Duration,
-        regions: &Regions,
-        view: &View,
-        top: usize,
-    ) -> Self {
-        let mut rows = rows(grown, regions, view);
+    pub fn new(grown: &Reading, elapsed: Duration, names: &Names, view: &View, top: usize) -> Self {
+        let mut rows = rows(grown, names, view);
+        let name = view.filter.name.as_ref().filter(|_| rows.is_empty());
         let hidden = rows.split_off(top.min(rows.len()));
         let shown = grown
             .vms
@@ -217,13 +241,17 @@ impl Summary {
             clock: grown.clock,
             counters: grown.counters.clone(),
             vms: shown
-                .map(|(id, vm)| vm_summary(*id, vm, &grown.counters))
+                .map(|(id, vm)| vm_summary(*id, vm, &grown.counters, names))
                 .collect(),
             rows,
             hidden: (
                 hidden.len(),
                 hidden.iter().map(|row| row.counts.count).sum(),
             ),
+            names_unused: maps(grown, names, &view.filter).unused,
+            unmatched: name
+                .filter(|_| !pages(grown, view).is_empty())
+                .map(|name| name.as_str().to_owned()),
         }
     }
 
@@ -237,7 +265,7 @@ impl Summary {
     }
 }
 
-fn vm_summary(id: u64, vm: &Vm, counters: &[String]) -> VmSummary {
+fn vm_summary(id: u64, vm: &Vm, counters: &[String], names: &Names) -> VmSummary {
     let pages = |vcpu: &Vcpu| {
         vcpu.pages
             .values()
@@ -254,6 +282,7 @@ fn vm_summary(id: u64, vm: &Vm, counters: &[String]) -> VmSummary {
     VmSummary {
         vm: id,
         tgid: vm.tgid,
+        process: names.process(vm.tgid).to_owned(),
         ended: vm.ended,
         vcpus: vm.vcpus.len(),
         pages: gpas.len(),
@@ -266,15 +295,29 @@ fn vm_summary(id: u64, vm: &Vm, counters: &[String]) -> VmSummary {
     }
 }
 
-/// Accesses by device, the most first: (name, counts).
-pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Counts)> {
-    let mut devices: BTreeMap<&str, Counts> = BTreeMap::new();
-    for row in rows {
-        *devices.entry(&row.device).or_default() += row.counts;
+/// What a process is called where there are several: two may have the same name.
+pub fn process_label(process: &str, tgid: u32) -> String {
+    match process {
+        "" => format!("PID {tgid}"),
+        name => format!("{name} [{tgid}]"),
     }
+}
+
+/// Accesses by device, the most first: (name, counts). Devices of several processes are apart.
+pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Counts)> {
+    let mut devices: BTreeMap<(u32, &str, &str), Counts> = BTreeMap::new();
+    for row in rows {
+        let key = (row.tgid, row.process.as_str(), row.device.as_str());
+        *devices.entry(key).or_default() += row.counts;
+    }
+    let processes: BTreeSet<u32> = devices.keys().map(|(tgid, ..)| *tgid).collect();
+    let label = |tgid, process, name: &str| match processes.len() {
+        1 => name.to_owned(),
+        _ => format!("{}: {name}", process_label(process, tgid)),
+    };
     let mut devices: Vec<_> = devices
         .into_iter()
-        .map(|(name, sum)| (name.to_owned(), sum))
+        .map(|((tgid, process, name), sum)| (label(tgid, process, name), sum))
         .collect();
     devices.sort_by_key(|(_, counts)| Reverse(counts.count));
     devices
@@ -286,7 +329,7 @@ mod tests {
     use crate::device::sample;
 
     fn table(view: &View) -> Vec<(u64, Option<u32>, String, u64)> {
-        rows(&sample::two_vms(), &Regions::default(), view)
+        rows(&sample::two_vms(), &Names::default(), view)
             .into_iter()
             .map(|row| (row.key.vm, row.key.vcpu, row.name, row.counts.count))
             .collect()
@@ -354,7 +397,7 @@ mod tests {
         let summary = Summary::new(
             &reading,
             Duration::ZERO,
-            &Regions::default(),
+            &Names::default(),
             &View::default(),
             1,
         );
@@ -367,12 +410,16 @@ mod tests {
 
     #[test]
     fn devices() {
-        let rows = rows(&sample::two_vms(), &Regions::default(), &View::default());
+        let rows = rows(&sample::two_vms(), &Names::default(), &View::default());
         let devices: Vec<_> = by_device(&rows)
             .into_iter()
             .map(|(name, counts)| (name, counts.count))
             .collect();
-        let expected = [("PCI hole", 10020), ("local APIC", 600), ("HPET", 42)];
+        let expected = [
+            ("PID 4711: PCI hole", 10020),
+            ("PID 4711: local APIC", 600),
+            ("PID 4712: HPET", 42),
+        ];
         assert_eq!(
             devices,
             expected.map(|(name, count)| (name.to_owned(), count))

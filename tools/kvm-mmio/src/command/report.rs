@@ -2,30 +2,29 @@
 //! `kvm-mmio report`: the pages of a recording.
 
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::Report;
+use crate::cli::{NameFiles, Report};
 use crate::failure::Failure;
 use crate::output;
 use crate::reading::{HEAT, Reading};
-use crate::recording::Player;
 use crate::recording::frame::Damage;
-use crate::region::Region;
+use crate::recording::{Player, Start};
+use crate::region::Names;
 use crate::summary::Summary;
 
 pub fn run(out: &mut dyn Write, args: &Report, json: bool) -> Result<()> {
     let mut total = Total::default();
-    let played = play(&args.file, |step| total.add(&step))?;
-    let regions = args.names.regions(&played.regions)?;
+    let played = play(&args.file, &args.names, |step| total.add(&step))?;
     let list = &args.list;
     let summary = Summary::new(
         &total.grown,
         total.elapsed,
-        &regions,
+        &played.names,
         &list.view(),
         list.top,
     );
@@ -64,7 +63,8 @@ pub struct Step {
 
 /// A recording that was played to its end, or to its damage.
 pub struct Played {
-    pub regions: Vec<Region>,
+    pub names: Names,
+    pub start: Start,
     name: String,
     damage: Option<Damage>,
 }
@@ -79,10 +79,20 @@ impl Played {
     }
 }
 
-/// Goes over a recording.
-pub fn play(path: &Path, mut each: impl FnMut(Step)) -> Result<Played> {
+/// A recording, or standard input if it is called `-`.
+fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+    Ok(match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path)?),
+    })
+}
+
+/// Goes over a recording. Names of pages from files go before those that it has.
+pub fn play(path: &Path, names: &NameFiles, mut each: impl FnMut(Step)) -> Result<Played> {
+    // What can be wrong is found before a long recording is read.
+    let given = names.given()?;
     let name = path.display().to_string();
-    let file = File::open(path)
+    let file = open(path)
         .with_context(|| format!("cannot open {name}; `kvm-mmio record` makes a recording"))?;
     let damaged = |damage| Failure::Damaged(name.clone(), damage);
     let mut player = Player::new(BufReader::new(file)).map_err(damaged)?;
@@ -102,7 +112,8 @@ pub fn play(path: &Path, mut each: impl FnMut(Step)) -> Result<Played> {
         before = Some(now.clone());
     };
     Ok(Played {
-        regions: player.start.regions,
+        names: player.names(given),
+        start: player.start,
         name,
         damage,
     })

@@ -205,10 +205,9 @@ impl Nesting {
         }
         // Without -D, QEMU leaves out what is switched off, but not what is in it.
         let parent = self.indents.last().copied();
-        if let Some(hidden) = parent.map(|parent| parent + INDENT)
-            && line.indent > hidden
-        {
-            self.disabled = Some(hidden);
+        let hidden = parent.map(|parent| parent + INDENT);
+        if hidden.is_some_and(|hidden| line.indent > hidden) {
+            self.disabled = hidden;
             return false;
         }
         self.indents.push(line.indent);
@@ -301,14 +300,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::region::Regions;
+    use crate::region::Map;
 
     const TREE: &str = include_str!("../../tests/data/mtree-q35.txt");
     const FLAT: &str = include_str!("../../tests/data/mtree-flat.txt");
 
     #[test]
     fn a_tree_of_qemu() {
-        let regions = Regions::from(parse(TREE).unwrap());
+        let map = Map::from(parse(TREE).unwrap());
         for (gpa, name) in [
             (0xfe00_3000, "virtio-pci-notify-virtio-net"),
             (0xfe00_7000, "virtio-pci-notify-virtio-blk"),
@@ -322,25 +321,25 @@ mod tests {
             (0xfffc_0000, "pc.bios +0x0"),
             (0xfd00_0000, "0xfd000000"),
         ] {
-            assert_eq!(regions.page(gpa), name, "{gpa:#x}");
+            assert_eq!(map.page(gpa), name, "{gpa:#x}");
         }
         // Ports are no addresses of memory.
-        assert_eq!(regions.device(0), "unknown");
+        assert_eq!(map.device(0), "unknown");
     }
 
     #[test]
     fn a_flat_view_of_qemu() {
-        let regions = Regions::from(parse(FLAT).unwrap());
-        assert_eq!(regions.page(0xfebf_f000), "virtio-pci-notify-virtio-net");
-        assert_eq!(regions.page(0xfebc_0000), "msix-table + msix-pba");
-        assert_eq!(regions.page(0xfed1_c000), "lpc-rcrb-mmio +0x0");
-        assert_eq!(regions.device(0), "unknown");
+        let map = Map::from(parse(FLAT).unwrap());
+        assert_eq!(map.page(0xfebf_f000), "virtio-pci-notify-virtio-net");
+        assert_eq!(map.page(0xfebc_0000), "msix-table + msix-pba");
+        assert_eq!(map.page(0xfed1_c000), "lpc-rcrb-mmio +0x0");
+        assert_eq!(map.device(0), "unknown");
     }
 
     fn expect_names(text: &str, names: &[(u64, &str)]) {
-        let regions = Regions::from(parse(text).unwrap());
+        let map = Map::from(parse(text).unwrap());
         for (gpa, name) in names {
-            assert_eq!(regions.page(*gpa), *name, "{gpa:#x}");
+            assert_eq!(map.page(*gpa), *name, "{gpa:#x}");
         }
     }
 
@@ -353,6 +352,7 @@ mod tests {
                 (0xfea0_3000, "virtio-pci-notify-virtio-net"),
                 (0xfe44_0000, "virtio-net-pci-msix"),
                 (0xfe80_3000, "virtio-pci-notify-virtio-rng"),
+                (0xfe00_0000, "xhci +0x0"),
                 (0xfe00_2000, "doorbell"),
                 (0xfe20_0000, "shpc-bar"),
                 (0xfe60_1000, "pcie-root-port-msix"),
@@ -461,9 +461,9 @@ memory-region: inner
       00000000d0020000-00000000d0020fff (prio 0, i/o): child-of-disabled
     00000000d0020000-00000000d002ffff (prio 1, i/o): live-device
 ";
-        let regions = Regions::from(parse(text).unwrap());
-        assert_eq!(regions.device(0xd000_0000), "new-bar");
-        assert_eq!(regions.device(0xd002_0000), "live-device");
+        let map = Map::from(parse(text).unwrap());
+        assert_eq!(map.device(0xd000_0000), "new-bar");
+        assert_eq!(map.device(0xd002_0000), "live-device");
     }
 
     #[test]
