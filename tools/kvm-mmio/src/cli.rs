@@ -13,6 +13,7 @@ use clap_complete::Shell;
 use regex_lite::Regex;
 
 use crate::failure;
+use crate::group::By;
 use crate::metrics;
 use crate::region::{self, Given, Names, Owner, Region};
 use crate::summary::{Filter, Sort, View};
@@ -177,6 +178,28 @@ impl List {
             filter: self.select.filter(),
             sort: self.sort,
             per_vcpu: self.per_vcpu,
+            by: By::Page,
+        }
+    }
+}
+
+/// How a result is laid out.
+#[derive(Args, Debug)]
+pub struct Layout {
+    /// What has a row of its own
+    #[arg(long, value_enum, default_value_t, conflicts_with = "per_vcpu")]
+    pub by: By,
+    /// Comma-separated values in place of a table
+    #[arg(long)]
+    pub csv: bool,
+}
+
+impl Layout {
+    /// As the list says, with rows of what is wanted.
+    pub fn view(&self, list: &List) -> View {
+        View {
+            by: self.by,
+            ..list.view()
         }
     }
 }
@@ -225,6 +248,8 @@ pub struct Report {
     #[arg(default_value = "kvm-mmio.rec")]
     pub file: PathBuf,
     #[command(flatten)]
+    pub layout: Layout,
+    #[command(flatten)]
     pub list: List,
     #[command(flatten)]
     pub names: NameFiles,
@@ -261,6 +286,8 @@ pub struct Stat {
     /// Write the result to a file in place of standard error
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub layout: Layout,
     #[command(flatten)]
     pub list: List,
     #[command(flatten)]

@@ -4,8 +4,10 @@
 pub mod child;
 pub mod cli;
 pub mod command;
+pub mod csv;
 pub mod device;
 pub mod failure;
+pub mod group;
 pub mod http;
 pub mod metrics;
 pub mod output;

@@ -7,8 +7,9 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use crate::group::{By, Group};
 use crate::reading::{Counts, HEAT, Last};
-use crate::summary::{Row, Summary, VmSummary};
+use crate::summary::{Summary, VmSummary};
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 2;
@@ -89,6 +90,15 @@ pub enum Line<'a> {
     },
     Vm(&'a VmSummary),
     Page(PageLine<'a>),
+    Group(GroupLine<'a>),
+}
+
+/// A row of a table of VMs or devices.
+#[derive(Serialize)]
+pub struct GroupLine<'a> {
+    #[serde(flatten)]
+    group: &'a Group,
+    seconds: f64,
 }
 
 /// A row of the table.
@@ -167,7 +177,7 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
             heat: clock.flags & HEAT != 0,
             pages_per_vcpu: clock.pages_per_vcpu,
             vms_lost: clock.vms_lost,
-            accesses: summary.accesses(),
+            accesses: summary.accesses,
             heat_dropped: summary.dropped(),
             pages_hidden: summary.hidden.0,
             accesses_hidden: summary.hidden.1,
@@ -175,6 +185,10 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
     )?;
     for vm in &summary.vms {
         line(out, &Line::Vm(vm))?;
+    }
+    for group in &summary.groups {
+        let seconds = clock.seconds(group.counts.cycles);
+        line(out, &Line::Group(GroupLine { group, seconds }))?;
     }
     for row in &summary.rows {
         line(
@@ -236,15 +250,19 @@ pub fn last(last: &Last) -> String {
 
 /// A summary as a table.
 pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
-    if summary.rows.is_empty() {
+    if summary.rows.is_empty() && summary.groups.is_empty() {
         let what = match &summary.unmatched {
             Some(name) => format!("no page or device is called {name:?}"),
             None => "no accesses to pages without memory".to_owned(),
         };
         writeln!(out, "{what} in {}", seconds(summary))?;
     } else {
-        writeln!(out, "{}", page_table(summary).trim_fmt())?;
-        let total = summary.accesses();
+        let table = match summary.by {
+            By::Page => page_table(summary),
+            by => group_table(summary, by),
+        };
+        writeln!(out, "{}", table.trim_fmt())?;
+        let total = summary.accesses;
         writeln!(
             out,
             "{} in {}",
@@ -274,13 +292,13 @@ fn page_table(summary: &Summary) -> Table {
         left = vec![2, 5, 14];
     }
     let mut table = table(&titles, &left);
-    let total = summary.accesses().max(1);
+    let total = summary.accesses.max(1);
     for row in &summary.rows {
         let counts = &row.counts;
         let mut cells = vec![
             row.key.vm.to_string(),
             row.tgid.to_string(),
-            process(row),
+            process(&row.process, row.ended),
             format!("{:#x}", row.key.gpa),
             row.name.clone(),
             counts.count.to_string(),
@@ -305,13 +323,45 @@ fn page_table(summary: &Summary) -> Table {
     table
 }
 
+fn group_table(summary: &Summary, by: By) -> Table {
+    let mut titles = vec!["VM", "PID", "process"];
+    let mut left = vec![2];
+    if by == By::Device {
+        titles.push("device");
+        left.push(3);
+    }
+    titles.extend(["pages", "accesses", "%", "reads", "writes", "kernel"]);
+    titles.extend(["userspace", "fast", "ns each"]);
+    let mut table = table(&titles, &left);
+    let total = summary.accesses.max(1);
+    for group in &summary.groups {
+        let counts = &group.counts;
+        let mut cells = vec![
+            group.vm.to_string(),
+            group.tgid.to_string(),
+            process(&group.process, group.ended),
+        ];
+        cells.extend(group.device.clone());
+        cells.extend([
+            group.pages.to_string(),
+            counts.count.to_string(),
+            format!("{:.1}", counts.count as f64 / total as f64 * 100.0),
+            counts.reads.to_string(),
+            counts.writes.to_string(),
+            counts.kernel.to_string(),
+            counts.userspace.to_string(),
+            counts.fast.to_string(),
+            time_each(summary, counts),
+        ]);
+        table.add_row(cells);
+    }
+    table
+}
+
 /// What the process of a VM is called, and whether the VM is no more.
-pub fn process(row: &Row) -> String {
-    let name = match row.process.as_str() {
-        "" => "-",
-        name => name,
-    };
-    let ended = if row.ended { " (ended)" } else { "" };
+pub fn process(name: &str, ended: bool) -> String {
+    let name = if name.is_empty() { "-" } else { name };
+    let ended = if ended { " (ended)" } else { "" };
     format!("{}{ended}", short(name, PROCESS))
 }
 
@@ -329,8 +379,13 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
     let (pages, accesses) = summary.hidden;
     if pages != 0 {
+        let (one, many) = match summary.by {
+            By::Page => ("more page", "more pages"),
+            By::Device => ("more device", "more devices"),
+            By::Vm => ("more VM", "more VMs"),
+        };
         let (pages, accesses) = (
-            plural(pages as u64, "more page", "more pages"),
+            plural(pages as u64, one, many),
             plural(accesses, "access", "accesses"),
         );
         notes.push(format!("{pages} with {accesses} not shown (--top)"));
@@ -431,6 +486,40 @@ VM   PID  process        page  name        accesses     %  reads  writes  kernel
 3 accesses of no page: the kernel counts 256 pages for each vCPU
 "
         );
+    }
+
+    #[test]
+    fn devices_and_vms() {
+        let table = |by| {
+            let view = View {
+                by,
+                ..View::default()
+            };
+            let reading = sample::two_vms();
+            let summary = Summary::new(&reading, Duration::ZERO, &Names::default(), &view, 2);
+            let mut text = Vec::new();
+            summary_text(&mut text, &summary).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        let devices = "\
+VM   PID  process  device      pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
+ 1  4711  -        PCI hole        2     10020  94.0     20   10000   10000         20  10020      750
+ 1  4711  -        local APIC      1       600   5.6    100     500     600          0    600      750
+10662 accesses in 0.000 s
+1 more device with 42 accesses not shown (--top)
+";
+        assert!(
+            table(By::Device).starts_with(devices),
+            "{}",
+            table(By::Device)
+        );
+        let vms = "\
+VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
+ 1  4711  -              3     10620  99.6    120   10500   10600         20  10620      750
+ 2  4712  - (ended)      1        42   0.4     40       2       0         42     42      750
+10662 accesses in 0.000 s
+";
+        assert!(table(By::Vm).starts_with(vms), "{}", table(By::Vm));
     }
 
     #[test]

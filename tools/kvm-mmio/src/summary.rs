@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use regex_lite::Regex;
 use serde::Serialize;
 
+use crate::group::{By, Group, groups};
 use crate::reading::{Clock, Counts, Last, Page, Reading, Vcpu, Vm};
 use crate::region::{Maps, Names};
 
@@ -75,7 +76,7 @@ impl Sort {
         }
     }
 
-    fn key(self, counts: &Counts) -> u64 {
+    pub fn key(self, counts: &Counts) -> u64 {
         match self {
             Self::Accesses => counts.count,
             Self::Reads => counts.reads,
@@ -93,6 +94,7 @@ pub struct View {
     pub filter: Filter,
     pub sort: Sort,
     pub per_vcpu: bool,
+    pub by: By,
 }
 
 /// A page of a VM, or of a vCPU.
@@ -201,9 +203,15 @@ pub struct Summary {
     pub clock: Clock,
     pub counters: Vec<String>,
     pub vms: Vec<VmSummary>,
+    /// What rows are of.
+    pub by: By,
     pub rows: Vec<Row>,
-    /// Rows that are left out, and their accesses.
+    /// In place of rows, unless these are of pages.
+    pub groups: Vec<Group>,
+    /// Rows or groups that are left out, and their accesses.
     pub hidden: (usize, u64),
+    /// Accesses of all, shown or not.
+    pub accesses: u64,
     /// There are names of pages of which it is not known whose they are.
     pub names_unused: bool,
     /// What names had to match, if none did.
@@ -231,7 +239,18 @@ impl Summary {
     pub fn new(grown: &Reading, elapsed: Duration, names: &Names, view: &View, top: usize) -> Self {
         let mut rows = rows(grown, names, view);
         let name = view.filter.name.as_ref().filter(|_| rows.is_empty());
-        let hidden = rows.split_off(top.min(rows.len()));
+        let accesses = rows.iter().map(|row| row.counts.count).sum();
+        let mut groups = groups(&rows, view.by, view.sort);
+        if view.by != By::Page {
+            rows.clear();
+        }
+        let left_out = [
+            counts_of(rows.split_off(top.min(rows.len())), |row| row.counts),
+            counts_of(groups.split_off(top.min(groups.len())), |group| {
+                group.counts
+            }),
+        ];
+        let [pages_hidden, groups_hidden] = left_out;
         let shown = grown
             .vms
             .iter()
@@ -243,11 +262,14 @@ impl Summary {
             vms: shown
                 .map(|(id, vm)| vm_summary(*id, vm, &grown.counters, names))
                 .collect(),
+            by: view.by,
             rows,
+            groups,
             hidden: (
-                hidden.len(),
-                hidden.iter().map(|row| row.counts.count).sum(),
+                pages_hidden.0 + groups_hidden.0,
+                pages_hidden.1 + groups_hidden.1,
             ),
+            accesses,
             names_unused: maps(grown, names, &view.filter).unused,
             unmatched: name
                 .filter(|_| !pages(grown, view).is_empty())
@@ -255,14 +277,20 @@ impl Summary {
         }
     }
 
-    /// Accesses of all rows, shown or not.
-    pub fn accesses(&self) -> u64 {
-        self.hidden.1 + self.rows.iter().map(|row| row.counts.count).sum::<u64>()
+    /// Whether groups are shown in place of pages.
+    pub fn grouped(&self) -> bool {
+        self.by != By::Page
     }
 
     pub fn dropped(&self) -> u64 {
         self.vms.iter().map(|vm| vm.heat_dropped).sum()
     }
+}
+
+/// How many there are, and their accesses.
+fn counts_of<T>(list: Vec<T>, counts: impl Fn(&T) -> Counts) -> (usize, u64) {
+    let accesses = list.iter().map(|item| counts(item).count).sum();
+    (list.len(), accesses)
 }
 
 fn vm_summary(id: u64, vm: &Vm, counters: &[String], names: &Names) -> VmSummary {
@@ -355,6 +383,7 @@ mod tests {
     #[test]
     fn or_not() {
         let view = View {
+            by: By::Page,
             per_vcpu: true,
             sort: Sort::Userspace,
             filter: Filter {
@@ -402,7 +431,7 @@ mod tests {
             1,
         );
         assert_eq!(summary.hidden, (3, 662));
-        assert_eq!(summary.accesses(), 10662);
+        assert_eq!(summary.accesses, 10662);
         assert_eq!(summary.dropped(), 3);
         assert_eq!(summary.vms[0].pages, 3);
         assert_eq!(summary.vms[0].counters["faults"], 10620);

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{NameFiles, Report};
-use crate::failure::Failure;
+use crate::cli::{Layout, NameFiles, Report};
+use crate::csv;
+use crate::failure::{Failure, warn};
 use crate::output;
 use crate::reading::{HEAT, Reading};
 use crate::recording::frame::Damage;
@@ -25,17 +26,32 @@ pub fn run(out: &mut dyn Write, args: &Report, json: bool) -> Result<()> {
         &total.grown,
         total.elapsed,
         &played.names,
-        &list.view(),
+        &args.layout.view(list),
         list.top,
     );
-    if json {
-        output::header(out, "report")?;
-        output::summary_json(out, &summary)?;
-    } else {
-        output::summary_text(out, &summary)?;
-    }
+    show(out, "report", &summary, &args.layout, json)?;
     out.flush()?;
     played.end()
+}
+
+/// Shows a result in the form that is wanted.
+pub fn show(
+    out: &mut dyn Write,
+    command: &'static str,
+    summary: &Summary,
+    layout: &Layout,
+    json: bool,
+) -> Result<()> {
+    if json {
+        output::header(out, command)?;
+        return output::summary_json(out, summary);
+    }
+    if layout.csv {
+        // What one has to know has no place in it.
+        output::notes(summary).iter().for_each(warn);
+        return csv::summary(out, summary);
+    }
+    output::summary_text(out, summary)
 }
 
 /// All that a recording says, in sum.

@@ -7,10 +7,10 @@ use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
 
+use super::report::show;
 use crate::child::{self, Running};
 use crate::cli::Stat;
 use crate::device::{Heat, System, warn_of_setting};
-use crate::output;
 use crate::region::Names;
 use crate::signal::Stop;
 use crate::summary::Summary;
@@ -27,12 +27,7 @@ fn count(system: &System, args: &Stat, json: bool) -> Result<ExitStatus> {
         None => Box::new(io::stderr()),
     };
     let (status, summary) = measure(system, args, names)?;
-    if json {
-        output::header(&mut out, "stat")?;
-        output::summary_json(&mut out, &summary)?;
-    } else {
-        output::summary_text(&mut out, &summary)?;
-    }
+    show(&mut out, "stat", &summary, &args.layout, json)?;
     out.flush()?;
     Ok(status)
 }
@@ -52,6 +47,12 @@ fn measure(system: &System, args: &Stat, mut names: Names) -> Result<(ExitStatus
     let (grown, elapsed) = (after.since(&before), after.elapsed_since(&before));
     Ok((
         status,
-        Summary::new(&grown, elapsed, &names, &args.list.view(), args.list.top),
+        Summary::new(
+            &grown,
+            elapsed,
+            &names,
+            &args.layout.view(&args.list),
+            args.list.top,
+        ),
     ))
 }

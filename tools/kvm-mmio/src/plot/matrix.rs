@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use crate::group::By;
 use crate::reading::{Counts, Reading};
 use crate::region::Names;
 use crate::summary::{Filter, Key, Row, Sort, View, by_device, rows};
@@ -79,6 +80,7 @@ impl Collector {
             filter: self.filter.clone(),
             sort: Sort::Accesses,
             per_vcpu: false,
+            by: By::Page,
         };
         let mut shown = rows(&self.total, names, &view);
         let devices = by_device(&shown);

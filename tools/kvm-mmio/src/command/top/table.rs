@@ -45,7 +45,9 @@ const VCPU: &str = "vCPU";
 const COLUMNS: &[Column] = &[
     column("VM", 4, 3, |line, _| line.row.key.vm.to_string()),
     column("PID", 8, 6, |line, _| line.row.tgid.to_string()),
-    text_column("process", 16, 7, |line, _| output::process(&line.row)),
+    text_column("process", 16, 7, |line, _| {
+        output::process(&line.row.process, line.row.ended)
+    }),
     column(VCPU, 4, 2, |line, _| {
         let vcpu = line.row.key.vcpu;
         vcpu.map_or_else(String::new, |vcpu| vcpu.to_string())
