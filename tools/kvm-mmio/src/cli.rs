@@ -51,6 +51,8 @@ pub enum Command {
     Record(Record),
     /// Show the pages of a recording
     Report(Report),
+    /// Show how the pages of one recording have changed in another, in accesses per second
+    Diff(Diff),
     /// Draw a recording: pages over time, and a bar for each device
     Plot(Plot),
     /// Run a command and show the accesses to each page meanwhile, exactly
@@ -251,6 +253,21 @@ pub struct Report {
     pub layout: Layout,
     #[command(flatten)]
     pub list: List,
+    #[command(flatten)]
+    pub names: NameFiles,
+}
+
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// A recording
+    pub before: PathBuf,
+    /// A recording that it is compared with
+    pub after: PathBuf,
+    /// Most pages that are listed
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub top: usize,
+    #[command(flatten)]
+    pub select: Select,
     #[command(flatten)]
     pub names: NameFiles,
 }

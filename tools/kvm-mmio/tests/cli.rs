@@ -406,6 +406,67 @@ fn a_recording_may_go_through_a_pipe() {
 }
 
 #[test]
+fn tables_of_vms_and_devices() {
+    let kernel = Kernel::with(&sample::two_vms());
+    recorded(&kernel);
+    kernel
+        .run(&["report", "rec", "--by", "vm"])
+        .expect(0, "10620  99.6", "");
+    let csv = kernel.run(&["report", "rec", "--by", "device", "--csv", "--top", "1"]);
+    let csv = csv.expect(
+        0,
+        "1,4711,,0,PCI hole,2,10020,",
+        "2 more devices with 642 accesses",
+    );
+    assert_eq!(csv.out.lines().count(), 2);
+    let json = kernel
+        .run(&["--json", "report", "rec", "--by", "vm"])
+        .expect(0, "", "")
+        .json();
+    assert_eq!(
+        (&json[4]["kind"], &json[4]["count"]),
+        (&"group".into(), &10620.into())
+    );
+    kernel
+        .run(&["report", "rec", "--by", "vm", "--per-vcpu"])
+        .expect(2, "", "--per-vcpu");
+}
+
+#[test]
+fn recordings_are_compared() {
+    let kernel = Kernel::with(&sample::two_vms());
+    recorded(&kernel);
+    fs::rename(kernel.path("rec"), kernel.path("one")).unwrap();
+    kernel.write("dev/kvm_mmio_ext", sample::file(&sample::two_vms()));
+    recorded(&kernel);
+    let same = kernel
+        .run(&["diff", "one", "rec"])
+        .expect(0, "before: 1.500 s, after: 1.500 s", "");
+    let words: Vec<_> = same
+        .out
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    assert_eq!(words[..2], ["VM", "1"]);
+    assert_eq!(words[words.len() - 2..], ["+0.0", "+0.0"]);
+    kernel
+        .run(&["record", "-o", "none", "-d", "100ms"])
+        .expect(0, "", "");
+    let gone = kernel
+        .run(&["--json", "diff", "one", "none", "--top", "1"])
+        .expect(0, "", "");
+    let gone = gone.json();
+    assert_eq!(gone[1]["pages_hidden"], 3);
+    assert_eq!(
+        (&gone[2]["gpa"], &gone[2]["after"]),
+        (&"0xfe003000".into(), &0.0.into())
+    );
+    kernel.run(&["diff", "one"]).expect(2, "", "required");
+}
+
+#[test]
 fn a_filter_that_matches_nothing_says_so() {
     let kernel = Kernel::with(&sample::two_vms());
     recorded(&kernel);

@@ -56,15 +56,15 @@ pub fn show(
 
 /// All that a recording says, in sum.
 #[derive(Default)]
-struct Total {
-    grown: Reading,
-    elapsed: Duration,
+pub struct Total {
+    pub grown: Reading,
+    pub elapsed: Duration,
     /// Counting by page was off at some time.
     cold: bool,
 }
 
 impl Total {
-    fn add(&mut self, step: &Step) {
+    pub fn add(&mut self, step: &Step) {
         self.grown.add(&step.grown);
         self.elapsed += step.elapsed;
         self.cold |= step.grown.clock.flags & HEAT == 0;
