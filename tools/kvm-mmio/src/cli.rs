@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The command line. Its help, the man page and the completions of shells are made from this.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +13,9 @@ use clap_complete::Shell;
 use regex_lite::Regex;
 
 use crate::failure;
-use crate::region::{self, Region, Regions};
+use crate::group::By;
+use crate::metrics;
+use crate::region::{self, Given, Names, Owner, Region};
 use crate::summary::{Filter, Sort, View};
 
 /// Shows which pages of a VM trap as MMIO, how often, and what becomes of the accesses
@@ -47,11 +51,13 @@ pub enum Command {
     Record(Record),
     /// Show the pages of a recording
     Report(Report),
+    /// Show how the pages of one recording have changed in another, in accesses per second
+    Diff(Diff),
     /// Draw a recording: pages over time, and a bar for each device
     Plot(Plot),
     /// Run a command and show the accesses to each page meanwhile, exactly
     Stat(Stat),
-    /// Print all counts as OpenMetrics, for Prometheus
+    /// Print all counts as metrics, for Prometheus, or answer its scrapes
     Export(Export),
     /// Print the man page or a shell's completions
     #[command(hide = true)]
@@ -61,32 +67,60 @@ pub enum Command {
 /// How pages are named.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Names of pages")]
-pub struct Names {
+pub struct NameFiles {
     /// A TOML file with a table [[region]] for each range: name, start, size (default one page)
-    #[arg(long, value_name = "FILE")]
-    regions: Vec<PathBuf>,
-    /// What QEMU's monitor prints for `info mtree`
-    #[arg(long, value_name = "FILE")]
-    mtree: Vec<PathBuf>,
+    ///
+    /// Of the VMs of a process, or of `all` VMs. Without either, of the process that has all VMs;
+    /// if there are several, the file is not used.
+    #[arg(long, value_name = "[PID=]FILE", value_parser = owned_file)]
+    regions: Vec<OwnedFile>,
+    /// What QEMU's monitor prints for `info mtree`, with any of its options; `-` reads it from
+    /// standard input
+    #[arg(long, value_name = "[PID=]FILE", value_parser = owned_file)]
+    mtree: Vec<OwnedFile>,
 }
 
-impl Names {
+/// A file of names, and whose they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OwnedFile {
+    owner: Owner,
+    path: PathBuf,
+}
+
+/// `FILE`, `PID=FILE` or `all=FILE`.
+fn owned_file(text: &str) -> Result<OwnedFile, std::convert::Infallible> {
+    let owned = text.split_once('=').and_then(|(owner, path)| {
+        let owner = match owner {
+            "all" => Owner::All,
+            pid => Owner::Process(pid.parse().ok()?),
+        };
+        Some((owner, path))
+    });
+    let (owner, path) = owned.unwrap_or((Owner::Only, text));
+    let path = path.into();
+    Ok(OwnedFile { owner, path })
+}
+
+impl NameFiles {
     /// The ranges that are given.
-    pub fn given(&self) -> Result<Vec<Region>> {
+    pub fn given(&self) -> Result<Vec<Given>> {
         let mut given = Vec::new();
-        for path in &self.regions {
-            given.extend(region::read_config(path)?);
+        let mut take = |file: &OwnedFile, regions: Vec<Region>| {
+            let owner = file.owner;
+            given.extend(regions.into_iter().map(|region| Given { owner, region }));
+        };
+        for file in &self.regions {
+            take(file, region::read_config(&file.path)?);
         }
-        for path in &self.mtree {
-            given.extend(region::read_mtree(path)?);
+        for file in &self.mtree {
+            take(file, region::read_mtree(&file.path)?);
         }
         Ok(given)
     }
 
-    /// All ranges, also those that a recording brings.
-    pub fn regions(&self, recorded: &[Region]) -> Result<Regions> {
-        let given = self.given()?;
-        Ok(Regions::from([&given, recorded].concat()))
+    /// Of what runs now.
+    pub fn names(&self) -> Result<Names> {
+        Ok(Names::new(self.given()?, BTreeMap::new()))
     }
 }
 
@@ -103,7 +137,7 @@ pub struct Select {
     /// Only accesses of these vCPUs
     #[arg(long, value_name = "N", value_delimiter = ',')]
     vcpu: Vec<u32>,
-    /// Only pages whose names match a regular expression
+    /// Only pages with a name, or a device, that matches a regular expression
     #[arg(long, short, value_name = "REGEX")]
     filter: Option<Regex>,
 }
@@ -146,14 +180,36 @@ impl List {
             filter: self.select.filter(),
             sort: self.sort,
             per_vcpu: self.per_vcpu,
+            by: By::Page,
+        }
+    }
+}
+
+/// How a result is laid out.
+#[derive(Args, Debug)]
+pub struct Layout {
+    /// What has a row of its own
+    #[arg(long, value_enum, default_value_t, conflicts_with = "per_vcpu")]
+    pub by: By,
+    /// Comma-separated values in place of a table
+    #[arg(long)]
+    pub csv: bool,
+}
+
+impl Layout {
+    /// As the list says, with rows of what is wanted.
+    pub fn view(&self, list: &List) -> View {
+        View {
+            by: self.by,
+            ..list.view()
         }
     }
 }
 
 #[derive(Args, Debug)]
 pub struct Top {
-    /// Time between two updates
-    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    /// Time between two updates, in seconds or as 500ms, 10s, 5m, 1h
+    #[arg(long, short, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub interval: Duration,
     /// End after so many updates
     #[arg(long, short = 'n', value_name = "N")]
@@ -164,22 +220,25 @@ pub struct Top {
     #[command(flatten)]
     pub list: List,
     #[command(flatten)]
-    pub names: Names,
+    pub names: NameFiles,
 }
 
 #[derive(Args, Debug)]
 pub struct Record {
-    /// The file to write
+    /// The file to write, `-` for standard output
     #[arg(long, short, value_name = "FILE", default_value = "kvm-mmio.rec")]
     pub output: PathBuf,
-    /// Time between two samples
-    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    /// Overwrite the file if there is one
+    #[arg(long)]
+    pub force: bool,
+    /// Time between two samples, in seconds or as 500ms, 10s, 5m, 1h
+    #[arg(long, short, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub interval: Duration,
     /// End after this time, in place of Ctrl-C
-    #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, short, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
     #[command(flatten)]
-    pub names: Names,
+    pub names: NameFiles,
     /// Record while a command runs
     #[arg(last = true)]
     pub command: Vec<OsString>,
@@ -187,13 +246,30 @@ pub struct Record {
 
 #[derive(Args, Debug)]
 pub struct Report {
-    /// A recording
+    /// A recording, `-` for standard input
     #[arg(default_value = "kvm-mmio.rec")]
     pub file: PathBuf,
     #[command(flatten)]
+    pub layout: Layout,
+    #[command(flatten)]
     pub list: List,
     #[command(flatten)]
-    pub names: Names,
+    pub names: NameFiles,
+}
+
+#[derive(Args, Debug)]
+pub struct Diff {
+    /// A recording
+    pub before: PathBuf,
+    /// A recording that it is compared with
+    pub after: PathBuf,
+    /// Most pages that are listed
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub top: usize,
+    #[command(flatten)]
+    pub select: Select,
+    #[command(flatten)]
+    pub names: NameFiles,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -204,13 +280,13 @@ pub enum Format {
 
 #[derive(Args, Debug)]
 pub struct Plot {
-    /// A recording
+    /// A recording, `-` for standard input
     #[arg(default_value = "kvm-mmio.rec")]
     pub file: PathBuf,
     /// The file to write, `-` for standard output; by default the recording's name with .svg
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// By default PNG if the output's name ends in .png, otherwise SVG
+    /// By default as the output's name ends, SVG if it has no ending
     #[arg(long, value_enum)]
     pub format: Option<Format>,
     /// Most pages that are drawn
@@ -219,7 +295,7 @@ pub struct Plot {
     #[command(flatten)]
     pub select: Select,
     #[command(flatten)]
-    pub names: Names,
+    pub names: NameFiles,
 }
 
 #[derive(Args, Debug)]
@@ -228,9 +304,11 @@ pub struct Stat {
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
+    pub layout: Layout,
+    #[command(flatten)]
     pub list: List,
     #[command(flatten)]
-    pub names: Names,
+    pub names: NameFiles,
     /// The command to run
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
@@ -241,14 +319,23 @@ pub struct Export {
     /// Write to a file, which is replaced as a whole, in place of standard output
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// The format of the text; with --listen, by default the one that a scraper prefers
+    #[arg(long, value_enum)]
+    pub format: Option<metrics::Format>,
+    /// Answer HTTP requests for /metrics at IP:PORT, or at PORT of this machine only, until Ctrl-C
+    #[arg(long, value_name = "ADDR", value_parser = address, conflicts_with = "output")]
+    pub listen: Option<SocketAddr>,
+    /// Count by page while answering
+    #[arg(long, requires = "listen")]
+    pub heat: bool,
     /// Most pages that have metrics, over all VMs
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,
-    /// Most VMs that have metrics
+    /// Most VMs that have metrics, the busiest
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub vms: usize,
     #[command(flatten)]
-    pub names: Names,
+    pub names: NameFiles,
 }
 
 #[derive(Args, Debug)]
@@ -265,15 +352,43 @@ pub enum Generated {
     Completions { shell: Shell },
 }
 
-/// A time of 1 ms to a week.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    if !(0.001..=604_800.0).contains(&seconds) {
-        return Err("not between 0.001 and 604800 seconds".to_owned());
+/// A time of 1 ms to a week: `0.5` seconds, `10s`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time, such as 0.5, 500ms, 10s, 5m, 1h30m or 1d");
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let (mut seconds, mut rest) = (0.0, text);
+    while !rest.is_empty() {
+        let (number, tail) = rest.split_at(rest.find(|c| !is_number(c)).unwrap_or(rest.len()));
+        let (unit, tail) = tail.split_at(tail.find(is_number).unwrap_or(tail.len()));
+        let unit = match unit {
+            // Of two numbers, each has a unit.
+            "" if number == text => 1.0,
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        seconds += number * unit;
+        rest = tail;
     }
-    Ok(Duration::from_secs_f64(seconds))
+    match text {
+        "" => Err(wrong()),
+        _ if (0.001..=604_800.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("not between 1ms and 7d".to_owned()),
+    }
+}
+
+/// `IP:PORT`, or `PORT`. Names of hosts are not looked up.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text.parse().map_err(|_| {
+            "neither a port nor an address with one, such as 127.0.0.1:9753 or [::]:9753".to_owned()
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -288,10 +403,54 @@ mod tests {
     }
 
     #[test]
+    fn files_have_owners() {
+        for (text, owner, path) in [
+            ("vm.mtree", Owner::Only, "vm.mtree"),
+            ("4711=vm.mtree", Owner::Process(4711), "vm.mtree"),
+            ("all=a=b", Owner::All, "a=b"),
+            ("./all=b", Owner::Only, "./all=b"),
+            ("vm=b", Owner::Only, "vm=b"),
+        ] {
+            let path = path.into();
+            assert_eq!(owned_file(text), Ok(OwnedFile { owner, path }));
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for (text, wanted) in [
+            ("9753", "127.0.0.1:9753"),
+            ("0.0.0.0:9753", "0.0.0.0:9753"),
+            ("[::1]:9753", "[::1]:9753"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), wanted);
+        }
+        for text in ["", "localhost:9753", "70000", "127.0.0.1", ":9753"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn times() {
-        assert_eq!(seconds("0.5").unwrap(), Duration::from_millis(500));
-        for text in ["0", "-1", "NaN", "inf", "1e9", "1s", ""] {
-            assert!(seconds(text).is_err(), "{text}");
+        for (text, milliseconds) in [
+            ("0.5", 500),
+            ("10", 10_000),
+            ("10s", 10_000),
+            ("500ms", 500),
+            ("1.5m", 90_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+        ] {
+            assert_eq!(
+                duration(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
+        }
+        for text in [
+            "0", "-1", "NaN", "inf", "1e9", "8d", "1h30", "s", "1 s", "1.2.3s", "1w", "",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
         }
     }
 }

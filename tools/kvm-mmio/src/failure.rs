@@ -44,6 +44,8 @@ no such command.";
 #[derive(Debug, Error)]
 pub enum Failure {
     #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
     Denied(String),
@@ -60,6 +62,7 @@ pub enum Failure {
 impl Failure {
     pub fn status(&self) -> u8 {
         match self {
+            Self::Usage(_) => Status::Usage as u8,
             Self::Unavailable(_) => Status::Unavailable as u8,
             Self::Denied(_) => Status::Denied as u8,
             Self::Damaged(..) => Status::Damaged as u8,

@@ -4,9 +4,12 @@
 pub mod child;
 pub mod cli;
 pub mod command;
+pub mod csv;
 pub mod device;
 pub mod failure;
-pub mod openmetrics;
+pub mod group;
+pub mod http;
+pub mod metrics;
 pub mod output;
 pub mod plot;
 pub mod reading;

@@ -7,11 +7,62 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use crate::group::{By, Group};
 use crate::reading::{Counts, HEAT, Last};
 use crate::summary::{Summary, VmSummary};
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 2;
+
+/// What the columns of tables mean, for the man page.
+pub const COLUMNS: &[(&str, &str)] = &[
+    (
+        "VM",
+        "number of the VM, as the module gives it; not used again",
+    ),
+    ("PID", "its process, in the initial namespace"),
+    (
+        "process",
+        "what that is called: QEMU's -name, Firecracker's --id, else the program; - if nobody \
+         knows; (ended) if the VM has",
+    ),
+    ("vCPU", "with --per-vcpu: number of the vCPU"),
+    ("page", "guest physical address"),
+    (
+        "name",
+        "the narrowest range known, and where in it; all devices that share the page, as their \
+         accesses are counted together; the address if nobody knows what is there",
+    ),
+    ("accesses, total", "all of them: kernel + userspace"),
+    ("acc/s", "in top: accesses in the last interval, per second"),
+    ("%", "share of the accesses to all pages that were selected"),
+    (
+        "reads, writes",
+        "of these; what signals a zero-length ioeventfd is neither, as it is skipped unseen",
+    ),
+    (
+        "kernel",
+        "completed by a device in the kernel, such as a doorbell",
+    ),
+    ("userspace, user/s", "left to the VMM, by an exit"),
+    ("fast", "done without KVM's instruction emulator"),
+    (
+        "ns each",
+        "time of one access in the host kernel, on average; without the VM entry and what \
+         userspace does",
+    ),
+    (
+        "last",
+        "direction, bytes and highest bit of the value of the last one",
+    ),
+];
+
+/// Characters that the name of a process has room for.
+const PROCESS: usize = 24;
+
+/// A file of names that may be of either of two VMs names none.
+pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several processes: say whose \
+     they are, --mtree PID=FILE, or all=FILE";
 
 /// Marks of a page's last access that the kernel does not know.
 const UNKNOWN_WIDTH: u8 = 255;
@@ -39,6 +90,15 @@ pub enum Line<'a> {
     },
     Vm(&'a VmSummary),
     Page(PageLine<'a>),
+    Group(GroupLine<'a>),
+}
+
+/// A row of a table of VMs or devices.
+#[derive(Serialize)]
+pub struct GroupLine<'a> {
+    #[serde(flatten)]
+    group: &'a Group,
+    seconds: f64,
 }
 
 /// A row of the table.
@@ -46,11 +106,15 @@ pub enum Line<'a> {
 pub struct PageLine<'a> {
     vm: u64,
     tgid: u32,
+    process: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     vcpu: Option<u32>,
     gpa: String,
     name: &'a str,
     device: &'a str,
+    /// Devices that share the page, and its counts.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    shared: &'a [String],
     #[serde(flatten)]
     counts: &'a Counts,
     seconds: f64,
@@ -113,7 +177,7 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
             heat: clock.flags & HEAT != 0,
             pages_per_vcpu: clock.pages_per_vcpu,
             vms_lost: clock.vms_lost,
-            accesses: summary.accesses(),
+            accesses: summary.accesses,
             heat_dropped: summary.dropped(),
             pages_hidden: summary.hidden.0,
             accesses_hidden: summary.hidden.1,
@@ -122,16 +186,22 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
     for vm in &summary.vms {
         line(out, &Line::Vm(vm))?;
     }
+    for group in &summary.groups {
+        let seconds = clock.seconds(group.counts.cycles);
+        line(out, &Line::Group(GroupLine { group, seconds }))?;
+    }
     for row in &summary.rows {
         line(
             out,
             &Line::Page(PageLine {
                 vm: row.key.vm,
                 tgid: row.tgid,
+                process: &row.process,
                 vcpu: row.key.vcpu,
                 gpa: format!("{:#x}", row.key.gpa),
                 name: &row.name,
                 device: &row.device,
+                shared: &row.shared,
                 counts: &row.counts,
                 seconds: clock.seconds(row.counts.cycles),
                 last: LastLine {
@@ -180,15 +250,19 @@ pub fn last(last: &Last) -> String {
 
 /// A summary as a table.
 pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
-    if summary.rows.is_empty() {
-        writeln!(
-            out,
-            "no accesses to pages without memory in {}",
-            seconds(summary)
-        )?;
+    if summary.rows.is_empty() && summary.groups.is_empty() {
+        let what = match &summary.unmatched {
+            Some(name) => format!("no page or device is called {name:?}"),
+            None => "no accesses to pages without memory".to_owned(),
+        };
+        writeln!(out, "{what} in {}", seconds(summary))?;
     } else {
-        writeln!(out, "{}", page_table(summary).trim_fmt())?;
-        let total = summary.accesses();
+        let table = match summary.by {
+            By::Page => page_table(summary),
+            by => group_table(summary, by),
+        };
+        writeln!(out, "{}", table.trim_fmt())?;
+        let total = summary.accesses;
         writeln!(
             out,
             "{} in {}",
@@ -209,21 +283,22 @@ fn seconds(summary: &Summary) -> String {
 fn page_table(summary: &Summary) -> Table {
     let per_vcpu = summary.rows.iter().any(|row| row.key.vcpu.is_some());
     let mut titles = vec![
-        "VM", "PID", "page", "name", "accesses", "%", "reads", "writes", "kernel",
+        "VM", "PID", "process", "page", "name", "accesses", "%", "reads", "writes", "kernel",
     ];
     titles.extend(["userspace", "fast", "ns each", "last"]);
-    let mut left = vec![3, 12];
+    let mut left = vec![2, 4, 13];
     if per_vcpu {
-        titles.insert(2, "vCPU");
-        left = vec![4, 13];
+        titles.insert(3, "vCPU");
+        left = vec![2, 5, 14];
     }
     let mut table = table(&titles, &left);
-    let total = summary.accesses().max(1);
+    let total = summary.accesses.max(1);
     for row in &summary.rows {
         let counts = &row.counts;
         let mut cells = vec![
             row.key.vm.to_string(),
             row.tgid.to_string(),
+            process(&row.process, row.ended),
             format!("{:#x}", row.key.gpa),
             row.name.clone(),
             counts.count.to_string(),
@@ -241,11 +316,62 @@ fn page_table(summary: &Summary) -> Table {
                 .key
                 .vcpu
                 .map_or_else(String::new, |vcpu| vcpu.to_string());
-            cells.insert(2, vcpu);
+            cells.insert(3, vcpu);
         }
         table.add_row(cells);
     }
     table
+}
+
+fn group_table(summary: &Summary, by: By) -> Table {
+    let mut titles = vec!["VM", "PID", "process"];
+    let mut left = vec![2];
+    if by == By::Device {
+        titles.push("device");
+        left.push(3);
+    }
+    titles.extend(["pages", "accesses", "%", "reads", "writes", "kernel"]);
+    titles.extend(["userspace", "fast", "ns each"]);
+    let mut table = table(&titles, &left);
+    let total = summary.accesses.max(1);
+    for group in &summary.groups {
+        let counts = &group.counts;
+        let mut cells = vec![
+            group.vm.to_string(),
+            group.tgid.to_string(),
+            process(&group.process, group.ended),
+        ];
+        cells.extend(group.device.clone());
+        cells.extend([
+            group.pages.to_string(),
+            counts.count.to_string(),
+            format!("{:.1}", counts.count as f64 / total as f64 * 100.0),
+            counts.reads.to_string(),
+            counts.writes.to_string(),
+            counts.kernel.to_string(),
+            counts.userspace.to_string(),
+            counts.fast.to_string(),
+            time_each(summary, counts),
+        ]);
+        table.add_row(cells);
+    }
+    table
+}
+
+/// What the process of a VM is called, and whether the VM is no more.
+pub fn process(name: &str, ended: bool) -> String {
+    let name = if name.is_empty() { "-" } else { name };
+    let ended = if ended { " (ended)" } else { "" };
+    format!("{}{ended}", short(name, PROCESS))
+}
+
+/// A text that is not longer than there is room.
+pub fn short(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(most.saturating_sub(1)).collect();
+    format!("{start}…")
 }
 
 /// What one has to know of the figures.
@@ -253,11 +379,19 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
     let (pages, accesses) = summary.hidden;
     if pages != 0 {
+        let (one, many) = match summary.by {
+            By::Page => ("more page", "more pages"),
+            By::Device => ("more device", "more devices"),
+            By::Vm => ("more VM", "more VMs"),
+        };
         let (pages, accesses) = (
-            plural(pages as u64, "more page", "more pages"),
+            plural(pages as u64, one, many),
             plural(accesses, "access", "accesses"),
         );
         notes.push(format!("{pages} with {accesses} not shown (--top)"));
+    }
+    if summary.names_unused {
+        notes.push(NAMES_UNUSED.to_owned());
     }
     if summary.dropped() != 0 {
         notes.push(format!(
@@ -279,6 +413,31 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     notes
 }
 
+/// A time since 1970 as "2026-11-28 14:05 UTC".
+pub fn utc(seconds: u64) -> String {
+    let (mut days, minutes) = (seconds / 86_400, seconds / 60 % 1440);
+    let leap = |year: u64| year % 4 == 0 && year % 100 != 0 || year % 400 == 0;
+    let mut year = 1970;
+    // A hostile file may say anything; nobody has recorded anything after this.
+    while days >= 365 + u64::from(leap(year)) && year < 9999 {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while month < 11 && days >= months[month] {
+        days -= months[month];
+        month += 1;
+    }
+    let (hour, minute) = (minutes / 60, minutes % 60);
+    format!(
+        "{year}-{:02}-{:02} {hour:02}:{minute:02} UTC",
+        month + 1,
+        days + 1
+    )
+}
+
 pub fn plural(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
@@ -289,13 +448,27 @@ mod tests {
 
     use super::*;
     use crate::device::sample;
-    use crate::region::Regions;
+    use crate::region::Names;
     use crate::summary::View;
 
     fn summary(top: usize) -> Summary {
         let view = View::default();
         let second = Duration::from_secs(1);
-        Summary::new(&sample::two_vms(), second, &Regions::default(), &view, top)
+        Summary::new(&sample::two_vms(), second, &Names::default(), &view, top)
+    }
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (1_735_689_599, "2024-12-31 23:59 UTC"),
+            (1_735_689_600, "2025-01-01 00:00 UTC"),
+        ] {
+            assert_eq!(utc(seconds), text);
+        }
+        utc(u64::MAX);
     }
 
     #[test]
@@ -305,14 +478,48 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "\
-VM   PID        page  name                  accesses     %  reads  writes  kernel  userspace   fast  ns each  last
- 1  4711  0xfe003000  PCI hole +0x7e003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
- 1  4711  0xfee00000  local APIC                 600   5.6    100     500     600          0    600      750  write 4 (1 bit)
+VM   PID  process        page  name        accesses     %  reads  writes  kernel  userspace   fast  ns each  last
+ 1  4711  -        0xfe003000  0xfe003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
+ 1  4711  -        0xfee00000  local APIC       600   5.6    100     500     600          0    600      750  write 4 (1 bit)
 10662 accesses in 1.000 s
 2 more pages with 62 accesses not shown (--top)
 3 accesses of no page: the kernel counts 256 pages for each vCPU
 "
         );
+    }
+
+    #[test]
+    fn devices_and_vms() {
+        let table = |by| {
+            let view = View {
+                by,
+                ..View::default()
+            };
+            let reading = sample::two_vms();
+            let summary = Summary::new(&reading, Duration::ZERO, &Names::default(), &view, 2);
+            let mut text = Vec::new();
+            summary_text(&mut text, &summary).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        let devices = "\
+VM   PID  process  device      pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
+ 1  4711  -        PCI hole        2     10020  94.0     20   10000   10000         20  10020      750
+ 1  4711  -        local APIC      1       600   5.6    100     500     600          0    600      750
+10662 accesses in 0.000 s
+1 more device with 42 accesses not shown (--top)
+";
+        assert!(
+            table(By::Device).starts_with(devices),
+            "{}",
+            table(By::Device)
+        );
+        let vms = "\
+VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
+ 1  4711  -              3     10620  99.6    120   10500   10600         20  10620      750
+ 2  4712  - (ended)      1        42   0.4     40       2       0         42     42      750
+10662 accesses in 0.000 s
+";
+        assert!(table(By::Vm).starts_with(vms), "{}", table(By::Vm));
     }
 
     #[test]

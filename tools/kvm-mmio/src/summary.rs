@@ -2,15 +2,16 @@
 //! What a table shows: one row for each page, of a VM or of each of its vCPUs.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use regex_lite::Regex;
 use serde::Serialize;
 
+use crate::group::{By, Group, groups};
 use crate::reading::{Clock, Counts, Last, Page, Reading, Vcpu, Vm};
-use crate::region::Regions;
+use crate::region::{Maps, Names};
 
 /// Which pages are shown.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +76,7 @@ impl Sort {
         }
     }
 
-    fn key(self, counts: &Counts) -> u64 {
+    pub fn key(self, counts: &Counts) -> u64 {
         match self {
             Self::Accesses => counts.count,
             Self::Reads => counts.reads,
@@ -93,6 +94,7 @@ pub struct View {
     pub filter: Filter,
     pub sort: Sort,
     pub per_vcpu: bool,
+    pub by: By,
 }
 
 /// A page of a VM, or of a vCPU.
@@ -108,21 +110,74 @@ pub struct Key {
 pub struct Row {
     pub key: Key,
     pub tgid: u32,
+    /// What its process is called; empty if nobody knows.
+    pub process: String,
+    pub ended: bool,
     pub name: String,
     /// The range that the page is part of.
     pub device: String,
+    /// Devices that share the page, and its counts; empty if there is one.
+    pub shared: Vec<String>,
     pub counts: Counts,
     pub last: Last,
 }
 
-/// The rows of a reading in the order in which they are shown.
-pub fn rows(reading: &Reading, regions: &Regions, view: &View) -> Vec<Row> {
-    let mut pages: BTreeMap<Key, (u32, Page)> = BTreeMap::new();
-    for (&id, vm) in reading
+impl Row {
+    /// Whether the page, its device or one of those that share it is called so.
+    fn has_name(&self, name: &Regex) -> bool {
+        let mut names = [&self.name, &self.device].into_iter().chain(&self.shared);
+        names.any(|text| name.is_match(text))
+    }
+}
+
+/// The names of pages of all VMs that are shown.
+fn maps(reading: &Reading, names: &Names, filter: &Filter) -> Maps {
+    let shown = reading
         .vms
         .iter()
-        .filter(|(id, vm)| view.filter.has_vm(**id, vm))
-    {
+        .filter(|(id, vm)| filter.has_vm(**id, vm));
+    names.maps(&shown.map(|(_, vm)| vm.tgid).collect::<BTreeSet<_>>())
+}
+
+/// The rows of a reading in the order in which they are shown.
+pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
+    let maps = maps(reading, names, &view.filter);
+    let mut rows: Vec<Row> = pages(reading, view)
+        .into_iter()
+        .map(|(key, (vm, page))| {
+            let map = maps.of(vm.tgid);
+            Row {
+                key,
+                tgid: vm.tgid,
+                process: names.process(vm.tgid).to_owned(),
+                ended: vm.ended,
+                name: map.page(key.gpa),
+                device: map.device(key.gpa),
+                shared: map.shared(key.gpa),
+                counts: page.counts,
+                last: page.last,
+            }
+        })
+        .filter(|row| {
+            view.filter
+                .name
+                .as_ref()
+                .is_none_or(|name| row.has_name(name))
+        })
+        .collect();
+    // The keys are in order already, and the sort is stable.
+    rows.sort_by_key(|row| Reverse(view.sort.key(&row.counts)));
+    rows
+}
+
+/// The pages of a reading, with their VMs.
+fn pages<'a>(reading: &'a Reading, view: &View) -> BTreeMap<Key, (&'a Vm, Page)> {
+    let mut pages: BTreeMap<Key, (&Vm, Page)> = BTreeMap::new();
+    let shown = reading
+        .vms
+        .iter()
+        .filter(|(id, vm)| view.filter.has_vm(**id, vm));
+    for (&id, vm) in shown {
         for (&vcpu, state) in vm.vcpus.iter().filter(|(id, _)| view.filter.has_vcpu(**id)) {
             for (&gpa, page) in &state.pages {
                 let key = Key {
@@ -130,7 +185,7 @@ pub fn rows(reading: &Reading, regions: &Regions, view: &View) -> Vec<Row> {
                     gpa,
                     vcpu: view.per_vcpu.then_some(vcpu),
                 };
-                let (_, sum) = pages.entry(key).or_insert((vm.tgid, Page::default()));
+                let (_, sum) = pages.entry(key).or_insert((vm, Page::default()));
                 sum.counts += page.counts;
                 if page.last.tsc >= sum.last.tsc {
                     sum.last = page.last;
@@ -138,26 +193,7 @@ pub fn rows(reading: &Reading, regions: &Regions, view: &View) -> Vec<Row> {
             }
         }
     }
-    let mut rows: Vec<Row> = pages
-        .into_iter()
-        .map(|(key, (tgid, page))| Row {
-            key,
-            tgid,
-            name: regions.page(key.gpa),
-            device: regions.device(key.gpa).to_owned(),
-            counts: page.counts,
-            last: page.last,
-        })
-        .filter(|row| {
-            view.filter
-                .name
-                .as_ref()
-                .is_none_or(|name| name.is_match(&row.name))
-        })
-        .collect();
-    // The keys are in order already, and the sort is stable.
-    rows.sort_by_key(|row| Reverse(view.sort.key(&row.counts)));
-    rows
+    pages
 }
 
 /// The time and the place of a summary.
@@ -167,15 +203,27 @@ pub struct Summary {
     pub clock: Clock,
     pub counters: Vec<String>,
     pub vms: Vec<VmSummary>,
+    /// What rows are of.
+    pub by: By,
     pub rows: Vec<Row>,
-    /// Rows that are left out, and their accesses.
+    /// In place of rows, unless these are of pages.
+    pub groups: Vec<Group>,
+    /// Rows or groups that are left out, and their accesses.
     pub hidden: (usize, u64),
+    /// Accesses of all, shown or not.
+    pub accesses: u64,
+    /// There are names of pages of which it is not known whose they are.
+    pub names_unused: bool,
+    /// What names had to match, if none did.
+    pub unmatched: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct VmSummary {
     pub vm: u64,
     pub tgid: u32,
+    /// Empty if nobody knows.
+    pub process: String,
     pub ended: bool,
     pub vcpus: usize,
     pub pages: usize,
@@ -188,15 +236,21 @@ pub struct VmSummary {
 
 impl Summary {
     /// Of what has grown in some time, with at most `top` rows.
-    pub fn new(
-        grown: &Reading,
-        elapsed: Duration,
-        regions: &Regions,
-        view: &View,
-        top: usize,
-    ) -> Self {
-        let mut rows = rows(grown, regions, view);
-        let hidden = rows.split_off(top.min(rows.len()));
+    pub fn new(grown: &Reading, elapsed: Duration, names: &Names, view: &View, top: usize) -> Self {
+        let mut rows = rows(grown, names, view);
+        let name = view.filter.name.as_ref().filter(|_| rows.is_empty());
+        let accesses = rows.iter().map(|row| row.counts.count).sum();
+        let mut groups = groups(&rows, view.by, view.sort);
+        if view.by != By::Page {
+            rows.clear();
+        }
+        let left_out = [
+            counts_of(rows.split_off(top.min(rows.len())), |row| row.counts),
+            counts_of(groups.split_off(top.min(groups.len())), |group| {
+                group.counts
+            }),
+        ];
+        let [pages_hidden, groups_hidden] = left_out;
         let shown = grown
             .vms
             .iter()
@@ -206,19 +260,26 @@ impl Summary {
             clock: grown.clock,
             counters: grown.counters.clone(),
             vms: shown
-                .map(|(id, vm)| vm_summary(*id, vm, &grown.counters))
+                .map(|(id, vm)| vm_summary(*id, vm, &grown.counters, names))
                 .collect(),
+            by: view.by,
             rows,
+            groups,
             hidden: (
-                hidden.len(),
-                hidden.iter().map(|row| row.counts.count).sum(),
+                pages_hidden.0 + groups_hidden.0,
+                pages_hidden.1 + groups_hidden.1,
             ),
+            accesses,
+            names_unused: maps(grown, names, &view.filter).unused,
+            unmatched: name
+                .filter(|_| !pages(grown, view).is_empty())
+                .map(|name| name.as_str().to_owned()),
         }
     }
 
-    /// Accesses of all rows, shown or not.
-    pub fn accesses(&self) -> u64 {
-        self.hidden.1 + self.rows.iter().map(|row| row.counts.count).sum::<u64>()
+    /// Whether groups are shown in place of pages.
+    pub fn grouped(&self) -> bool {
+        self.by != By::Page
     }
 
     pub fn dropped(&self) -> u64 {
@@ -226,7 +287,13 @@ impl Summary {
     }
 }
 
-fn vm_summary(id: u64, vm: &Vm, counters: &[String]) -> VmSummary {
+/// How many there are, and their accesses.
+fn counts_of<T>(list: Vec<T>, counts: impl Fn(&T) -> Counts) -> (usize, u64) {
+    let accesses = list.iter().map(|item| counts(item).count).sum();
+    (list.len(), accesses)
+}
+
+fn vm_summary(id: u64, vm: &Vm, counters: &[String], names: &Names) -> VmSummary {
     let pages = |vcpu: &Vcpu| {
         vcpu.pages
             .values()
@@ -243,6 +310,7 @@ fn vm_summary(id: u64, vm: &Vm, counters: &[String]) -> VmSummary {
     VmSummary {
         vm: id,
         tgid: vm.tgid,
+        process: names.process(vm.tgid).to_owned(),
         ended: vm.ended,
         vcpus: vm.vcpus.len(),
         pages: gpas.len(),
@@ -255,15 +323,29 @@ fn vm_summary(id: u64, vm: &Vm, counters: &[String]) -> VmSummary {
     }
 }
 
-/// Accesses by device, the most first: (name, counts).
-pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Counts)> {
-    let mut devices: BTreeMap<&str, Counts> = BTreeMap::new();
-    for row in rows {
-        *devices.entry(&row.device).or_default() += row.counts;
+/// What a process is called where there are several: two may have the same name.
+pub fn process_label(process: &str, tgid: u32) -> String {
+    match process {
+        "" => format!("PID {tgid}"),
+        name => format!("{name} [{tgid}]"),
     }
+}
+
+/// Accesses by device, the most first: (name, counts). Devices of several processes are apart.
+pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Counts)> {
+    let mut devices: BTreeMap<(u32, &str, &str), Counts> = BTreeMap::new();
+    for row in rows {
+        let key = (row.tgid, row.process.as_str(), row.device.as_str());
+        *devices.entry(key).or_default() += row.counts;
+    }
+    let processes: BTreeSet<u32> = devices.keys().map(|(tgid, ..)| *tgid).collect();
+    let label = |tgid, process, name: &str| match processes.len() {
+        1 => name.to_owned(),
+        _ => format!("{}: {name}", process_label(process, tgid)),
+    };
     let mut devices: Vec<_> = devices
         .into_iter()
-        .map(|(name, sum)| (name.to_owned(), sum))
+        .map(|((tgid, process, name), sum)| (label(tgid, process, name), sum))
         .collect();
     devices.sort_by_key(|(_, counts)| Reverse(counts.count));
     devices
@@ -275,7 +357,7 @@ mod tests {
     use crate::device::sample;
 
     fn table(view: &View) -> Vec<(u64, Option<u32>, String, u64)> {
-        rows(&sample::two_vms(), &Regions::default(), view)
+        rows(&sample::two_vms(), &Names::default(), view)
             .into_iter()
             .map(|row| (row.key.vm, row.key.vcpu, row.name, row.counts.count))
             .collect()
@@ -290,10 +372,10 @@ mod tests {
         assert_eq!(
             table(&View::default()),
             [
-                row(1, None, "PCI hole +0x7e003000", 10000),
+                row(1, None, "0xfe003000", 10000),
                 row(1, None, "local APIC", 600),
                 row(2, None, "HPET", 42),
-                row(1, None, "PCI hole +0x7ebd0000", 20),
+                row(1, None, "0xfebd0000", 20),
             ]
         );
     }
@@ -301,6 +383,7 @@ mod tests {
     #[test]
     fn or_not() {
         let view = View {
+            by: By::Page,
             per_vcpu: true,
             sort: Sort::Userspace,
             filter: Filter {
@@ -311,9 +394,9 @@ mod tests {
         assert_eq!(
             table(&view),
             [
-                row(1, Some(0), "PCI hole +0x7ebd0000", 20),
-                row(1, Some(0), "PCI hole +0x7e003000", 9000),
-                row(1, Some(1), "PCI hole +0x7e003000", 1000),
+                row(1, Some(0), "0xfebd0000", 20),
+                row(1, Some(0), "0xfe003000", 9000),
+                row(1, Some(1), "0xfe003000", 1000),
             ]
         );
     }
@@ -334,10 +417,7 @@ mod tests {
         assert_eq!(filter(&[2], &[], &[]), [row(2, None, "HPET", 42)]);
         assert_eq!(filter(&[], &[4712], &[]), [row(2, None, "HPET", 42)]);
         assert_eq!(filter(&[1], &[4712], &[]), []);
-        assert_eq!(
-            filter(&[], &[], &[1]),
-            [row(1, None, "PCI hole +0x7e003000", 1000)]
-        );
+        assert_eq!(filter(&[], &[], &[1]), [row(1, None, "0xfe003000", 1000)]);
     }
 
     #[test]
@@ -346,12 +426,12 @@ mod tests {
         let summary = Summary::new(
             &reading,
             Duration::ZERO,
-            &Regions::default(),
+            &Names::default(),
             &View::default(),
             1,
         );
         assert_eq!(summary.hidden, (3, 662));
-        assert_eq!(summary.accesses(), 10662);
+        assert_eq!(summary.accesses, 10662);
         assert_eq!(summary.dropped(), 3);
         assert_eq!(summary.vms[0].pages, 3);
         assert_eq!(summary.vms[0].counters["faults"], 10620);
@@ -359,12 +439,16 @@ mod tests {
 
     #[test]
     fn devices() {
-        let rows = rows(&sample::two_vms(), &Regions::default(), &View::default());
+        let rows = rows(&sample::two_vms(), &Names::default(), &View::default());
         let devices: Vec<_> = by_device(&rows)
             .into_iter()
             .map(|(name, counts)| (name, counts.count))
             .collect();
-        let expected = [("PCI hole", 10020), ("local APIC", 600), ("HPET", 42)];
+        let expected = [
+            ("PID 4711: PCI hole", 10020),
+            ("PID 4711: local APIC", 600),
+            ("PID 4712: HPET", 42),
+        ];
         assert_eq!(
             devices,
             expected.map(|(name, count)| (name.to_owned(), count))

@@ -4,41 +4,117 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::cli::Export;
-use crate::device::System;
-use crate::openmetrics::{Limits, render};
+use crate::device::{Heat, System};
+use crate::failure::{Failure, warn};
+use crate::http::{Answer, Request, Server};
+use crate::metrics::{Format, Limits, render};
 use crate::output;
+use crate::reading::Reading;
+use crate::region::Names;
+use crate::signal::Stop;
 use crate::summary::{Summary, View};
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> Result<()> {
-    let regions = args.names.regions(&[])?;
-    let read = system.open().and_then(|device| device.read());
-    let mut bytes = Vec::new();
-    if json {
-        output::header(&mut bytes, "export")?;
-        if let Ok(reading) = &read {
-            let since_boot = Duration::from_nanos(reading.clock.boottime);
-            let summary = Summary::new(reading, since_boot, &regions, &View::default(), args.top);
-            output::summary_json(&mut bytes, &summary)?;
+    let mut names = args.names.names()?;
+    if let Some(address) = args.listen {
+        if json {
+            return Err(Failure::Usage("--listen and --json exclude each other".to_owned()).into());
         }
-    } else {
-        let limits = Limits {
-            vms: args.vms,
-            pages: args.top,
-        };
-        bytes = render(read.as_ref().ok(), &regions, limits).into_bytes();
+        return listen(system, args, address, names);
     }
+    let read = read(system, &mut names);
+    let reading = read.as_ref().ok();
+    if let Some(reading) = reading {
+        warn_of_names(reading, &names);
+    }
+    let bytes = match json {
+        true => lines(reading, &names, args.top)?,
+        false => metrics(reading, &names, args, args.format.unwrap_or_default()).into_bytes(),
+    };
     match &args.output {
         Some(path) => replace(path, &bytes)?,
         None => out.write_all(&bytes)?,
     }
     // Whoever scrapes has been told; whoever has called it shall know why.
     read.map(drop)
+}
+
+/// The statistics now. Closed at once: an open reader would keep the module from being unloaded.
+fn read(system: &System, names: &mut Names) -> Result<Reading> {
+    let reading = system.open()?.read()?;
+    names.learn(system, &reading);
+    Ok(reading)
+}
+
+/// Says so, if it is not known whose names there are.
+fn warn_of_names(reading: &Reading, names: &Names) {
+    let processes = reading.vms.values().map(|vm| vm.tgid).collect();
+    if names.maps(&processes).unused {
+        warn(output::NAMES_UNUSED);
+    }
+}
+
+fn metrics(reading: Option<&Reading>, names: &Names, args: &Export, format: Format) -> String {
+    let limits = Limits {
+        vms: args.vms,
+        pages: args.top,
+    };
+    render(reading, names, limits, format)
+}
+
+fn lines(reading: Option<&Reading>, names: &Names, top: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    output::header(&mut bytes, "export")?;
+    if let Some(reading) = reading {
+        let since_boot = Duration::from_nanos(reading.clock.boottime);
+        let summary = Summary::new(reading, since_boot, names, &View::default(), top);
+        output::summary_json(&mut bytes, &summary)?;
+    }
+    Ok(bytes)
+}
+
+/// Answers scrapes until a signal comes. That there is nothing to read is an answer, too: the
+/// module may be loaded later.
+fn listen(system: &System, args: &Export, address: SocketAddr, names: Names) -> Result<()> {
+    let stop = Stop::on_signals()?;
+    let _heat = args.heat.then(|| Heat::on(system)).transpose()?;
+    let server = Server::bind(address)?;
+    warn(format_args!("http://{}/metrics", server.address()?));
+    let (names, first) = (Mutex::new(names), Once::new());
+    server.run(&stop, |request| match request.path.as_str() {
+        "/metrics" => {
+            let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+            let reading = read(system, &mut names).ok();
+            if let Some(reading) = &reading {
+                first.call_once(|| warn_of_names(reading, &names));
+            }
+            let format = args.format.unwrap_or_else(|| welcome(request));
+            let text = metrics(reading.as_ref(), &names, args, format);
+            Answer::ok(format.content_type(), text)
+        }
+        "/" => Answer::ok("text/html; charset=utf-8", PAGE.to_owned()),
+        _ => Answer::not_found(),
+    });
+    Ok(())
+}
+
+/// For a person who has only the address.
+const PAGE: &str = "<!DOCTYPE html><title>kvm-mmio</title><a href=\"/metrics\">metrics</a>\n";
+
+/// Who can read OpenMetrics says so.
+fn welcome(request: &Request) -> Format {
+    match request.accept.contains("application/openmetrics-text") {
+        true => Format::OpenMetrics,
+        false => Format::Prometheus,
+    }
 }
 
 /// Writes a file so that a reader sees the old one or the new one. A device or a pipe stays what

@@ -8,7 +8,9 @@ use clap::CommandFactory;
 use clap_mangen::Man;
 
 use crate::cli::{Cli, Generated};
+use crate::command::top::KEYS;
 use crate::failure::HELP;
+use crate::output::COLUMNS;
 
 pub fn run(out: &mut dyn Write, what: &Generated) -> Result<()> {
     let mut command = Cli::command();
@@ -19,7 +21,11 @@ pub fn run(out: &mut dyn Write, what: &Generated) -> Result<()> {
             // It panics where it cannot write.
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut command, "kvm-mmio", &mut script);
-            Ok(out.write_all(&script)?)
+            let script = String::from_utf8(script)?;
+            // In bash, clap_complete gives subcommands one name where it looks for the word and
+            // another where it looks for its options, if there is a hyphen in the program's.
+            let script = script.replace("kvm__subcmd__mmio", "kvm__mmio");
+            Ok(out.write_all(script.as_bytes())?)
         }
     }
 }
@@ -49,7 +55,76 @@ fn man(mut out: &mut dyn Write, command: &clap::Command) -> Result<()> {
         section.render_description_section(&mut out)?;
         section.render_options_section(&mut out)?;
     }
-    exit_status(out)
+    definitions(out, "COLUMNS", COLUMNS)?;
+    definitions(out, "KEYS OF TOP", KEYS)?;
+    exit_status(out)?;
+    definitions(out, "FILES", FILES)?;
+    definitions(out, "EXAMPLES", EXAMPLES)
+}
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "/dev/kvm_mmio_ext",
+        "the statistics of the module, which all figures are from",
+    ),
+    (
+        "/sys/module/kvm_mmio_ext/parameters/heat",
+        "whether accesses are counted by page; top, record and stat switch it on while they run",
+    ),
+    (
+        "/proc/PID/cmdline, /proc/PID/comm",
+        "what a VM is called: QEMU's -name, Firecracker's --id, else the program",
+    ),
+    (
+        "kvm-mmio.rec",
+        "the recording, unless another file is named",
+    ),
+];
+
+const EXAMPLES: &[(&str, &str)] = &[
+    (
+        "kvm-mmio top --mtree 4711=web.mtree --mtree 4712=db.mtree",
+        "the pages that two VMs of QEMU access now, by the names that `info mtree` has shown for \
+         each",
+    ),
+    (
+        "kvm-mmio record --duration 10m && kvm-mmio plot -o mmio.png",
+        "ten minutes as a picture",
+    ),
+    (
+        "ssh host kvm-mmio record -d 10s -o - | kvm-mmio report -",
+        "ten seconds of another host, without a file",
+    ),
+    (
+        "kvm-mmio stat -f virtio -- sleep 1m",
+        "exactly how often a minute's pages of virtio devices were accessed",
+    ),
+    (
+        "kvm-mmio export -o /var/lib/prometheus/node-exporter/kvm-mmio.prom",
+        "metrics for node_exporter's textfile collector",
+    ),
+    (
+        "kvm-mmio export --listen 9753 --heat",
+        "metrics for a Prometheus on this machine, counted by page",
+    ),
+];
+
+/// A section of terms, each with what it means.
+fn definitions(out: &mut dyn Write, title: &str, list: &[(&str, &str)]) -> Result<()> {
+    writeln!(out, ".SH \"{title}\"")?;
+    for (term, text) in list {
+        writeln!(out, ".TP\n\\fB{}\\fR\n{}", roff(term), roff(text))?;
+    }
+    Ok(())
+}
+
+/// Text that has no meaning to troff.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    match text.starts_with(['.', '\'']) {
+        true => format!("\\&{text}"),
+        false => text,
+    }
 }
 
 /// As it stands in the help, line by line.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the program can be asked for, a command each.
 
+mod diff;
 mod export;
 mod generate;
 mod plot;
@@ -24,6 +25,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Record(args) => record::run(&mut out, &system, args, cli.json),
         Command::Report(args) => report::run(&mut out, args, cli.json),
+        Command::Diff(args) => diff::run(&mut out, args, cli.json),
         Command::Plot(args) => plot::run(&mut out, args, cli.json),
         Command::Stat(args) => stat::run(&system, args, cli.json),
         Command::Status => status::run(&mut out, &system, cli.json),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `kvm-mmio plot`: a recording as a picture.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,11 @@ use serde::Serialize;
 
 use super::report::play;
 use crate::cli::{Format, Plot};
+use crate::failure::Failure;
 use crate::output::{self, plural};
 use crate::plot::{Collector, Matrix, Picture, png, svg};
+use crate::recording::Start;
+use crate::summary::process_label;
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename = "plot")]
@@ -24,16 +28,18 @@ struct Drawn<'a> {
 
 pub fn run(out: &mut dyn Write, args: &Plot, json: bool) -> Result<()> {
     let mut collector = Collector::new(args.select.filter());
-    let played = play(&args.file, |step| collector.add(&step.grown, step.elapsed))?;
-    let regions = args.names.regions(&played.regions)?;
-    let matrix = collector.matrix(&regions, args.top.into());
+    let output = args.output.clone().unwrap_or_else(|| default_output(args));
+    let format = format(args.format, &output)?;
+    let played = play(&args.file, &args.names, |step| {
+        collector.add(&step.grown, step.elapsed);
+    })?;
+    let matrix = collector.matrix(&played.names, args.top.into());
     let picture = Picture {
         title: "Guest pages without memory: accesses over time".to_owned(),
-        notes: vec![note(&args.file, &matrix)],
+        notes: notes(&args.file, &played.start, &matrix),
         matrix: &matrix,
     };
-    let output = args.output.clone().unwrap_or_else(|| default_output(args));
-    let bytes = match format(args.format, &output) {
+    let bytes = match format {
         Format::Svg => svg(&picture)?,
         Format::Png => png(&picture)?,
     };
@@ -67,8 +73,45 @@ fn accesses(matrix: &Matrix) -> u64 {
     matrix.devices.iter().map(|(_, counts)| counts.count).sum()
 }
 
+/// What has been seen of whom, where and when.
+fn notes(file: &Path, start: &Start, matrix: &Matrix) -> Vec<String> {
+    let mut notes = vec![note(file, matrix)];
+    notes.extend(processes(matrix));
+    let (kernel, time) = (&start.kernel, output::utc(start.wall_clock));
+    notes.push(format!("recorded on {time}, kernel {kernel}"));
+    if matrix.names_unused {
+        notes.push(output::NAMES_UNUSED.to_owned());
+    }
+    notes
+}
+
+/// Most processes that are named above a picture.
+const PROCESSES: usize = 4;
+
+/// Whose VMs these are: "VM 1: web [4711]; VMs 2 and 3: db [4712]".
+fn processes(matrix: &Matrix) -> Option<String> {
+    let process = |(tgid, (name, vms)): (&u32, &(String, BTreeSet<u64>))| {
+        let label = process_label(name, *tgid);
+        match (matrix.processes.len(), vms.len()) {
+            (1, _) => format!("process: {label}"),
+            (_, 1) => format!("VM {}: {label}", vms.iter().next().unwrap_or(&0)),
+            (_, count) => format!("{count} VMs: {label}"),
+        }
+    };
+    let mut named: Vec<_> = matrix.processes.iter().map(process).collect();
+    if named.len() > PROCESSES {
+        let others = named.len() - PROCESSES;
+        named.truncate(PROCESSES);
+        named.push(format!("{others} more processes"));
+    }
+    (!named.is_empty()).then(|| named.join("; "))
+}
+
 fn note(file: &Path, matrix: &Matrix) -> String {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let name = match file.to_str() {
+        Some("-") => "standard input".into(),
+        _ => file.file_name().unwrap_or_default().to_string_lossy(),
+    };
     let accesses = plural(accesses(matrix), "access", "accesses");
     let pages = matrix.rows.len() + matrix.hidden.0;
     let pages = plural(pages as u64, "page", "pages");
@@ -83,14 +126,30 @@ fn note(file: &Path, matrix: &Matrix) -> String {
     format!("{name}: {accesses} to {pages} of {vms}{hidden}")
 }
 
-fn format(given: Option<Format>, output: &Path) -> Format {
-    let is_png = output
+/// As the name of the file ends, unless it is said. A file that is called something else than it
+/// is helps nobody.
+fn format(given: Option<Format>, output: &Path) -> Result<Format> {
+    let ending = output
         .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
-    given.unwrap_or(if is_png { Format::Png } else { Format::Svg })
+        .map(|ending| ending.to_string_lossy().to_lowercase());
+    match (given, ending.as_deref()) {
+        (Some(format), _) => Ok(format),
+        (None, Some("png")) => Ok(Format::Png),
+        (None, Some("svg") | None) => Ok(Format::Svg),
+        (None, Some(ending)) => Err(Failure::Usage(format!(
+            "{}: there are pictures in SVG and PNG, none in {ending}; --format says which one \
+             whatever the file is called",
+            output.display()
+        ))
+        .into()),
+    }
 }
 
+/// Of a recording that comes by standard input, the picture goes to standard output.
 fn default_output(args: &Plot) -> PathBuf {
+    if args.file.as_os_str() == "-" {
+        return args.file.clone();
+    }
     args.file.with_extension(match args.format {
         Some(Format::Png) => "png",
         _ => "svg",

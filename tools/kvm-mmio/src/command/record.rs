@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `kvm-mmio record`: readings at intervals, into a file.
 
-use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::child::{self, Running};
 use crate::cli::Record;
 use crate::device::{Device, Heat, System, warn_of_setting};
+use crate::failure::Failure;
 use crate::output;
 use crate::reading::Reading;
 use crate::recording::{Recorder, Start};
+use crate::region::Names;
 use crate::signal::{Stop, next_after};
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Result<()> {
@@ -47,15 +50,46 @@ impl Progress {
     }
 }
 
+/// Standard output if it is called `-`. What is there already is overwritten only if it is no
+/// file, such as a pipe, or if that is wanted.
+fn create(path: &Path, force: bool) -> Result<Box<dyn Write>> {
+    if is_stdout(path) {
+        return Ok(Box::new(io::stdout()));
+    }
+    let file = match File::create_new(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let is_file = fs::metadata(path).is_ok_and(|node| node.is_file());
+            if is_file && !force {
+                bail!(
+                    "{} exists: --force overwrites it, --output names another",
+                    path.display()
+                );
+            }
+            File::create(path)
+        }
+        created => created,
+    };
+    Ok(Box::new(file.with_context(|| {
+        format!("cannot write {}", path.display())
+    })?))
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 fn record(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Result<()> {
-    let regions = args.names.given()?;
+    if is_stdout(&args.output) && (json || io::stdout().is_terminal()) {
+        let message = "a recording on standard output is for a program that reads it";
+        return Err(Failure::Usage(message.to_owned()).into());
+    }
+    let given = args.names.given()?;
     let stop = Stop::on_signals()?;
     let device = system.open()?;
     let first = device.read()?;
+    let file = create(&args.output, args.force)?;
     let heat = Heat::on(system)?;
     warn_of_setting(&first);
-    let path = &args.output;
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     let start = Start {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: system.kernel(),
@@ -64,13 +98,17 @@ fn record(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Re
             .map_or(0, |time| time.as_secs()),
         interval_ms: args.interval.as_millis() as u64,
         counters: first.counters.clone(),
-        regions,
+        regions: Vec::new(),
     };
+    let mut recorder = Recorder::new(BufWriter::new(file), start)?;
+    recorder.give(given)?;
     let mut session = Session {
-        recorder: Recorder::new(BufWriter::new(file), start)?,
+        system,
+        recorder,
+        names: Names::default(),
         last: Reading::default(),
         progress: Progress {
-            file: path.display().to_string(),
+            file: args.output.display().to_string(),
             ..Progress::default()
         },
         started: Instant::now(),
@@ -91,18 +129,23 @@ fn record(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Re
     status.map_or(Ok(()), child::result)
 }
 
-struct Session<W: Write> {
+struct Session<'a, W: Write> {
+    system: &'a System,
     recorder: Recorder<W>,
+    /// Of processes.
+    names: Names,
     last: Reading,
     progress: Progress,
     started: Instant,
 }
 
-impl<W: Write> Session<W> {
+impl<W: Write> Session<'_, W> {
     fn sample(&mut self, device: &Device) -> Result<()> {
         let reading = device.read()?;
+        self.names.learn(self.system, &reading);
         self.recorder
-            .add(&reading)
+            .name(&self.names.processes)
+            .and_then(|()| self.recorder.add(&reading))
             .context("cannot write the recording")?;
         if self.progress.samples != 0 {
             let grown = reading.since(&self.last);

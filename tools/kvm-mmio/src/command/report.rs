@@ -2,54 +2,69 @@
 //! `kvm-mmio report`: the pages of a recording.
 
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::Report;
-use crate::failure::Failure;
+use crate::cli::{Layout, NameFiles, Report};
+use crate::csv;
+use crate::failure::{Failure, warn};
 use crate::output;
 use crate::reading::{HEAT, Reading};
-use crate::recording::Player;
 use crate::recording::frame::Damage;
-use crate::region::Region;
+use crate::recording::{Player, Start};
+use crate::region::Names;
 use crate::summary::Summary;
 
 pub fn run(out: &mut dyn Write, args: &Report, json: bool) -> Result<()> {
     let mut total = Total::default();
-    let played = play(&args.file, |step| total.add(&step))?;
-    let regions = args.names.regions(&played.regions)?;
+    let played = play(&args.file, &args.names, |step| total.add(&step))?;
     let list = &args.list;
     let summary = Summary::new(
         &total.grown,
         total.elapsed,
-        &regions,
-        &list.view(),
+        &played.names,
+        &args.layout.view(list),
         list.top,
     );
-    if json {
-        output::header(out, "report")?;
-        output::summary_json(out, &summary)?;
-    } else {
-        output::summary_text(out, &summary)?;
-    }
+    show(out, "report", &summary, &args.layout, json)?;
     out.flush()?;
     played.end()
 }
 
+/// Shows a result in the form that is wanted.
+pub fn show(
+    out: &mut dyn Write,
+    command: &'static str,
+    summary: &Summary,
+    layout: &Layout,
+    json: bool,
+) -> Result<()> {
+    if json {
+        output::header(out, command)?;
+        return output::summary_json(out, summary);
+    }
+    if layout.csv {
+        // What one has to know has no place in it.
+        output::notes(summary).iter().for_each(warn);
+        return csv::summary(out, summary);
+    }
+    output::summary_text(out, summary)
+}
+
 /// All that a recording says, in sum.
 #[derive(Default)]
-struct Total {
-    grown: Reading,
-    elapsed: Duration,
+pub struct Total {
+    pub grown: Reading,
+    pub elapsed: Duration,
     /// Counting by page was off at some time.
     cold: bool,
 }
 
 impl Total {
-    fn add(&mut self, step: &Step) {
+    pub fn add(&mut self, step: &Step) {
         self.grown.add(&step.grown);
         self.elapsed += step.elapsed;
         self.cold |= step.grown.clock.flags & HEAT == 0;
@@ -64,7 +79,8 @@ pub struct Step {
 
 /// A recording that was played to its end, or to its damage.
 pub struct Played {
-    pub regions: Vec<Region>,
+    pub names: Names,
+    pub start: Start,
     name: String,
     damage: Option<Damage>,
 }
@@ -79,10 +95,20 @@ impl Played {
     }
 }
 
-/// Goes over a recording.
-pub fn play(path: &Path, mut each: impl FnMut(Step)) -> Result<Played> {
+/// A recording, or standard input if it is called `-`.
+fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+    Ok(match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => Box::new(File::open(path)?),
+    })
+}
+
+/// Goes over a recording. Names of pages from files go before those that it has.
+pub fn play(path: &Path, names: &NameFiles, mut each: impl FnMut(Step)) -> Result<Played> {
+    // What can be wrong is found before a long recording is read.
+    let given = names.given()?;
     let name = path.display().to_string();
-    let file = File::open(path)
+    let file = open(path)
         .with_context(|| format!("cannot open {name}; `kvm-mmio record` makes a recording"))?;
     let damaged = |damage| Failure::Damaged(name.clone(), damage);
     let mut player = Player::new(BufReader::new(file)).map_err(damaged)?;
@@ -102,7 +128,8 @@ pub fn play(path: &Path, mut each: impl FnMut(Step)) -> Result<Played> {
         before = Some(now.clone());
     };
     Ok(Played {
-        regions: player.start.regions,
+        names: player.names(given),
+        start: player.start,
         name,
         damage,
     })

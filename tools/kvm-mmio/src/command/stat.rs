@@ -7,11 +7,11 @@ use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
 
+use super::report::show;
 use crate::child::{self, Running};
 use crate::cli::Stat;
 use crate::device::{Heat, System, warn_of_setting};
-use crate::output;
-use crate::region::Regions;
+use crate::region::Names;
 use crate::signal::Stop;
 use crate::summary::Summary;
 
@@ -21,35 +21,38 @@ pub fn run(system: &System, args: &Stat, json: bool) -> Result<()> {
 
 fn count(system: &System, args: &Stat, json: bool) -> Result<ExitStatus> {
     // What can be wrong is found before anything runs.
-    let regions = args.names.regions(&[])?;
+    let names = args.names.names()?;
     let mut out: Box<dyn Write> = match &args.output {
         Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
         None => Box::new(io::stderr()),
     };
-    let (status, summary) = measure(system, args, &regions)?;
-    if json {
-        output::header(&mut out, "stat")?;
-        output::summary_json(&mut out, &summary)?;
-    } else {
-        output::summary_text(&mut out, &summary)?;
-    }
+    let (status, summary) = measure(system, args, names)?;
+    show(&mut out, "stat", &summary, &args.layout, json)?;
     out.flush()?;
     Ok(status)
 }
 
-fn measure(system: &System, args: &Stat, regions: &Regions) -> Result<(ExitStatus, Summary)> {
+fn measure(system: &System, args: &Stat, mut names: Names) -> Result<(ExitStatus, Summary)> {
     let stop = Stop::on_signals()?;
     // Open all the time: the kernel keeps the counts of VMs that end meanwhile.
     let device = system.open()?;
     let before = device.read()?;
+    names.learn(system, &before);
     let heat = Heat::on(system)?;
     warn_of_setting(&before);
     let status = Running::start(&args.command)?.wait(&stop)?;
     let after = device.read()?;
+    names.learn(system, &after);
     drop(heat);
     let (grown, elapsed) = (after.since(&before), after.elapsed_since(&before));
     Ok((
         status,
-        Summary::new(&grown, elapsed, regions, &args.list.view(), args.list.top),
+        Summary::new(
+            &grown,
+            elapsed,
+            &names,
+            &args.layout.view(&args.list),
+            args.list.top,
+        ),
     ))
 }

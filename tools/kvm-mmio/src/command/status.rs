@@ -127,6 +127,9 @@ fn checks(system: &System) -> Vec<Check> {
 const MODULE: &str = "kvm_mmio_ext";
 const ENABLE: &str = "echo Y > /sys/module/kvm_mmio_ext/parameters/enabled";
 
+/// The kernels that there are patches for.
+const SUPPORTED: &str = "the hooks are for Linux 7.3: build one with patches/7.3 applied";
+
 /// Whether KVM has the hooks: a function of theirs is among the symbols of the kernel.
 fn kernel(system: &System) -> Check {
     let name = "kernel";
@@ -142,12 +145,7 @@ fn kernel(system: &System) -> Check {
     }
     if system.has_module("kvm") && has("kvm_init") {
         let value = format!("{release}, KVM has no hooks for the extension");
-        return Check::new(
-            name,
-            State::Missing,
-            value,
-            "build a kernel with patches/7.3 applied",
-        );
+        return Check::new(name, State::Missing, value, SUPPORTED);
     }
     let value = format!("{release}, hooks not visible");
     Check::new(
@@ -279,6 +277,21 @@ fn statistics(system: &System) -> Check {
                 State::Missing
             };
             Check::new(name, state, format!("{error:#}"), "")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_kernels_with_patches_are_named() {
+        let patches = concat!(env!("CARGO_MANIFEST_DIR"), "/../../patches");
+        for folder in fs::read_dir(patches).unwrap() {
+            let name = folder.unwrap().file_name().into_string().unwrap();
+            assert!(SUPPORTED.contains(&format!("patches/{name}")), "{name}");
+            assert!(SUPPORTED.contains(&format!("Linux {name}")), "{name}");
         }
     }
 }

@@ -48,15 +48,43 @@ impl System {
         )
     }
 
-    /// The name of a process, if it lives and can be seen from here.
+    /// What a process is called, if it lives and can be seen from here: as its VMM was told to
+    /// call the VM, else as its program.
     pub fn process_name(&self, tgid: u32) -> Option<String> {
-        let name = fs::read_to_string(self.path(&format!("/proc/{tgid}/comm"))).ok()?;
-        Some(name.trim().replace(|c: char| c.is_control(), "?"))
+        let read = |file| fs::read(self.path(&format!("/proc/{tgid}/{file}")));
+        let program = read("comm").ok()?;
+        let arguments = read("cmdline").unwrap_or_default();
+        let name = guest_name(&String::from_utf8_lossy(&arguments));
+        let name = name.unwrap_or_else(|| String::from_utf8_lossy(&program).trim().to_owned());
+        Some(name.replace(|c: char| c.is_control(), "?"))
     }
 
     pub fn open(&self) -> Result<Device> {
         Device::open(self)
     }
+}
+
+/// The name that a VM has in the command line of its VMM: `-name guest=NAME` of QEMU, which
+/// libvirt gives too, and `--id NAME` of Firecracker.
+fn guest_name(arguments: &str) -> Option<String> {
+    let mut arguments = arguments.split('\0');
+    let program = arguments.next()?.rsplit('/').next()?;
+    if program.starts_with("qemu") || program == "kvm" {
+        arguments.find(|argument| matches!(*argument, "-name" | "--name"))?;
+        // A comma in a value is written twice.
+        let value = arguments.next()?.replace(",,", "\0");
+        let mut parts = value.split(',').enumerate();
+        let name = parts.find_map(|(place, part)| match part.split_once('=') {
+            Some((key, name)) => (key == "guest").then_some(name),
+            None => (place == 0).then_some(part),
+        })?;
+        return Some(name.replace('\0', ",")).filter(|name| !name.is_empty());
+    }
+    if program == "firecracker" {
+        arguments.find(|argument| *argument == "--id")?;
+        return arguments.next().map(str::to_owned);
+    }
+    None
 }
 
 /// The statistics file, open. While it is, the kernel keeps the counts of VMs that end.
@@ -183,5 +211,32 @@ pub fn warn_of_setting(reading: &Reading) {
             "the extension is switched off, every access goes to KVM's emulator: \
              echo Y > /sys/module/kvm_mmio_ext/parameters/enabled",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_guests() {
+        for (arguments, name) in [
+            (
+                "/usr/bin/qemu-system-x86_64\0-enable-kvm\0-name\0web\0",
+                Some("web"),
+            ),
+            ("kvm\0-name\0guest=web,debug-threads=on\0", Some("web")),
+            (
+                "qemu-kvm\0-name\0debug-threads=on,guest=a,,b\0",
+                Some("a,b"),
+            ),
+            ("qemu-kvm\0-name\0debug-threads=on\0", None),
+            ("qemu-kvm\0-name", None),
+            ("/firecracker\0--id\0fc-1\0--api-sock\0x\0", Some("fc-1")),
+            ("vim\0-name\0web\0", None),
+            ("", None),
+        ] {
+            assert_eq!(guest_name(arguments).as_deref(), name, "{arguments:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Matrix;
+use crate::output::short;
 use crate::reading::Counts;
 
 const WIDTH: u32 = 1200;
@@ -72,7 +73,7 @@ impl Picture<'_> {
     /// Room for the longest label.
     fn left(&self) -> u32 {
         let labels = self.matrix.rows.iter().map(|row| self.label(row));
-        let devices = self.matrix.devices.iter().map(|(name, _)| short(name, 44));
+        let devices = self.matrix.devices.iter().map(|(name, _)| short(name, 60));
         let style = text(TEXT, HPos::Right, VPos::Center);
         let width = |label: String| style.font.box_size(&label).map_or(300, |(width, _)| width);
         labels
@@ -85,11 +86,19 @@ impl Picture<'_> {
     }
 
     fn label(&self, row: &crate::summary::Row) -> String {
+        let process = match (self.matrix.processes.len(), row.process.as_str()) {
+            (1, _) | (_, "") => String::new(),
+            (_, name) => format!("{}  ", short(name, 16)),
+        };
         let vm = match self.matrix.vms {
             1 => String::new(),
-            _ => format!("VM {}  ", row.key.vm),
+            _ => format!("VM {}  {process}", row.key.vm),
         };
-        format!("{vm}{}  {:#x}", short(&row.name, 44), row.key.gpa)
+        let address = format!("{:#x}", row.key.gpa);
+        match row.name == address {
+            true => format!("{vm}{}  {address}", row.device),
+            false => format!("{vm}{}  {address}", short(&row.name, 44)),
+        }
     }
 
     fn draw_heat<B: DrawingBackend>(&self, area: &Area<B>) -> Result<()> {
@@ -154,6 +163,10 @@ impl Picture<'_> {
         let devices = &self.matrix.devices;
         let title = text(TITLE, HPos::Left, VPos::Top);
         drawn(area.draw(&Text::new("Accesses by device", (14, 6), title)))?;
+        if devices.is_empty() {
+            let style = text(TEXT, HPos::Left, VPos::Top);
+            return drawn(area.draw(&Text::new("no accesses", (14, 36), style)));
+        }
         let total: u64 = devices.iter().map(|(_, counts)| counts.count).sum();
         let most = devices
             .iter()
@@ -201,7 +214,7 @@ impl Picture<'_> {
             let share = counts.count as f64 / total.max(1) as f64 * 100.0;
             let count = format!("{} ({share:.1} %)", grouped(counts.count));
             let style = text(TEXT, HPos::Right, VPos::Center);
-            drawn(area.draw(&Text::new(short(name, 44), (zero - 8, y), style)))?;
+            drawn(area.draw(&Text::new(short(name, 60), (zero - 8, y), style)))?;
             let style = text(TEXT, HPos::Left, VPos::Center);
             drawn(area.draw(&Text::new(count, (end + 6, y), style)))?;
         }
@@ -337,15 +350,6 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// A name that is not longer than there is room.
-fn short(name: &str, most: usize) -> String {
-    if name.chars().count() <= most {
-        return name.to_owned();
-    }
-    let start: String = name.chars().take(most - 1).collect();
-    format!("{start}…")
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -353,16 +357,19 @@ mod tests {
     use super::*;
     use crate::device::sample;
     use crate::plot::{Collector, png, svg};
-    use crate::region::{Region, Regions, Source};
+    use crate::region::{Given, Names, Owner, Region, Source};
     use crate::summary::Filter;
 
     fn matrix(steps: u64) -> Matrix {
-        let regions = Regions::from(vec![Region {
+        let region = Region {
             name: "<doorbell> & \"friends\"".to_owned(),
             start: 0xfe00_3000,
             last: 0xfe00_3fff,
             source: Source::User,
-        }]);
+        };
+        let owner = Owner::Process(4711);
+        let given = vec![Given { owner, region }];
+        let names = Names::new(given, [(4711, "web".to_owned())].into());
         let mut collector = Collector::new(Filter::default());
         for step in 0..steps {
             let mut grown = sample::two_vms();
@@ -375,7 +382,7 @@ mod tests {
             }
             collector.add(&grown, Duration::from_millis(100));
         }
-        collector.matrix(&regions, 3)
+        collector.matrix(&names, 3)
     }
 
     fn picture(matrix: &Matrix) -> Picture<'_> {
@@ -403,9 +410,10 @@ mod tests {
             "accesses/s",
             "none",
             "time since the start of the recording, seconds",
-            "VM 1  <doorbell> & \"friends\"  0xfe003000",
+            "VM 1  web  <doorbell> & \"friends\"  0xfe003000",
             "VM 2  HPET  0xfed00000",
-            "local APIC",
+            "web [4711]: local APIC",
+            "PID 4712: HPET",
             "accesses",
             "exit to userspace",
         ] {
@@ -432,9 +440,10 @@ mod tests {
 
     #[test]
     fn an_empty_recording_has_a_picture_too() {
-        let matrix = Collector::default().matrix(&Regions::default(), 3);
+        let matrix = Collector::default().matrix(&Names::default(), 3);
         let text = String::from_utf8(svg(&picture(&matrix)).unwrap()).unwrap();
-        assert!(text.contains("no accesses"));
+        assert_eq!(text.matches("no accesses").count(), 2);
+        assert!(!text.contains("exit to userspace"));
         png(&picture(&matrix)).unwrap();
     }
 

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use crate::group::By;
 use crate::reading::{Counts, Reading};
-use crate::region::Regions;
+use crate::region::Names;
 use crate::summary::{Filter, Key, Row, Sort, View, by_device, rows};
 
 /// More columns could not be seen.
@@ -41,6 +42,10 @@ pub struct Matrix {
     pub devices: Vec<(String, Counts)>,
     /// VMs with any of all pages.
     pub vms: usize,
+    /// The processes of these VMs: what they are called, and the VMs of each.
+    pub processes: BTreeMap<u32, (String, BTreeSet<u64>)>,
+    /// There are names of pages of which it is not known whose they are.
+    pub names_unused: bool,
 }
 
 impl Collector {
@@ -70,15 +75,23 @@ impl Collector {
     }
 
     /// The matrix of the `top` pages with the most accesses.
-    pub fn matrix(&self, regions: &Regions, top: usize) -> Matrix {
+    pub fn matrix(&self, names: &Names, top: usize) -> Matrix {
         let view = View {
             filter: self.filter.clone(),
             sort: Sort::Accesses,
             per_vcpu: false,
+            by: By::Page,
         };
-        let mut shown = rows(&self.total, regions, &view);
+        let mut shown = rows(&self.total, names, &view);
         let devices = by_device(&shown);
         let vms: BTreeSet<u64> = shown.iter().map(|row| row.key.vm).collect();
+        let mut processes: BTreeMap<u32, (String, BTreeSet<u64>)> = BTreeMap::new();
+        for row in &shown {
+            let new = || (row.process.clone(), BTreeSet::new());
+            let (_, vms) = processes.entry(row.tgid).or_insert_with(new);
+            vms.insert(row.key.vm);
+        }
+        let all = self.total.vms.values().map(|vm| vm.tgid).collect();
         let hidden = shown.split_off(top.min(shown.len()));
         shown.sort_by_key(|row| row.key);
         Matrix {
@@ -94,6 +107,8 @@ impl Collector {
             rows: shown,
             devices,
             vms: vms.len(),
+            processes,
+            names_unused: names.maps(&all).unused,
         }
     }
 
@@ -142,7 +157,7 @@ mod tests {
             }
             collector.add(&grown, Duration::from_millis(milliseconds));
         }
-        collector.matrix(&Regions::default(), 3)
+        collector.matrix(&Names::default(), 3)
     }
 
     #[test]
@@ -200,7 +215,7 @@ mod tests {
 
     #[test]
     fn no_time_at_all() {
-        let matrix = Collector::default().matrix(&Regions::default(), 3);
+        let matrix = Collector::default().matrix(&Names::default(), 3);
         assert!(matrix.rows.is_empty());
         let matrix = collect(&[(0, 5)]);
         assert!(matrix.cells.iter().flatten().all(|rate| rate.is_finite()));

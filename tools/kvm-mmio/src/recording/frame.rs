@@ -9,7 +9,10 @@ use std::io::{self, Read, Write};
 use thiserror::Error;
 
 /// First bytes of each recording. The last one is the version of the format.
-pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x02";
+pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x03";
+
+/// The first version that this program reads. Later ones have more kinds of frames.
+const OLDEST: u8 = 2;
 
 /// Length and checksum, 32 bits each, little endian.
 const HEAD: usize = 8;
@@ -22,7 +25,7 @@ const MAX_PAYLOAD: u32 = 1 << 28;
 pub enum Fault {
     #[error("this is no recording of kvm-mmio")]
     Magic,
-    #[error("the format is version {0}, this program knows version {version}", version = MAGIC[11])]
+    #[error("the format is version {0}, this program knows {OLDEST} to {newest}", newest = MAGIC[11])]
     Version(u8),
     #[error("the file ends in the middle of a frame")]
     Truncated,
@@ -99,7 +102,7 @@ impl<R: Read> Reader<R> {
         if name != &MAGIC[..MAGIC.len() - 1] {
             return Err(at_start(Fault::Magic));
         }
-        if version != MAGIC[MAGIC.len() - 1] {
+        if !(OLDEST..=MAGIC[MAGIC.len() - 1]).contains(&version) {
             return Err(at_start(Fault::Version(version)));
         }
         Ok(Self {
@@ -185,7 +188,7 @@ mod tests {
         let message = fault.unwrap().to_string();
         assert_eq!(
             message,
-            "the format is version 1, this program knows version 2"
+            "the format is version 1, this program knows 2 to 3"
         );
     }
 
@@ -222,6 +225,8 @@ mod tests {
             let mut bytes = file(&payloads);
             let place = place.index(bytes.len());
             bytes[place] ^= 1 << bit;
+            // The same frames, of the version before.
+            prop_assume!(bytes[..MAGIC.len()] != *b"kvm-mmio\r\n\0\x02");
             let (read, offset, fault) = read_all(&bytes);
             let before = (0..=payloads.len()).rev().find(|n| file(&payloads[..*n]).len() <= place);
             let good = before.unwrap_or(0);

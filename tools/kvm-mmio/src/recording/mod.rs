@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Recordings: readings over time, in a file.
 //!
-//! The first frame tells where and how it was made. Each sample has the state of all VMs, and of
+//! The first frame tells where and how it was made; names that are given, and those of processes
+//! once they are known, have frames of their own. Each sample has the state of all VMs, and of
 //! vCPUs and pages those that have changed since the sample before, with their whole state. The
 //! last frame says that nothing is missing.
 
 pub mod frame;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
 use crate::reading::{Clock, Page, Reading};
-use crate::region::Region;
+use crate::region::{Given, Names, Owner, Region};
 use frame::{Damage, Fault};
 
 /// How a recording came to be.
@@ -28,7 +30,7 @@ pub struct Start {
     pub interval_ms: u64,
     /// Names of the counters of vCPUs.
     pub counters: Vec<String>,
-    /// Names that the user has given to pages.
+    /// Names that the user has given to pages, in version 2 of the format.
     pub regions: Vec<Region>,
 }
 
@@ -68,6 +70,10 @@ enum Frame {
     Start(Start),
     Sample(Sample),
     End,
+    /// Names that the user has given to pages.
+    Given(Vec<Given>),
+    /// Names of processes that are new.
+    Processes(BTreeMap<u32, String>),
 }
 
 /// Writes a recording.
@@ -75,6 +81,8 @@ pub struct Recorder<W> {
     out: frame::Writer<W>,
     /// The state after the last sample.
     last: Reading,
+    /// Names of processes that have been written.
+    processes: BTreeMap<u32, String>,
     /// Bytes of the file so far.
     pub bytes: u64,
 }
@@ -84,10 +92,26 @@ impl<W: Write> Recorder<W> {
         let mut recorder = Self {
             out: frame::Writer::new(out)?,
             last: Reading::default(),
+            processes: BTreeMap::new(),
             bytes: frame::MAGIC.len() as u64,
         };
         recorder.write(&Frame::Start(start))?;
         Ok(recorder)
+    }
+
+    pub fn give(&mut self, given: Vec<Given>) -> io::Result<()> {
+        self.write(&Frame::Given(given))
+    }
+
+    /// Writes the names of processes that have not been written yet.
+    pub fn name(&mut self, processes: &BTreeMap<u32, String>) -> io::Result<()> {
+        let mut new = processes.clone();
+        new.retain(|process, _| !self.processes.contains_key(process));
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.processes.extend(new.clone());
+        self.write(&Frame::Processes(new))
     }
 
     pub fn add(&mut self, reading: &Reading) -> io::Result<()> {
@@ -183,6 +207,8 @@ impl Sample {
 pub struct Player<R> {
     input: frame::Reader<R>,
     pub start: Start,
+    given: Vec<Given>,
+    processes: BTreeMap<u32, String>,
     state: Reading,
     /// The end frame has been read.
     ended: bool,
@@ -206,34 +232,45 @@ impl<R: Read> Player<R> {
             counters: start.counters.clone(),
             ..Reading::default()
         };
+        let owner = Owner::Only;
+        let old = start.regions.iter().cloned();
         Ok(Self {
             input,
+            given: old.map(|region| Given { owner, region }).collect(),
+            processes: BTreeMap::new(),
             start,
             state,
             ended: false,
         })
     }
 
+    /// The names so far; those that are `given` besides come first.
+    pub fn names(&self, given: Vec<Given>) -> Names {
+        Names::new([given, self.given.clone()].concat(), self.processes.clone())
+    }
+
     /// The state at the next sample; None behind the last one.
     pub fn step(&mut self) -> Result<Option<&Reading>, Damage> {
         let content = |offset, fault| Damage { offset, fault };
-        match next(&mut self.input)? {
-            Some((offset, _)) if self.ended => Err(content(offset, Fault::Trailing)),
-            Some((offset, Frame::Sample(sample))) => {
-                sample
-                    .apply(&mut self.state)
-                    .map_err(|fault| content(offset, fault))?;
-                Ok(Some(&self.state))
+        loop {
+            match next(&mut self.input)? {
+                Some((offset, _)) if self.ended => return Err(content(offset, Fault::Trailing)),
+                Some((offset, Frame::Sample(sample))) => {
+                    sample
+                        .apply(&mut self.state)
+                        .map_err(|fault| content(offset, fault))?;
+                    return Ok(Some(&self.state));
+                }
+                Some((_, Frame::Given(given))) => self.given.extend(given),
+                Some((_, Frame::Processes(new))) => self.processes.extend(new),
+                Some((_, Frame::End)) => self.ended = true,
+                Some((offset, Frame::Start(_))) => {
+                    let fault = Fault::Content("a second start".to_owned());
+                    return Err(content(offset, fault));
+                }
+                None if self.ended => return Ok(None),
+                None => return Err(content(self.input.offset(), Fault::NoEnd)),
             }
-            Some((_, Frame::End)) => {
-                self.ended = true;
-                self.step()
-            }
-            Some((offset, Frame::Start(_))) => {
-                Err(content(offset, Fault::Content("a second start".to_owned())))
-            }
-            None if self.ended => Ok(None),
-            None => Err(content(self.input.offset(), Fault::NoEnd)),
         }
     }
 }
@@ -337,6 +374,58 @@ mod tests {
         assert_eq!(damage.unwrap().offset, whole as u64);
     }
 
+    #[test]
+    fn names_come_back() {
+        let region = Region {
+            name: "doorbell".to_owned(),
+            start: 0xfe00_3000,
+            last: 0xfe00_3fff,
+            source: crate::region::Source::User,
+        };
+        let owner = Owner::Process(4711);
+        let mut bytes = Vec::new();
+        let mut recorder = Recorder::new(&mut bytes, start()).unwrap();
+        recorder.give(vec![Given { owner, region }]).unwrap();
+        let mut processes: BTreeMap<u32, String> = [(4711, "web".to_owned())].into();
+        for name in ["db", "not once more"] {
+            recorder.name(&processes).unwrap();
+            recorder.add(&grown(0)).unwrap();
+            processes.insert(4712, name.to_owned());
+        }
+        recorder.name(&[(4712, "db".to_owned())].into()).unwrap();
+        recorder.name(&processes).unwrap();
+        recorder.finish().unwrap();
+        let mut player = Player::new(bytes.as_slice()).unwrap();
+        while player.step().unwrap().is_some() {}
+        let names = player.names(Vec::new());
+        assert_eq!((names.process(4711), names.process(4712)), ("web", "db"));
+        let maps = names.maps(&[4711, 4712].into());
+        assert_eq!(maps.of(4711).device(0xfe00_3000), "doorbell");
+        assert_eq!(maps.of(4712).device(0xfe00_3000), "PCI hole");
+    }
+
+    /// Of version 2, which had no names of processes, and those of pages in the start.
+    #[test]
+    fn an_old_recording_is_read() {
+        let region = Region {
+            name: "doorbell".to_owned(),
+            start: 0xfe00_3000,
+            last: 0xfe00_3fff,
+            source: crate::region::Source::User,
+        };
+        let mut start = start();
+        start.regions.push(region);
+        let mut bytes = Vec::new();
+        let mut recorder = Recorder::new(&mut bytes, start).unwrap();
+        recorder.add(&grown(0)).unwrap();
+        recorder.finish().unwrap();
+        bytes[11] = 2;
+        let mut player = Player::new(bytes.as_slice()).unwrap();
+        assert_eq!(player.step().unwrap(), Some(&grown(0)));
+        let maps = player.names(Vec::new()).maps(&[4711].into());
+        assert_eq!(maps.of(4711).device(0xfe00_3000), "doorbell");
+    }
+
     proptest! {
         #[test]
         fn readings_come_back(readings in prop::collection::vec(sample::reading(), 0..5)) {
@@ -351,6 +440,8 @@ mod tests {
             let mut bytes = record(&readings);
             let place = place.index(bytes.len());
             bytes[place] ^= byte;
+            // The same frames, of the version before.
+            prop_assume!(place != 11 || bytes[11] != 2);
             let (played, damage) = play(&bytes);
             let damage = damage.unwrap();
             prop_assert!(damage.offset <= place as u64);

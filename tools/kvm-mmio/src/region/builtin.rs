@@ -26,3 +26,8 @@ pub fn regions() -> impl Iterator<Item = Region> {
         source: Source::Builtin,
     })
 }
+
+/// Whether a range is where devices may be, and says nothing of which one is.
+pub fn is_hole(region: &Region) -> bool {
+    region.source == Source::Builtin && region.name.ends_with("PCI hole")
+}

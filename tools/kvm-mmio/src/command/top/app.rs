@@ -7,8 +7,9 @@ use std::time::Duration;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use regex_lite::Regex;
 
+use crate::device::System;
 use crate::reading::{Clock, Counts, Reading};
-use crate::region::Regions;
+use crate::region::Names;
 use crate::summary::{Filter, Key, Row, View, rows};
 
 /// What the caller has to do after a key.
@@ -56,7 +57,7 @@ pub struct Line {
 }
 
 pub struct App {
-    regions: Regions,
+    pub names: Names,
     pub view: View,
     pub interval: Duration,
     pub color: bool,
@@ -73,9 +74,9 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(regions: Regions, view: View, interval: Duration, color: bool) -> Self {
+    pub fn new(names: Names, view: View, interval: Duration, color: bool) -> Self {
         Self {
-            regions,
+            names,
             view,
             interval,
             color,
@@ -89,7 +90,8 @@ impl App {
         }
     }
 
-    pub fn update(&mut self, reading: Reading) {
+    pub fn update(&mut self, reading: Reading, system: &System) {
+        self.names.learn(system, &reading);
         if !self.started {
             (self.base, self.last) = (reading.clone(), reading.clone());
             self.started = true;
@@ -109,6 +111,12 @@ impl App {
         self.last.clock
     }
 
+    /// Whether there are names of pages of which it is not known whose they are.
+    pub fn names_unused(&self) -> bool {
+        let processes = self.last.vms.values().map(|vm| vm.tgid).collect();
+        self.names.maps(&processes).unused
+    }
+
     pub fn vms(&self) -> usize {
         self.last.vms.values().filter(|vm| !vm.ended).count()
     }
@@ -126,12 +134,12 @@ impl App {
     /// All pages that were accessed since the start, the busiest now first.
     pub fn lines(&self) -> Vec<Line> {
         let grown = self.last.since(&self.before);
-        let now = rows(&grown, &self.regions, &self.view);
+        let now = rows(&grown, &self.names, &self.view);
         let order: HashMap<Key, (usize, Counts)> = (0..)
             .zip(&now)
             .map(|(place, row)| (row.key, (place, row.counts)))
             .collect();
-        let total = rows(&self.last.since(&self.base), &self.regions, &self.view);
+        let total = rows(&self.last.since(&self.base), &self.names, &self.view);
         let mut lines: Vec<_> = total
             .into_iter()
             .map(|row| {

@@ -18,33 +18,36 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use crate::cli::Top;
 use crate::device::{Device, Heat, System, warn_of_setting};
 use crate::output;
-use crate::region::Regions;
+use crate::region::Names;
 use crate::signal::{Stop, next_after};
 use crate::summary::Summary;
 use app::{Action, App};
+
+pub use screen::KEYS;
 
 /// How soon a signal is noticed while no key comes.
 const STEP: Duration = Duration::from_millis(50);
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Result<()> {
-    let regions = args.names.regions(&[])?;
+    let names = args.names.names()?;
     let stop = Stop::on_signals()?;
     let device = system.open()?;
     let heat = Arc::new(Heat::on(system)?);
     let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
     if terminal && !args.text && !json {
         leave_with_terminal(stop.clone(), Arc::downgrade(&heat));
-        return interactive(&device, args, regions, &stop);
+        return interactive(&device, system, args, names, &stop);
     }
-    lines(out, &device, args, &regions, &stop, json)
+    let source = (&device, system);
+    lines(out, source, args, names, &stop, json)
 }
 
 /// A table at each interval.
 fn lines(
     out: &mut dyn Write,
-    device: &Device,
+    (device, system): (&Device, &System),
     args: &Top,
-    regions: &Regions,
+    mut names: Names,
     stop: &Stop,
     json: bool,
 ) -> Result<()> {
@@ -60,8 +63,9 @@ fn lines(
             break;
         }
         let now = device.read()?;
+        names.learn(system, &now);
         let (grown, elapsed) = (now.since(&before), now.elapsed_since(&before));
-        let summary = Summary::new(&grown, elapsed, regions, &args.list.view(), args.list.top);
+        let summary = Summary::new(&grown, elapsed, &names, &args.list.view(), args.list.top);
         if json {
             output::summary_json(out, &summary)?;
         } else {
@@ -105,10 +109,16 @@ fn leave_with_terminal(stop: Stop, heat: Weak<Heat>) {
     });
 }
 
-fn interactive(device: &Device, args: &Top, regions: Regions, stop: &Stop) -> Result<()> {
+fn interactive(
+    device: &Device,
+    system: &System,
+    args: &Top,
+    names: Names,
+    stop: &Stop,
+) -> Result<()> {
     let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut app = App::new(regions, args.list.view(), args.interval, color);
-    app.update(device.read()?);
+    let mut app = App::new(names, args.list.view(), args.interval, color);
+    app.update(device.read()?, system);
     let mut screen = Screen::open()?;
     let mut next = Instant::now() + app.interval;
     let mut updates = 0;
@@ -129,7 +139,7 @@ fn interactive(device: &Device, args: &Top, regions: Regions, stop: &Stop) -> Re
             return Ok(());
         }
         if Instant::now() >= next {
-            app.update(device.read()?);
+            app.update(device.read()?, system);
             next = Instant::now() + app.interval;
             updates += 1;
             if args.count.is_some_and(|count| updates >= count) {

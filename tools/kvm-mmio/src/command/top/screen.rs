@@ -9,14 +9,14 @@ use ratatui::widgets::{Block, Clear, Paragraph};
 
 use super::app::{App, Line};
 use super::table::table;
-use crate::output::plural;
+use crate::output::{NAMES_UNUSED, plural};
 use crate::reading::{ENABLED, HEAT};
 
 /// From nothing to the most, for terminals with and without colours.
 const BARS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const COLORS: [u8; 9] = [238, 19, 26, 31, 37, 71, 178, 208, 196];
 
-const KEYS: &[(&str, &str)] = &[
+pub const KEYS: &[(&str, &str)] = &[
     ("c", "clear all filters"),
     ("f", "filter by the name of the page"),
     ("g", "filter by VM"),
@@ -65,6 +65,9 @@ fn header(app: &App, lines: &[Line]) -> Paragraph<'static> {
         if clock.flags & flag == 0 {
             notes.push(text.to_owned());
         }
+    }
+    if app.names_unused() {
+        notes.push(NAMES_UNUSED.to_owned());
     }
     if app.dropped() != 0 {
         notes.push(plural(
@@ -198,23 +201,25 @@ mod tests {
 
     use super::*;
     use crate::command::top::app::Action;
+    use crate::device::System;
     use crate::device::sample;
-    use crate::region::Regions;
+    use crate::region::{Given, Names, Owner, Region, Source};
     use crate::summary::View;
 
     /// Two seconds in which everything has doubled.
     fn app() -> App {
         let mut app = App::new(
-            Regions::default(),
+            Names::default(),
             View::default(),
             Duration::from_secs(2),
             false,
         );
-        app.update(sample::two_vms());
+        let system = System::at("/nonexistent");
+        app.update(sample::two_vms(), &system);
         let mut later = sample::two_vms();
         later.add(&sample::two_vms());
         later.clock.boottime += 2_000_000_000;
-        app.update(later);
+        app.update(later, &system);
         app
     }
 
@@ -242,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_whole_screen() {
-        let screen = screen_of(&mut app(), 140, 12);
+        let screen = screen_of(&mut app(), 160, 12);
         let top = [
             "kvm-mmio top: 1 VM, 4 pages, 5331 accesses/s; every 2.0 s, by accesses",
             "3 accesses of no page",
@@ -252,8 +257,8 @@ mod tests {
         ];
         assert_eq!(screen[..5], top);
         let table = [
-            "  VM      PID           page name                                     total     acc/s      %   reads/s  writes/s  kernel/s    user/s last",
-            "   1     4711     0xfe003000 PCI hole +0x7e003000                     10000      5000   93.8         0      5000      5000         0 write 4 (1 bit)",
+            "  VM      PID process page name total acc/s % reads/s writes/s kernel/s user/s last",
+            "   1     4711 - 0xfe003000 0xfe003000 10000 5000 93.8 0 5000 5000 0 write 4 (1 bit)",
         ];
         for (line, wanted) in screen[5..].iter().zip(table) {
             let words = |line: &str| {
@@ -321,10 +326,14 @@ mod tests {
         let mut app = app();
         for (width, titles) in [
             (
-                140,
-                "VM PID page name total acc/s % reads/s writes/s kernel/s user/s last",
+                160,
+                "VM PID process page name total acc/s % reads/s writes/s kernel/s user/s last",
             ),
-            (100, "VM PID page name total acc/s % kernel/s user/s"),
+            (
+                120,
+                "VM PID process page name total acc/s % kernel/s user/s",
+            ),
+            (100, "VM PID process page name total acc/s %"),
             (80, "VM PID page name total acc/s %"),
             (60, "VM page name acc/s"),
             (30, "page acc/s"),
@@ -336,7 +345,7 @@ mod tests {
             // Nothing of it is cut off.
             assert!(screen[6].contains("0xfe003000"), "{screen:?}");
             if titles.contains("name") {
-                assert!(screen[6].contains("PCI hole +0x7e003000"), "{screen:?}");
+                assert!(screen[7].contains("local APIC"), "{screen:?}");
             }
         }
         type_in(&mut app, "x");
@@ -344,11 +353,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_off_ends_in_dots() {
+        let region = Region {
+            name: "virtio-pci-notify-virtio-net".to_owned(),
+            start: 0xfe00_3000,
+            last: 0xfe00_3fff,
+            source: Source::Qemu,
+        };
+        let owner = Owner::Process(4711);
+        let given = vec![Given { owner, region }];
+        let mut app = app();
+        app.names = Names::new(given, [(4711, "a-rather-long-name".to_owned())].into());
+        let screen = screen_of(&mut app, 100, 12);
+        assert!(screen[6].contains(" a-rather-long-n… "), "{screen:?}");
+        assert!(
+            screen[6].contains(" virtio-pci-notify-virtio… "),
+            "{screen:?}"
+        );
+        assert!(screen_of(&mut app, 120, 12)[6].contains(" virtio-pci-notify-virtio… "));
+        assert!(screen_of(&mut app, 170, 12)[6].contains("notify-virtio-net "));
+    }
+
+    #[test]
     fn shares_are_of_all_pages() {
         let mut app = app();
-        screen_of(&mut app, 100, 9);
+        screen_of(&mut app, 120, 9);
         type_in(&mut app, "j");
-        let screen = screen_of(&mut app, 100, 9);
+        let screen = screen_of(&mut app, 120, 9);
         assert!(screen[6].contains("local APIC") && screen[6].contains(" 5.6 "));
     }
 

@@ -45,6 +45,9 @@ const VCPU: &str = "vCPU";
 const COLUMNS: &[Column] = &[
     column("VM", 4, 3, |line, _| line.row.key.vm.to_string()),
     column("PID", 8, 6, |line, _| line.row.tgid.to_string()),
+    text_column("process", 16, 7, |line, _| {
+        output::process(&line.row.process, line.row.ended)
+    }),
     column(VCPU, 4, 2, |line, _| {
         let vcpu = line.row.key.vcpu;
         vcpu.map_or_else(String::new, |vcpu| vcpu.to_string())
@@ -54,11 +57,11 @@ const COLUMNS: &[Column] = &[
     column("total", 11, 4, |line, _| line.row.counts.count.to_string()),
     column("acc/s", 9, 1, |line, scale| scale.rate(line.now.count)),
     column("%", 6, 5, |line, scale| scale.percent(line.now.count)),
-    column("reads/s", 9, 9, |line, scale| scale.rate(line.now.reads)),
-    column("writes/s", 9, 9, |line, scale| scale.rate(line.now.writes)),
-    column("kernel/s", 9, 8, |line, scale| scale.rate(line.now.kernel)),
-    column("user/s", 9, 7, |line, scale| scale.rate(line.now.userspace)),
-    text_column("last", 18, 10, |line, _| output::last(&line.row.last)),
+    column("reads/s", 9, 10, |line, scale| scale.rate(line.now.reads)),
+    column("writes/s", 9, 10, |line, scale| scale.rate(line.now.writes)),
+    column("kernel/s", 9, 9, |line, scale| scale.rate(line.now.kernel)),
+    column("user/s", 9, 8, |line, scale| scale.rate(line.now.userspace)),
+    text_column("last", 18, 11, |line, _| output::last(&line.row.last)),
 ];
 
 /// One with numbers.
@@ -105,8 +108,14 @@ pub fn table<'a>(app: &App, lines: &'a [Line], width: u16) -> Table<'a> {
         seconds: app.seconds(),
         all: lines.iter().map(|line| line.now.count).sum(),
     };
+    let others = columns.iter().filter(|column| column.title != NAME);
+    let others: u16 = others.map(|column| column.width + 1).sum();
     let cell = |column: &Column, text: String| {
-        let line = TextLine::from(text);
+        let room = match column.title {
+            NAME => width.saturating_sub(others),
+            _ => column.width,
+        };
+        let line = TextLine::from(output::short(&text, room.into()));
         Cell::from(if column.left {
             line
         } else {

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tables as comma-separated values (RFC 4180), for spreadsheets.
+
+use std::io::Write;
+
+use anyhow::Result;
+
+use crate::reading::{Clock, Counts};
+use crate::summary::Summary;
+
+/// A summary: its groups if there are any, else its pages.
+pub fn summary(out: &mut dyn Write, summary: &Summary) -> Result<()> {
+    let clock = &summary.clock;
+    let vm = ["vm", "pid", "process", "ended"];
+    if summary.grouped() {
+        line(out, &[&vm, &["device", "pages"][..], &COUNTS].concat())?;
+        for group in &summary.groups {
+            let device = group.device.clone().unwrap_or_default();
+            let mut cells = of_vm(group.vm, group.tgid, &group.process, group.ended);
+            cells.extend([device, group.pages.to_string()]);
+            cells.extend(counts(&group.counts, clock));
+            line(out, &cells)?;
+        }
+        return Ok(());
+    }
+    line(
+        out,
+        &[&vm, &["vcpu", "page", "name", "device"][..], &COUNTS].concat(),
+    )?;
+    for row in &summary.rows {
+        let vcpu = row.key.vcpu.map(|vcpu| vcpu.to_string());
+        let page = format!("{:#x}", row.key.gpa);
+        let mut cells = of_vm(row.key.vm, row.tgid, &row.process, row.ended);
+        cells.extend([
+            vcpu.unwrap_or_default(),
+            page,
+            row.name.clone(),
+            row.device.clone(),
+        ]);
+        cells.extend(counts(&row.counts, clock));
+        line(out, &cells)?;
+    }
+    Ok(())
+}
+
+const COUNTS: [&str; 8] = [
+    "accesses",
+    "reads",
+    "writes",
+    "kernel",
+    "userspace",
+    "fast",
+    "wildcard",
+    "seconds",
+];
+
+fn of_vm(vm: u64, tgid: u32, process: &str, ended: bool) -> Vec<String> {
+    vec![
+        vm.to_string(),
+        tgid.to_string(),
+        process.to_owned(),
+        u8::from(ended).to_string(),
+    ]
+}
+
+fn counts(counts: &Counts, clock: &Clock) -> [String; 8] {
+    [
+        counts.count.to_string(),
+        counts.reads.to_string(),
+        counts.writes.to_string(),
+        counts.kernel.to_string(),
+        counts.userspace.to_string(),
+        counts.fast.to_string(),
+        counts.wildcard.to_string(),
+        clock.seconds(counts.cycles).to_string(),
+    ]
+}
+
+fn line<S: AsRef<str>>(out: &mut dyn Write, cells: &[S]) -> Result<()> {
+    let cells: Vec<_> = cells.iter().map(|cell| quoted(cell.as_ref())).collect();
+    Ok(write!(out, "{}\r\n", cells.join(","))?)
+}
+
+fn quoted(cell: &str) -> String {
+    match cell.contains([',', '"', '\r', '\n']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::device::sample;
+    use crate::group::By;
+    use crate::region::Names;
+    use crate::summary::View;
+
+    fn text(by: By) -> String {
+        let view = View {
+            by,
+            ..View::default()
+        };
+        let names = Names::new(Vec::new(), [(4711, "a \"b\", c".to_owned())].into());
+        let all = Summary::new(&sample::two_vms(), Duration::ZERO, &names, &view, 2);
+        let mut text = Vec::new();
+        summary(&mut text, &all).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn pages() {
+        let wanted = "vm,pid,process,ended,vcpu,page,name,device,\
+            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds\r\n\
+            1,4711,\"a \"\"b\"\", c\",0,,0xfe003000,0xfe003000,PCI hole,\
+            10000,0,10000,10000,0,10000,0,0.0075\r\n\
+            1,4711,\"a \"\"b\"\", c\",0,,0xfee00000,local APIC,local APIC,\
+            600,100,500,600,0,600,0,0.00045\r\n";
+        assert_eq!(text(By::Page), wanted);
+    }
+
+    #[test]
+    fn groups() {
+        let wanted = "vm,pid,process,ended,device,pages,\
+            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds\r\n\
+            1,4711,\"a \"\"b\"\", c\",0,,3,10620,120,10500,10600,20,10620,0,0.007965\r\n\
+            2,4712,,1,,1,42,40,2,0,42,42,0,0.0000315\r\n";
+        assert_eq!(text(By::Vm), wanted);
+    }
+}

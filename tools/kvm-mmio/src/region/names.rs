@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What VMs are called, and whose ranges are whose: the addresses of one VM say nothing of another.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Map, Region};
+use crate::device::System;
+use crate::reading::Reading;
+
+/// Which VMs a range is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Owner {
+    /// Those of the process that has them all; of none if there are several processes.
+    Only,
+    /// All there are.
+    All,
+    /// Those of a process.
+    Process(u32),
+}
+
+impl Owner {
+    fn has(self, process: u32, alone: bool) -> bool {
+        match self {
+            Self::Only => alone,
+            Self::All => true,
+            Self::Process(owner) => owner == process,
+        }
+    }
+}
+
+/// A range, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    pub owner: Owner,
+    pub region: Region,
+}
+
+/// What processes are called, and their pages.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    given: Vec<Given>,
+    /// By PID.
+    pub processes: BTreeMap<u32, String>,
+}
+
+impl Names {
+    pub fn new(given: Vec<Given>, processes: BTreeMap<u32, String>) -> Self {
+        Self { given, processes }
+    }
+
+    /// Asks the running kernel for the names of processes that are not known yet. Of those that
+    /// have ended, somebody else may have the number.
+    pub fn learn(&mut self, system: &System, reading: &Reading) {
+        for vm in reading.vms.values().filter(|vm| !vm.ended) {
+            if !self.processes.contains_key(&vm.tgid) {
+                let name = system.process_name(vm.tgid);
+                self.processes.extend(name.map(|name| (vm.tgid, name)));
+            }
+        }
+    }
+
+    /// What a process is called; empty if nobody knows.
+    pub fn process(&self, process: u32) -> &str {
+        self.processes.get(&process).map_or("", String::as_str)
+    }
+
+    /// The names of pages for VMs of these processes.
+    pub fn maps(&self, processes: &BTreeSet<u32>) -> Maps {
+        let alone = processes.len() == 1;
+        let map = |process| {
+            let own = self
+                .given
+                .iter()
+                .filter(|given| given.owner.has(process, alone));
+            Map::from(own.map(|given| given.region.clone()).collect::<Vec<_>>())
+        };
+        Maps {
+            maps: processes
+                .iter()
+                .map(|&process| (process, map(process)))
+                .collect(),
+            unused: !alone && self.given.iter().any(|given| given.owner == Owner::Only),
+        }
+    }
+}
+
+/// The names of pages, by process.
+pub struct Maps {
+    maps: BTreeMap<u32, Map>,
+    /// There are names that nobody has, as it is not known whose they are.
+    pub unused: bool,
+}
+
+impl Maps {
+    pub fn of(&self, process: u32) -> &Map {
+        &self.maps[&process]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::Source;
+
+    fn given(owner: Owner, name: &str) -> Given {
+        let region = Region {
+            name: name.to_owned(),
+            start: 0xd000_0000,
+            last: 0xd000_0fff,
+            source: Source::User,
+        };
+        Given { owner, region }
+    }
+
+    fn device(given: &[Given], processes: &[u32], of: u32) -> (String, bool) {
+        let names = Names::new(given.to_vec(), BTreeMap::new());
+        let maps = names.maps(&processes.iter().copied().collect());
+        (maps.of(of).device(0xd000_0000), maps.unused)
+    }
+
+    #[test]
+    fn a_range_is_of_its_owner() {
+        let only = [given(Owner::Only, "a")];
+        assert_eq!(device(&only, &[7], 7), ("a".to_owned(), false));
+        assert_eq!(device(&only, &[7, 8], 7), ("PCI hole".to_owned(), true));
+        let all = [given(Owner::All, "a")];
+        assert_eq!(device(&all, &[7, 8], 8), ("a".to_owned(), false));
+        let own = [given(Owner::Process(7), "a"), given(Owner::Process(8), "b")];
+        assert_eq!(device(&own, &[7, 8], 7), ("a".to_owned(), false));
+        assert_eq!(device(&own, &[7, 8], 8), ("b".to_owned(), false));
+        assert_eq!(device(&own, &[9], 9), ("PCI hole".to_owned(), false));
+    }
+}
