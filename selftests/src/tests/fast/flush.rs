@@ -12,7 +12,7 @@ use kvm_bindings::kvm_regs;
 
 use super::Switch;
 use crate::guest::{Bus, Machine, Match, Mode};
-use crate::host::{self, Modes};
+use crate::host;
 use crate::skip;
 use crate::stats::{Delta, Mark};
 use crate::tap::Test;
@@ -64,11 +64,6 @@ fn no_flush() -> Result<()> {
         Some(when) if when == "cond" => {}
         Some(when) => skip!("KVM does not flush when asked to: vmentry_l1d_flush is {when:?}"),
         None => skip!("only on Intel KVM flushes"),
-    }
-    if !Modes::detect()?.tdp {
-        skip!(
-            "with shadow paging KVM asks for a flush at each fault, before it looks who takes it"
-        );
     }
     for sites in SITES {
         // Without this there is nothing to count.
