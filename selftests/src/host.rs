@@ -165,11 +165,11 @@ pub fn run_on(processor: usize) -> Result<()> {
     Ok(())
 }
 
-/// Processors online.
+/// Processors online, those included that the calling thread may not use.
 pub fn cpus() -> Result<usize> {
-    std::thread::available_parallelism()
-        .map(Into::into)
-        .context("counting processors")
+    // SAFETY: the function has no preconditions.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    usize::try_from(count).context("counting processors")
 }
 
 /// The time-stamp counter.

@@ -5,8 +5,10 @@
 pub mod bench;
 pub mod diff;
 pub mod guest;
+pub mod here;
 pub mod host;
 pub mod kick;
+pub mod perf;
 pub mod stats;
 pub mod tap;
 pub mod tests;

@@ -17,6 +17,7 @@ use super::turn::Loop;
 use crate::guest::layout::port;
 use crate::guest::{Machine, Mode, Vcpu};
 use crate::host;
+use crate::perf::Instructions;
 use crate::stats::Mark;
 
 /// Before each measurement at least so many accesses, and turns of the loop: the first ones fill
@@ -49,6 +50,16 @@ pub struct Measured {
     pub on: Option<Sample>,
     /// What happened while the extension was on, in both of these states and with warm-up.
     pub counts: Option<Counts>,
+    /// Instructions of the host per access, of a run of its own in each state; absent unless they
+    /// were asked for and the machine counts them.
+    pub host_instructions: Option<HostInstructions>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct HostInstructions {
+    pub off: f64,
+    pub seed: Option<f64>,
+    pub on: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -70,6 +81,8 @@ pub struct Effort {
     pub iterations: u64,
     /// Measurements in each state of the extension.
     pub repetitions: u64,
+    /// Whether to count the host's instructions as well.
+    pub host_instructions: bool,
 }
 
 /// EDX:EAX := the time-stamp counter.
@@ -226,6 +239,54 @@ impl Bench {
         let accesses = self.accesses(turns);
         Ok(((full - empty) as f64 / accesses as f64, accesses + warm_up))
     }
+
+    /// The same in instructions of the host; None if they cannot be counted.
+    fn count_instructions(&mut self, iterations: u64) -> Result<Option<(f64, u64)>> {
+        let warm_up = self.warm_up()?;
+        let turns = self.turns(iterations);
+        let Some(counter) = Instructions::start() else {
+            return Ok(None);
+        };
+        let start = counter.read()?;
+        self.ticks(Loop::Full, turns)?;
+        let full = counter.read()?;
+        self.ticks(Loop::Empty, turns)?;
+        let empty = counter.read()? - full;
+        drop(counter);
+        self.check_rings(turns)?;
+        let accesses = self.accesses(turns);
+        let difference = (full - start) as f64 - empty as f64;
+        Ok(Some((difference / accesses as f64, accesses + warm_up)))
+    }
+}
+
+/// Instructions of the host per access in each state. Not in the runs that are timed: a counter
+/// that leaves out the guest makes each entry and exit longer.
+fn host_instructions(
+    bench: &mut Bench,
+    iterations: u64,
+    accesses: &mut u64,
+) -> Result<Option<HostInstructions>> {
+    // It counts one thread.
+    if bench.guests.len() > 1 {
+        return Ok(None);
+    }
+    let (mut off, mut seed, mut on) = (None, None, None);
+    for state in State::all() {
+        state.enter()?;
+        let Some((instructions, count)) = bench.count_instructions(iterations)? else {
+            return Ok(None);
+        };
+        match state {
+            State::Off => off = Some(instructions),
+            State::Seed => seed = Some(instructions),
+            State::On => on = Some(instructions),
+        }
+        if *state != State::Off {
+            *accesses += count;
+        }
+    }
+    Ok(off.map(|off| HostInstructions { off, seed, on }))
 }
 
 /// Ticks of one turn of a loop of two instructions: where it is exactly [`EMPTY_TURN`], the clock
@@ -291,6 +352,11 @@ pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
             }
         }
     }
+    let host_instructions = if effort.host_instructions {
+        host_instructions(&mut bench, effort.iterations, &mut accesses)?
+    } else {
+        None
+    };
     let delta = start.delta(&[])?;
     let counts = match host::extension_enabled() {
         None => None,
@@ -319,5 +385,6 @@ pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
         seed: sample(seed),
         on: sample(on),
         counts,
+        host_instructions,
     })
 }

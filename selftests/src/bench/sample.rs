@@ -21,12 +21,7 @@ impl Sample {
         let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[middle]
-        } else {
-            (sorted[middle - 1] + sorted[middle]) / 2.0
-        };
+        let median = quantile(&sorted, 0.5);
         let spread_percent = if median > 0.0 {
             (max - min) / median * 100.0
         } else {
@@ -42,9 +37,32 @@ impl Sample {
     }
 }
 
+/// The value that a share of all is below, between two of them if need be.
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = share * (sorted.len() - 1) as f64;
+    let (below, part) = (at.floor(), at.fract());
+    let low = sorted[below as usize];
+    let high = sorted[at.ceil() as usize];
+    low + (high - low) * part
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Sample;
+    use super::{Sample, quantile};
+
+    #[test]
+    fn quartiles() {
+        let sorted = [1.0, 2.0, 4.0, 8.0, 16.0];
+        assert_eq!(
+            [0.25, 0.5, 0.75].map(|share| quantile(&sorted, share)),
+            [2.0, 4.0, 8.0]
+        );
+        assert_eq!(
+            [0.25, 0.75].map(|share| quantile(&sorted[..2], share)),
+            [1.25, 1.75]
+        );
+        assert_eq!(quantile(&sorted[..1], 0.75), 1.0);
+    }
 
     #[test]
     fn median_and_spread() {

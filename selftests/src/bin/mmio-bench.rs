@@ -7,7 +7,7 @@ use kvm_mmio_selftests::bench::measure::{self, Effort};
 use kvm_mmio_selftests::bench::report::{self, Setting, Skipped, Unit};
 use kvm_mmio_selftests::bench::rows::choose;
 use kvm_mmio_selftests::guest::Machine;
-use kvm_mmio_selftests::host::Modes;
+use kvm_mmio_selftests::host::{self, Modes};
 
 /// Measures trapped accesses through /dev/kvm, with the extension off and on in turn.
 #[derive(Parser)]
@@ -26,6 +26,12 @@ struct Options {
     /// Measurements of each row in each state of the extension: off, on without its fast path, on
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     repetitions: u64,
+    /// Stay on this processor; several vCPUs have one each, as ever
+    #[arg(long)]
+    processor: Option<usize>,
+    /// Count the host's instructions too, where the machine can; only in JSON
+    #[arg(long)]
+    host_instructions: bool,
     /// JSON Lines in place of the table
     #[arg(long)]
     json: bool,
@@ -43,7 +49,9 @@ fn main() -> Result<()> {
     let effort = Effort {
         iterations: options.iterations,
         repetitions: options.repetitions,
+        host_instructions: options.host_instructions,
     };
+    options.processor.map_or(Ok(()), host::run_on)?;
     let ticks_per_empty_turn = measure::ticks_per_empty_turn()?;
     let setting = Setting {
         modes: Modes::detect()?,
