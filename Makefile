@@ -7,7 +7,7 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench macro shell lint clean distclean
+.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench check-here bench-here macro shell lint clean distclean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -58,6 +58,12 @@ fuzz: python	## compare random guests, extension off and on (MINUTES=10)
 
 bench: python	## measure everything on all machines (BASE=run.json: compare)
 	@lab/bench $(if $(BASE),--base "$(BASE)")
+
+check-here: python	## test this machine's own KVM, with the module loaded (KDIR=tree: C tests too)
+	@lab/here check $(if $(KDIR),--kdir "$(KDIR)")
+
+bench-here: python	## measure on this machine's own KVM, with the module loaded
+	@lab/here bench
 
 macro: python	## measure what a Linux guest with virtio-mmio gains
 	@lab/macro

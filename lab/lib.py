@@ -162,13 +162,17 @@ def setup():
 
 def test_programs(flavour):
     """Build the programs that run on the machines; return their folder."""
-    tools, out = setup(), module_dir(flavour).parent / "selftests"
+    return make_test_programs(setup(), f"KDIR={tree(flavour)}")
+
+
+def make_test_programs(tools, *arguments):
+    out = module_dir("release").parent / "selftests"
     log = CACHE / "log" / "selftests.log"
     log.unlink(missing_ok=True)
     with lock(f"selftests-{out.parent.name}"):
         run_logged("building the test programs",
-                   ["make", "-C", ROOT / "selftests", f"OUTPUT={out}", f"KDIR={tree(flavour)}",
-                    f"CARGO={tools['CARGO']}"],
+                   ["make", "-C", ROOT / "selftests", f"OUTPUT={out}", f"CARGO={tools['CARGO']}",
+                    *arguments],
                    log, env={**make_environment(), "RUSTC": tools["RUSTC"]})
     return out
 
