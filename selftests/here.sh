@@ -92,7 +92,7 @@ interrupted() {
 		return 1
 	fi
 	switches N N || return 1
-	if ps | grep -q '[m]mio-test'; then
+	if grep -qs mmio-test /proc/[0-9]*/comm; then
 		echo "# mmio-test still runs"
 		return 1
 	fi

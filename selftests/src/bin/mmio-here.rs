@@ -188,15 +188,23 @@ fn bench(options: &Options, folder: &Path, processor: usize, report: &mut Report
     report.heading("Benchmark");
     report.add(&format!("On processor {processor}.\n"));
     let end = measure(options, folder, processor)?;
-    if end.status.success() {
-        report.passed += 1;
-        report.add(&figures::table(&end.output)?);
+    let table = if end.status.success() {
+        figures::table(&end.output).map_err(|error| format!("{error:#}"))
     } else {
-        report.failed += 1;
-        report.add(&format!("not ok: mmio-bench: {}\n", end.describe()));
-        for line in &end.errors {
-            let line = report.filter.apply(line);
-            report.add(&format!("    {line}\n"));
+        Err(end.describe())
+    };
+    match table {
+        Ok(table) => {
+            report.passed += 1;
+            report.add(&table);
+        }
+        Err(why) => {
+            report.failed += 1;
+            report.add(&format!("not ok: mmio-bench: {why}\n"));
+            for line in &end.errors {
+                let line = report.filter.apply(line);
+                report.add(&format!("    {line}\n"));
+            }
         }
     }
     Ok(())
@@ -224,7 +232,7 @@ fn warn_of_vms(report: &mut Report) {
 /// The first processor takes interrupts, and processors of another kind come last.
 fn choose_processor(options: &Options) -> Result<usize> {
     let count = host::cpus()?;
-    let processor = options.processor.unwrap_or(2.min(count - 1));
+    let processor = options.processor.unwrap_or((count - 1).min(2));
     ensure!(processor < count, "there is no processor {processor} here");
     Ok(processor)
 }

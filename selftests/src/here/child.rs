@@ -46,8 +46,8 @@ pub fn run(program: &Path, arguments: &[&str]) -> Result<End> {
             program
                 .file_name()
                 .unwrap_or_default()
-                .display()
-                .to_string()
+                .to_string_lossy()
+                .into_owned()
         })?;
     let output = read_all(child.stdout.take().context("standard output")?);
     let errors = pass_on(child.stderr.take().context("standard error")?);

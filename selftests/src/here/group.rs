@@ -117,7 +117,7 @@ mod tests {
         assert_eq!((tally.passed, tally.skipped), (2, 1));
         assert_eq!(
             tally.failed,
-            [("b".into(), vec!["proves: x".into(), "of b".into()])]
+            [("b".to_owned(), vec!["proves: x".to_owned(), "of b".to_owned()])]
         );
     }
 

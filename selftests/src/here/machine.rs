@@ -108,7 +108,7 @@ fn or_dash(text: Option<String>) -> String {
 }
 
 fn first_lines(filter: &Filter, processor: usize) -> Vec<(&'static str, String)> {
-    let kernel = |name| or_dash(read(format!("/proc/sys/kernel/{name}")));
+    let kernel = |name: &str| or_dash(read(format!("/proc/sys/kernel/{name}")));
     let cpu = Path::new("/sys/devices/system/cpu");
     let online = host::cpus().map_or("-".into(), |count| count.to_string());
     let own = cpu.join(format!("cpu{processor}/cpufreq"));

@@ -127,7 +127,7 @@ impl Filter {
         let mut word = word.to_owned();
         if let Some(at) = word.find('/') {
             let (start, path) = word.split_at(at);
-            let is_absolute = start.chars().all(|c| !c.is_alphanumeric() && c != '.');
+            let is_absolute = !start.ends_with(|c: char| c.is_alphanumeric() || "._-".contains(c));
             if is_absolute && !KERNEL_FILES.iter().any(|known| path.starts_with(known)) {
                 let end = path.trim_end_matches(|c: char| c.is_whitespace() || c == ':');
                 // The file's own name, and where in it, tell what has failed.
@@ -187,8 +187,8 @@ mod tests {
             "7.3.4-[name] on [name] by [name], an annex\n"
         );
         assert_eq!(
-            filter.apply("at /home/ann/.cargo/x/lib.rs:12:3: no\t\"/tmp/a b"),
-            "at [path]/lib.rs:12:3: no\t\"[path]/a b"
+            filter.apply("at /home/ann/.cargo/x/lib.rs:12:3: no\t\"/tmp/a b=/x/y"),
+            "at [path]/lib.rs:12:3: no\t\"[path]/a b=[path]/y"
         );
     }
 

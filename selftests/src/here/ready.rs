@@ -52,7 +52,9 @@ impl Looks {
             ("the statistics of kvm_mmio_ext", &self.statistics),
         ];
         files.iter().find_map(|(what, opened)| {
-            let error = opened.as_ref().err()?;
+            let Err(error) = opened else {
+                return None;
+            };
             Some(match error.kind() {
                 ErrorKind::PermissionDenied => {
                     format!("{what} is not for this user: run it as root")
