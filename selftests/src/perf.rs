@@ -28,6 +28,8 @@ const INSTRUCTIONS: u64 = 1;
 const PINNED: u64 = 1 << 2;
 const EXCLUDE_HV: u64 = 1 << 6;
 const EXCLUDE_GUEST: u64 = 1 << 20;
+/// PERF_FLAG_FD_CLOEXEC.
+const CLOSE_ON_EXEC: libc::c_ulong = 1 << 3;
 
 /// Counts while it lives what this thread executes, in the kernel too, but not in a guest.
 pub struct Instructions(File);
@@ -57,7 +59,7 @@ impl Instructions {
                 thread,
                 processor,
                 group,
-                libc::PERF_FLAG_FD_CLOEXEC,
+                CLOSE_ON_EXEC,
             )
         };
         let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
