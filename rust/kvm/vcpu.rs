@@ -479,7 +479,8 @@ impl<'a> Vcpu<'a> {
         unsafe {
             (*arch).mmio_gva = info.gva.0;
             (*arch).mmio_gfn = info.gfn.0;
-            (*arch).mmio_access = info.access;
+            // As `vcpu_cache_mmio_info()`: MMIO SPTEs have no room to say that they are readable.
+            (*arch).mmio_access = info.access | bindings::MMIO_EXT_ACC_READ;
             (*arch).mmio_gen = info.generation.0;
         }
     }
