@@ -92,7 +92,9 @@ mod tests {
     #[test]
     fn address_spaces_do_not_share() {
         let spaces = (0..8u64).map(|i| 0x1234_5000 + i * 0x2000);
-        let places: HashSet<_> = spaces.map(|cr3| place(Gva(0xffff_ffff_c012_3000), cr3)).collect();
+        let places: HashSet<_> = spaces
+            .map(|cr3| place(Gva(0xffff_ffff_c012_3000), cr3))
+            .collect();
         assert!(places.len() >= 7, "{places:?}");
     }
 

@@ -80,7 +80,10 @@ pub(crate) enum Refusal {
 /// # Errors
 ///
 /// Why it is not for the fast path; `None` if that is switched off.
-fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operation, Option<Event>> {
+fn fetch_and_prepare(
+    vcpu: &mut Vcpu<'_>,
+    fault: &MmioFault<'_>,
+) -> Result<Operation, Option<Event>> {
     takes_context(vcpu, fault.mode)?;
     let mut result = prepare(vcpu, fault);
     if let Err(Refusal::UnknownInsn) = result {
@@ -157,7 +160,10 @@ fn locate(
         return Err(Event::RefusedAddress);
     }
     // Another instruction has faulted than the one that is at RIP now.
-    if fault.is_write.is_some_and(|write| write != plan.load.is_none()) {
+    if fault
+        .is_write
+        .is_some_and(|write| write != plan.load.is_none())
+    {
         return Err(Event::RefusedAddress);
     }
 
