@@ -25,8 +25,8 @@ use kernel::prelude::*;
 use kvm_bindings as bindings;
 use pin_init::{init_array_from_fn, init_zeroed, Zeroable};
 
-/// Instructions that are remembered, a power of two.
-const ENTRIES: usize = 64;
+/// Instructions that are remembered, a power of two: as many as the drivers of a large guest have.
+const ENTRIES: usize = 512;
 
 /// The bytes that are read at RIP: enough for the longest instruction.
 const WINDOW: usize = size_of::<[u64; 2]>();
