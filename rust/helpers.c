@@ -162,6 +162,9 @@ gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access)
 	struct kvm_pagewalk *walk = &vcpu->arch.gva_walk;
 	struct x86_exception exception;
 
+	/* As before the emulator's walks: pages may be faulted in. */
+	kvm_request_l1tf_flush_l1d();
+
 	return walk->gva_to_gpa(vcpu, walk, gva, access, &exception);
 }
 

@@ -255,8 +255,7 @@ mod tests {
                     0 => device.addr,
                     _ => device.addr + device.len as u64,
                 };
-                old.addr >= new.addr && end(old) > end(&new)
-                    || old.addr > new.addr
+                old.addr >= new.addr && end(old) > end(&new) || old.addr > new.addr
             };
             let at = self.devices.iter().position(after);
             self.devices.insert(at.unwrap_or(self.devices.len()), new);
@@ -421,7 +420,11 @@ mod tests {
             data: Err(8),
         });
         let answer = doorbells.write(&bus, &write(0x1050, 7, 4));
-        assert_eq!(answer, bus.as_c(&write(0x1050, 7, 4)).and_then(|i| bus.answer(i, &write(0x1050, 7, 4))));
+        assert_eq!(
+            answer,
+            bus.as_c(&write(0x1050, 7, 4))
+                .and_then(|i| bus.answer(i, &write(0x1050, 7, 4)))
+        );
     }
 
     /// What may take a write today and not tomorrow is asked each time.
@@ -448,7 +451,13 @@ mod tests {
         let (mut bus, mut doorbells) = (Devices::default(), Doorbells::new());
         assert_eq!(doorbells.write(&bus, &write(0, 0, 4)), None);
         bus.add(ioeventfd(0x1000, 4, Some(1)));
-        for (gpa, value, size) in [(0x1000, 2, 4), (0x1000, 1, 8), (0xffc, 1, 4), (0x1004, 1, 4), (!0, 1, 1)] {
+        for (gpa, value, size) in [
+            (0x1000, 2, 4),
+            (0x1000, 1, 8),
+            (0xffc, 1, 4),
+            (0x1004, 1, 4),
+            (!0, 1, 1),
+        ] {
             assert_eq!(doorbells.write(&bus, &write(gpa, value, size)), None);
         }
     }

@@ -193,12 +193,10 @@ fn skip(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Exit {
 /// that are completed.
 #[inline(never)]
 fn handle_refused_at_last(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Event) -> Exit {
-    if matches!(reason, Event::RefusedAccess) && fault.is_write == Some(true) {
-        if let Some(exit) = fast::retry_write(vcpu, fault) {
-            return exit;
-        }
+    match fast::retry_write(vcpu, fault, reason, true) {
+        Some(exit) => exit,
+        None => handle_refused(vcpu, fault, Some(reason)),
     }
-    handle_refused(vcpu, fault, Some(reason))
 }
 
 /// Handles a fault as `kvm_mmu_page_fault()` does.

@@ -54,12 +54,14 @@ pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Option<Ev
 pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Option<Exit> {
     match fetch_and_prepare(vcpu, fault) {
         Ok(operation) => Some(carry_out(vcpu, operation, false)),
-        Err(reason) => {
-            if let Some(reason) = reason {
+        Err(Some(reason)) => {
+            let exit = retry_write(vcpu, fault, reason, false);
+            if exit.is_none() {
                 vcpu.stats().count(reason);
             }
-            None
+            exit
         }
+        Err(None) => None,
     }
 }
 
@@ -80,7 +82,10 @@ pub(crate) enum Refusal {
 /// # Errors
 ///
 /// Why it is not for the fast path; `None` if that is switched off.
-fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operation, Option<Event>> {
+fn fetch_and_prepare(
+    vcpu: &mut Vcpu<'_>,
+    fault: &MmioFault<'_>,
+) -> Result<Operation, Option<Event>> {
     takes_context(vcpu, fault.mode)?;
     let mut result = prepare(vcpu, fault);
     if let Err(Refusal::UnknownInsn) = result {
@@ -131,16 +136,24 @@ pub(crate) fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operatio
     })
 }
 
-/// Finds out anew whether a write that was refused for its rights may be done after all, and
-/// completes it then.
-pub(crate) fn retry_write(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Option<Exit> {
+/// Finds out anew whether a write may be done after all, if it was refused for its rights, and
+/// completes it then. `known` is as for [`carry_out`].
+pub(crate) fn retry_write(
+    vcpu: &mut Vcpu<'_>,
+    fault: &MmioFault<'_>,
+    reason: Event,
+    known: bool,
+) -> Option<Exit> {
+    if !matches!(reason, Event::RefusedAccess) || fault.is_write != Some(true) {
+        return None;
+    }
     let FaultAddress::Virtual(gva) = fault.addr else {
         return None;
     };
     let page = *known_page(vcpu, fault.addr, vcpu.memslots_generation())?;
     vcpu.learn_write_access(gva, page, fault.mode);
     let operation = prepare(vcpu, fault).ok()?;
-    Some(carry_out(vcpu, operation, true))
+    Some(carry_out(vcpu, operation, known))
 }
 
 /// The physical address of the access, if the operand that was computed is what has faulted.
@@ -157,7 +170,10 @@ fn locate(
         return Err(Event::RefusedAddress);
     }
     // Another instruction has faulted than the one that is at RIP now.
-    if fault.is_write.is_some_and(|write| write != plan.load.is_none()) {
+    if fault
+        .is_write
+        .is_some_and(|write| write != plan.load.is_none())
+    {
         return Err(Event::RefusedAddress);
     }
 

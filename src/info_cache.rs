@@ -249,6 +249,16 @@ mod tests {
         assert!(cache.find_gpa(Gpa(0xfe00_2000), NOW).is_some());
     }
 
+    #[test]
+    fn finds_addresses_again_after_a_clear() {
+        let mut cache = InfoCache::new();
+        for _ in 0..3 {
+            cache.insert(info(0x7000, 0xfe000));
+            assert!(cache.find_gva(Gva(0x7000), NOW).is_some());
+            cache.clear(Clear::All);
+        }
+    }
+
     /// Even if the number of times comes round to what it was for an entry.
     #[test]
     fn forgotten_addresses_do_not_come_back() {

@@ -104,7 +104,9 @@ mod tests {
     fn looks_again_at_last() {
         let refused = Refused::new();
         refused.insert(7, Reason::Insn);
-        let times = (0..).take_while(|_: &u16| refused.find(7).is_some()).count();
+        let times = (0..)
+            .take_while(|_: &u16| refused.find(7).is_some())
+            .count();
         assert_eq!(times, usize::from(PATIENCE));
     }
 

@@ -63,7 +63,11 @@ impl<'a> IoBus<'a> {
     #[inline(always)]
     fn entry(&self, index: usize) -> *const bindings::kvm_io_range {
         // SAFETY: The bus is alive, and the array behind it has an entry for each device.
-        unsafe { (&raw const (*self.bus).range).cast::<bindings::kvm_io_range>().add(index) }
+        unsafe {
+            (&raw const (*self.bus).range)
+                .cast::<bindings::kvm_io_range>()
+                .add(index)
+        }
     }
 }
 

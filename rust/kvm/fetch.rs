@@ -25,8 +25,8 @@ use kernel::prelude::*;
 use kvm_bindings as bindings;
 use pin_init::{init_array_from_fn, init_zeroed, Zeroable};
 
-/// Instructions that are remembered, a power of two.
-const ENTRIES: usize = 64;
+/// Instructions that are remembered, a power of two: as many as the drivers of a large guest have.
+const ENTRIES: usize = 512;
 
 /// The bytes that are read at RIP: enough for the longest instruction.
 const WINDOW: usize = size_of::<[u64; 2]>();
@@ -129,11 +129,7 @@ impl CodePage {
         let mut bytes = [0; 2];
         // SAFETY: There is room; the pointers are to the address space of this process.
         unsafe {
-            bindings::mmio_ext_read_code(
-                self.ptes.as_ptr(),
-                self.code_at(rip),
-                bytes.as_mut_ptr(),
-            )
+            bindings::mmio_ext_read_code(self.ptes.as_ptr(), self.code_at(rip), bytes.as_mut_ptr())
         }
         .then_some(bytes)
     }
@@ -339,7 +335,8 @@ fn read(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Read {
     let place = code_page::place(Gva(rip).page(), context.cr3);
     let there = &vcpu.fetch_cache().pages[place];
     // What is of the past needs no place.
-    let in_use = there.context.generation == context.generation && !there.is(Gva(rip).page(), &context);
+    let in_use =
+        there.context.generation == context.generation && !there.is(Gva(rip).page(), &context);
     if in_use && !there.hold.gives_way() {
         return Read::NotNow;
     }

@@ -479,7 +479,8 @@ impl<'a> Vcpu<'a> {
         unsafe {
             (*arch).mmio_gva = info.gva.0;
             (*arch).mmio_gfn = info.gfn.0;
-            (*arch).mmio_access = info.access;
+            // As `vcpu_cache_mmio_info()`: MMIO SPTEs have no room to say that they are readable.
+            (*arch).mmio_access = info.access | bindings::MMIO_EXT_ACC_READ;
             (*arch).mmio_gen = info.generation.0;
         }
     }
@@ -720,7 +721,11 @@ impl<'a> Vcpu<'a> {
     /// Where an access of L1 goes by its page tables, `None` if they do not allow it. `access` is
     /// of `PFERR_FETCH` and `PFERR_WRITE`. Sets accessed and dirty bits as the access does.
     pub(super) fn translate(&self, gva: Gva, access: u64, user: bool) -> Option<Gpa> {
-        let user = if user { bindings::MMIO_EXT_PFERR_USER } else { 0 };
+        let user = if user {
+            bindings::MMIO_EXT_PFERR_USER
+        } else {
+            0
+        };
         // SAFETY: The vCPU is in its own thread and `kvm->srcu` is held.
         let gpa = unsafe { bindings::mmio_ext_translate(self.raw(), gva.0 as _, access | user) };
         (gpa != bindings::MMIO_EXT_INVALID_GPA as u64).then_some(Gpa(gpa))
@@ -978,9 +983,7 @@ impl<'a> Vcpu<'a> {
     #[cold]
     fn trace_mmio_write(&self, write: &Write) {
         // SAFETY: The function has no preconditions.
-        unsafe {
-            bindings::mmio_ext_trace_mmio_write(write.gpa.0, write.size.into(), write.value)
-        };
+        unsafe { bindings::mmio_ext_trace_mmio_write(write.gpa.0, write.size.into(), write.value) };
     }
 
     /// The tracepoint `kvm:kvm_page_fault`.

@@ -21,8 +21,8 @@ extern crate self as kvm_bindings;
 extern crate self as pin_init;
 
 use kvm_mmio_ext_host_tests::{
-    addr, code_page, decode, doorbell, generation, guest_walk, heat, info_cache, plan, refused, rsvd,
-    spte,
+    addr, code_page, decode, doorbell, generation, guest_walk, heat, info_cache, plan, refused,
+    rsvd, spte,
 };
 use linux::bindings::*;
 

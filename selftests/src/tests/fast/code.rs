@@ -46,6 +46,11 @@ pub const TESTS: &[Test] = &[
         run: cr3,
     },
     Test {
+        name: "fast_code_many_roots",
+        proves: STALE,
+        run: many_roots,
+    },
+    Test {
         name: "fast_code_slot",
         proves: STALE,
         run: slot,
@@ -60,6 +65,11 @@ pub const TESTS: &[Test] = &[
         proves: "fetch cache: what is remembered of an instruction is not taken for another's, and \
             instructions with the same places in the cache do not keep each other from being fast",
         run: same_places,
+    },
+    Test {
+        name: "fast_code_same_bytes",
+        proves: "fetch cache: of instructions with the same bytes, each goes on behind itself",
+        run: same_bytes,
     },
     Test {
         name: "fast_code_page_end",
@@ -257,6 +267,55 @@ fn cr3() -> Result<()> {
     Ok(())
 }
 
+/// More roots than a vCPU has places for pages of code. Neighbours differ in what they map at the
+/// same RIP, so some that share a place do, too.
+fn many_roots() -> Result<()> {
+    const ROOTS: u64 = 96;
+    const FIRST: u64 = 8;
+    const ENTRY: u64 = 8;
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    two_pages(&machine);
+    // In the upper half, where entries of the root lead to nothing but the code.
+    let code = [0xffff_a000_0000_0000, 0xffff_a080_0000_0000];
+    for (n, code) in (0..).zip(code) {
+        machine.tables().map(code, code_page(n), SUPERVISOR);
+    }
+    let entries = code.map(|code| machine.tables().root_entry(code));
+    let root = machine.tables().root();
+    let slot = machine.tables().entries(code[0])[0] - root;
+    let mut page = machine.ram().read(root, PAGE as usize);
+    let slot = slot as usize..(slot + ENTRY) as usize;
+    for n in 0..ROOTS {
+        page[slot.clone()].copy_from_slice(&entries[n as usize % 2].to_le_bytes());
+        machine.ram().write(code_page(FIRST + n), &page);
+    }
+
+    let start = mark(&vcpu)?;
+    for round in 0..ROUNDS {
+        for n in 0..ROOTS {
+            let regs = kvm_regs {
+                rsi: code_page(FIRST + n),
+                rbx: code[0],
+                ..regs_for(&machine)
+            };
+            let run = vcpu.exec(regs, |a| {
+                a.mov(asm::cr3, asm::rsi)?;
+                a.jmp(asm::rbx)
+            })?;
+            expect_eq!(
+                run.done()?,
+                stored(&machine, n % 2),
+                "root {n}, round {round}"
+            );
+        }
+    }
+    // Those that have come first keep their places.
+    let fast = delta(&start, &vcpu)?.ext("fast")?.unwrap_or(0);
+    ensure!(fast >= ROOTS / 4, "fast {fast}");
+    Ok(())
+}
+
 /// The memslot of the code goes, and comes back with other memory.
 fn slot() -> Result<()> {
     let _switch = Switch::on()?;
@@ -362,6 +421,29 @@ fn same_places() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// One page of code is mapped several times, so that its instruction has the same place in the
+/// cache each time.
+fn same_bytes() -> Result<()> {
+    const TIMES: u64 = 4;
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    two_pages(&machine);
+    let rips = (0..TIMES).map(|n| CODE + n * PAGE);
+    rips.clone()
+        .for_each(|rip| machine.tables().map(rip, code_page(0), SUPERVISOR));
+    let start = mark(&vcpu)?;
+    for round in 0..ROUNDS {
+        for rip in rips.clone() {
+            let events = run_at(&mut vcpu, regs_for(&machine), rip)?;
+            expect_eq!(events, stored(&machine, 0), "at {rip:#x}, round {round}");
+            let end = vcpu.fd().get_regs()?.rip;
+            expect_eq!(end / PAGE, rip / PAGE, "at {rip:#x}, round {round}");
+        }
+    }
+    delta(&start, &vcpu)?.expect_ext("fast", ROUNDS * TIMES)?;
     Ok(())
 }
 

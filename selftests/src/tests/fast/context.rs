@@ -14,7 +14,7 @@ use super::{
 };
 use crate::expect_eq;
 use crate::guest::layout::{GDT, RAM_SIZE, SCRATCH, port};
-use crate::guest::paging::{SUPERVISOR, USER};
+use crate::guest::paging::{DIRTY, SUPERVISOR, USER};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Vcpu, operand};
 use crate::host::Modes;
 use crate::skip;
@@ -93,6 +93,11 @@ pub const TESTS: &[Test] = &[
             super::needs_more_than_bochs("does not enter a guest with CS.L and CS.D")?;
             short_instruction(Mode::Pae)
         },
+    },
+    Test {
+        name: "fast_write_to_clean_page",
+        proves: "gate: a page that was read before it was dirty is written to by the fast path, too",
+        run: write_to_clean_page,
     },
     Test {
         name: "fast_stack_pointer",
@@ -449,6 +454,29 @@ fn short_instruction(mode: Mode) -> Result<()> {
     })?;
     expect_eq!(events, want);
     expect_eq!(stored, 2 * (VALUE & 0xff));
+    Ok(())
+}
+
+/// The guest reads a page whose entry is clean before it writes. With shadow paging, what is known
+/// of the page forbids to write.
+fn write_to_clean_page() -> Result<()> {
+    const WRITES: u64 = 4;
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    machine.tables().map(gva, gpa, SUPERVISOR & !DIRTY);
+    for _ in 0..2 {
+        expect_eq!(vcpu.read(gva, 4)?.1, [Event::read(gpa, 4)]);
+    }
+    let start = mark(&vcpu)?;
+    for n in 0..WRITES {
+        expect_eq!(vcpu.write(gva, 4, n)?, [Event::write(gpa, 4, n)]);
+    }
+    delta(&start, &vcpu)?.expect_ext("fast", WRITES)?;
+    // With TDP that is the processor's matter.
+    if !Modes::detect()?.tdp {
+        expect_eq!(machine.tables().entry(gva) & DIRTY, DIRTY);
+    }
     Ok(())
 }
 

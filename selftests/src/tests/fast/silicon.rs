@@ -42,9 +42,9 @@ pub const TESTS: &[Test] = &[
         run: || breakpoint(Watch::Next),
     },
     Test {
-        name: "fast_silicon_breakpoint_doorbell",
+        name: "fast_silicon_breakpoint_wildcard",
         proves: BREAKPOINT,
-        run: breakpoint_doorbell,
+        run: breakpoint_wildcard,
     },
     Test {
         name: "fast_silicon_guest_debug_code",
@@ -188,7 +188,7 @@ fn breakpoint(watch: Watch) -> Result<()> {
 
 /// The same behind a doorbell of zero length, where KVM skips the store that has faulted
 /// (patches/7.3/fixes/0010).
-fn breakpoint_doorbell() -> Result<()> {
+fn breakpoint_wildcard() -> Result<()> {
     let _silicon = Silicon::only(silicon::RF)?;
     if !stops_at_breakpoints()? {
         skip!("the processor does not stop at a guest's breakpoints");

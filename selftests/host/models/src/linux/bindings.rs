@@ -66,7 +66,9 @@ pub(crate) unsafe fn mmio_ext_read_code(
     unsafe {
         let same = ptes_are_current(ptes);
         if same {
-            bytes.cast::<[u64; 2]>().write(code.cast::<[u64; 2]>().read());
+            bytes
+                .cast::<[u64; 2]>()
+                .write(code.cast::<[u64; 2]>().read());
         }
         same
     }

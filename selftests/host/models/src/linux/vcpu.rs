@@ -160,7 +160,7 @@ impl KvmVcpu {
 
         let is_mmio = FORMAT.is_mmio_spte(spte);
         let exit = match is_mmio && self.is_enabled() {
-            true => self.call_extension(),
+            true => self.call_extension(self.error_code()),
             false => Exit::PASS,
         };
         if exit == Exit::PASS {
@@ -168,18 +168,33 @@ impl KvmVcpu {
         }
     }
 
-    fn call_extension(&mut self) -> Exit {
+    /// That of a fault by the instruction.
+    fn error_code(&self) -> u64 {
+        match self.insn {
+            Insn::Store => Vcpu::PFERR_RSVD | Vcpu::PFERR_WRITE,
+            Insn::Load => Vcpu::PFERR_RSVD,
+        }
+    }
+
+    /// A load faults, and where it was there is a store when somebody looks: another vCPU has
+    /// changed the code.
+    pub(crate) fn store_for_load(&mut self) -> Effect {
+        let kvm = self.kvm.clone();
+        let _srcu = kvm.srcu.read_lock();
+        self.insn = Insn::Store;
+        self.rip = self.insn.rip();
+        assert_eq!(self.call_extension(Vcpu::PFERR_RSVD), Exit::RESUME);
+        self.assert_retired();
+        self.effects.pop().expect("an effect")
+    }
+
+    fn call_extension(&mut self, error_code: u64) -> Exit {
         let (gva, gpa) = (self.gva(), self.gpa());
         let direct = self.direct;
-        let write = match self.insn {
-            Insn::Store => Vcpu::PFERR_WRITE,
-            Insn::Load => 0,
-        };
         let mut vcpu = Vcpu::enter(self);
         if direct {
             handle_ept_misconfig(&mut vcpu, gpa, Mode)
         } else {
-            let error_code = Vcpu::PFERR_RSVD | write;
             shadow_page_fault(&mut vcpu, gva, error_code, AssistBytes::NONE, Mode)
         }
     }

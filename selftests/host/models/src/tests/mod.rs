@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The models, one protocol a file.
 
+mod changed_code;
 mod doorbells;
 mod lifetime;
 mod memslots;
