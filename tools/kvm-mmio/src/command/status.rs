@@ -288,8 +288,13 @@ mod tests {
     #[test]
     fn all_kernels_with_patches_are_named() {
         let patches = concat!(env!("CARGO_MANIFEST_DIR"), "/../../patches");
-        for folder in fs::read_dir(patches).unwrap() {
-            let name = folder.unwrap().file_name().into_string().unwrap();
+        for entry in fs::read_dir(patches).unwrap() {
+            let entry = entry.unwrap();
+            // Beside the folders there is a README.
+            if !entry.file_type().unwrap().is_dir() {
+                continue;
+            }
+            let name = entry.file_name().into_string().unwrap();
             assert!(SUPPORTED.contains(&format!("patches/{name}")), "{name}");
             assert!(SUPPORTED.contains(&format!("Linux {name}")), "{name}");
         }
