@@ -36,6 +36,26 @@ int mmio_ext_device_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
 	return kvm_iodevice_write(vcpu, dev, gpa, len, val);
 }
 
+/*
+ * Hold kvm->srcu where nothing may sleep, not even to fault memory in.  Returns
+ * its index, above what mmio_ext_flags() of the vendor module returns: a call
+ * costs as much as either.
+ */
+u64 mmio_ext_enter_irqs_off(struct kvm_vcpu *vcpu)
+{
+	u64 srcu;
+
+	pagefault_disable();
+	srcu = srcu_read_lock(&vcpu->kvm->srcu);
+	return srcu << 32 | kvm_x86_call(mmio_ext_flags)(vcpu);
+}
+
+void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu)
+{
+	srcu_read_unlock(&kvm->srcu, srcu);
+	pagefault_enable();
+}
+
 /* The width of a physical address, without what memory encryption takes. */
 u8 mmio_ext_phys_bits(void)
 {

@@ -22,6 +22,9 @@ struct mmio_ext_pte {
 int mmio_ext_device_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
 			  gpa_t gpa, int len, const void *val);
 
+u64 mmio_ext_enter_irqs_off(struct kvm_vcpu *vcpu);
+void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu);
+
 void mmio_ext_warn_reserved(void);
 
 void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg);
@@ -47,5 +50,6 @@ int handle_mmio_page_fault_common(struct kvm_vcpu *vcpu, u64 addr, bool direct);
 int mmio_ext_register(const struct kvm_mmio_ext_ops *ops);
 extern bool mmio_ext_enabled;
 extern bool mmio_ext_fast;
+extern bool mmio_ext_irqsoff;
 
 #endif /* KVM_MMIO_EXT_HELPERS_H */

@@ -15,6 +15,7 @@ mod kvm;
 mod src {
     pub(crate) mod addr;
     pub(crate) mod arch_init;
+    pub(crate) mod bells;
     pub(crate) mod binary_stats;
     pub(crate) mod code_page;
     pub(crate) mod decode;
@@ -32,6 +33,7 @@ mod src {
     pub(crate) mod observe;
     pub(crate) mod plan;
     pub(crate) mod refused;
+    pub(crate) mod ring;
     pub(crate) mod rsvd;
     pub(crate) mod spte;
     pub(crate) mod stats;

@@ -57,6 +57,10 @@ bool mmio_ext_fast = true;
 module_param_named(fast, mmio_ext_fast, bool, 0644);
 MODULE_PARM_DESC(fast, "Complete plain moves without the emulator (default: Y)");
 
+bool mmio_ext_irqsoff = true;
+module_param_named(irqsoff, mmio_ext_irqsoff, bool, 0644);
+MODULE_PARM_DESC(irqsoff, "Answer doorbells before interrupts are on again (default: Y)");
+
 DEFINE_STATIC_KEY_FALSE(mmio_ext_heat_key);
 
 static bool mmio_ext_heat;

@@ -58,11 +58,27 @@ impl Range {
     }
 }
 
+/// Which writes of the same size to the same address do the same, as long as the bus is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Nobody knows: another device is asked before.
+    Unknown,
+    /// Those of the same value.
+    SameValue,
+    /// All.
+    AnyValue,
+}
+
 /// What a device answers to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// An ioeventfd has been signalled.
-    Signalled,
+pub enum Answer<E> {
+    /// An eventfd has been signalled.
+    Signalled {
+        /// Which one, as long as the bus is the same.
+        eventfd: E,
+        /// By which writes it is, too.
+        again: Again,
+    },
     /// A device of another kind has taken it.
     Taken,
     /// It is nothing for the device, and nothing has happened.
@@ -74,6 +90,9 @@ pub enum Answer {
 
 /// The devices of a bus, in its order. They do not change while it is looked at.
 pub trait Bus {
+    /// Names an eventfd.
+    type Eventfd;
+
     /// A number for this state of the bus, unique within the VM.
     fn generation(&self) -> u64;
 
@@ -84,7 +103,7 @@ pub trait Bus {
     fn range(&self, index: usize) -> Range;
 
     /// Offers a write to the device `index`, which is less than [`Bus::count`].
-    fn write(&self, index: usize, write: &Write) -> Answer;
+    fn write(&self, index: usize, write: &Write) -> Answer<Self::Eventfd>;
 }
 
 /// The first of the devices that an access is offered to: `kvm_io_bus_get_first_dev()`.
@@ -161,7 +180,7 @@ impl Doorbells {
     /// Offers a write to the devices at its address, one after the other, until one takes it.
     /// `None` if none does.
     #[inline(always)]
-    pub fn write(&mut self, bus: &impl Bus, write: &Write) -> Option<Answer> {
+    pub fn write<B: Bus>(&mut self, bus: &B, write: &Write) -> Option<Answer<B::Eventfd>> {
         let first = first_device(bus, write.gpa, write.size)?;
         if is_for(bus, first + 1, write.gpa, write.size) {
             return self.write_to_one_of_several(bus, first, write);
@@ -170,15 +189,18 @@ impl Doorbells {
     }
 
     #[inline(never)]
-    fn write_to_one_of_several(
+    fn write_to_one_of_several<B: Bus>(
         &mut self,
-        bus: &impl Bus,
+        bus: &B,
         first: usize,
         write: &Write,
-    ) -> Option<Answer> {
+    ) -> Option<Answer<B::Eventfd>> {
         let known = self.entry(write);
         if known.is(write, bus.generation()) && (known.index as usize) < bus.count() {
-            return taken(bus.write(known.index as usize, write));
+            return taken(again(
+                bus.write(known.index as usize, write),
+                Again::SameValue,
+            ));
         }
 
         let mut first_to_take = true;
@@ -188,7 +210,7 @@ impl Doorbells {
             }
             match bus.write(index, write) {
                 Answer::Declined { always } => first_to_take &= always,
-                Answer::Signalled if first_to_take => {
+                answer @ Answer::Signalled { .. } if first_to_take => {
                     *known = Known {
                         generation: bus.generation(),
                         gpa: write.gpa.0,
@@ -196,9 +218,9 @@ impl Doorbells {
                         size: write.size,
                         index: index as u32,
                     };
-                    return Some(Answer::Signalled);
+                    return Some(again(answer, Again::SameValue));
                 }
-                answer => return Some(answer),
+                answer => return Some(again(answer, Again::Unknown)),
             }
         }
         None
@@ -219,9 +241,17 @@ impl Default for Doorbells {
     }
 }
 
+/// The same answer, with less known of other writes.
+fn again<E>(answer: Answer<E>, again: Again) -> Answer<E> {
+    match answer {
+        Answer::Signalled { eventfd, .. } => Answer::Signalled { eventfd, again },
+        other => other,
+    }
+}
+
 /// `None` for what nobody has taken.
 #[inline(always)]
-fn taken(answer: Answer) -> Option<Answer> {
+fn taken<E>(answer: Answer<E>) -> Option<Answer<E>> {
     (!matches!(answer, Answer::Declined { .. })).then_some(answer)
 }
 
@@ -302,20 +332,29 @@ mod tests {
                 .find(|&i| self.answer(i, write).is_some())
         }
 
-        fn answer(&self, index: usize, write: &Write) -> Option<Answer> {
+        fn answer(&self, index: usize, write: &Write) -> Option<Answer<usize>> {
             let device = &self.devices[index];
+            let signalled = Answer::Signalled {
+                eventfd: index,
+                again: match device.data {
+                    Ok(Some(_)) => Again::SameValue,
+                    _ => Again::AnyValue,
+                },
+            };
             match device.data {
                 Err(below) => (write.value < below).then_some(Answer::Taken),
                 Ok(data) => (device.addr == write.gpa.0
                     && (device.len == 0
                         || device.len == i32::from(write.size)
                             && data.is_none_or(|data| data == write.value)))
-                .then_some(Answer::Signalled),
+                .then_some(signalled),
             }
         }
     }
 
     impl Bus for Devices {
+        type Eventfd = usize;
+
         fn generation(&self) -> u64 {
             self.generation
         }
@@ -332,7 +371,7 @@ mod tests {
             }
         }
 
-        fn write(&self, index: usize, write: &Write) -> Answer {
+        fn write(&self, index: usize, write: &Write) -> Answer<usize> {
             self.asked.borrow_mut().push(index);
             self.answer(index, write).unwrap_or(Answer::Declined {
                 always: self.devices[index].data.is_ok(),
@@ -354,6 +393,15 @@ mod tests {
             len,
             data: Ok(data),
         }
+    }
+
+    fn signalled(eventfd: usize, again: Again) -> Option<Answer<usize>> {
+        Some(Answer::Signalled { eventfd, again })
+    }
+
+    /// Who has taken a write, whatever is known of others.
+    fn taker(answer: Option<Answer<usize>>) -> Option<Answer<usize>> {
+        answer.map(|answer| again(answer, Again::Unknown))
     }
 
     /// Random buses that change, and random writes: always the device that C finds.
@@ -385,7 +433,11 @@ mod tests {
                     let write = write(0xffe + random(28), random(4), 1 << random(4));
                     let expected = bus.as_c(&write);
                     let answer = doorbells.write(&bus, &write);
-                    assert_eq!(answer, expected.and_then(|i| bus.answer(i, &write)));
+                    let expected_answer = expected.and_then(|i| bus.answer(i, &write));
+                    assert_eq!(taker(answer), taker(expected_answer));
+                    if let Some(Answer::Signalled { again, .. }) = answer {
+                        holds_again(&bus, &write, expected, again);
+                    }
                     if answer.is_some() {
                         assert_eq!(bus.asked.borrow().last().copied(), expected);
                         taken += 1;
@@ -395,6 +447,16 @@ mod tests {
             }
         }
         assert!(taken > 10_000, "{taken}");
+    }
+
+    /// What is said of other writes is so with C.
+    fn holds_again(bus: &Devices, write: &Write, taker: Option<usize>, again: Again) {
+        for value in 0..5 {
+            let other = Write { value, ..*write };
+            if again == Again::AnyValue || again == Again::SameValue && value == write.value {
+                assert_eq!(bus.as_c(&other), taker, "{other:?} as {write:?}");
+            }
+        }
     }
 
     /// A queue each, all at one address: the second time only one is asked.
@@ -407,7 +469,7 @@ mod tests {
         for round in 0..3 {
             for queue in 0..8 {
                 let answer = doorbells.write(&bus, &write(0x1050, queue, 4));
-                assert_eq!(answer, Some(Answer::Signalled));
+                assert_eq!(answer, signalled(queue as usize, Again::SameValue));
                 let asked = bus.asked.take();
                 assert_eq!(asked.len(), if round == 0 { queue as usize + 1 } else { 1 });
             }
@@ -419,12 +481,10 @@ mod tests {
             len: 0x20,
             data: Err(8),
         });
-        let answer = doorbells.write(&bus, &write(0x1050, 7, 4));
-        assert_eq!(
-            answer,
-            bus.as_c(&write(0x1050, 7, 4))
-                .and_then(|i| bus.answer(i, &write(0x1050, 7, 4)))
-        );
+        let write = write(0x1050, 7, 4);
+        let answer = doorbells.write(&bus, &write);
+        let expected = bus.as_c(&write).and_then(|i| bus.answer(i, &write));
+        assert_eq!(taker(answer), taker(expected));
     }
 
     /// What may take a write today and not tomorrow is asked each time.
@@ -441,7 +501,7 @@ mod tests {
         ];
         for _ in 0..2 {
             let answer = doorbells.write(&bus, &write(0x1000, 1, 4));
-            assert_eq!(answer, Some(Answer::Signalled));
+            assert_eq!(answer, signalled(1, Again::Unknown));
             assert_eq!(bus.asked.take(), [0, 1]);
         }
     }

@@ -165,8 +165,7 @@ fn locate(
     plan: &Plan,
     gva: Gva,
 ) -> Result<Gpa, Event> {
-    let offset = gva.0 & !PAGE_MASK;
-    if offset + u64::from(plan.size) > 1 << PAGE_SHIFT {
+    if crosses_page(plan, gva) {
         return Err(Event::RefusedAddress);
     }
     // Another instruction has faulted than the one that is at RIP now.
@@ -178,11 +177,7 @@ fn locate(
     }
 
     match fault.addr {
-        // With TDP the processor has checked the guest's page tables. It checks that an address is
-        // canonical before it translates it; tagged ones are rare enough for the emulator.
-        FaultAddress::Physical(gpa) if gpa.0 & !PAGE_MASK == offset && is_canonical(vcpu, gva) => {
-            Ok(gpa)
-        }
+        FaultAddress::Physical(gpa) if is_at(vcpu, gva, gpa) => Ok(gpa),
         // With shadow paging it has checked the MMIO SPTE, which denies everything: what the
         // guest's page tables allow is in the info cache. What it reports is canonical.
         FaultAddress::Virtual(addr) if addr == gva => {
@@ -193,6 +188,26 @@ fn locate(
         }
         _ => Err(Event::RefusedAddress),
     }
+}
+
+/// Whether the operand that was computed is what has faulted at a physical address.
+#[inline(always)]
+pub(crate) fn reaches(vcpu: &Vcpu<'_>, plan: &Plan, gva: Gva, gpa: Gpa) -> bool {
+    !crosses_page(plan, gva) && is_at(vcpu, gva, gpa)
+}
+
+#[inline(always)]
+fn crosses_page(plan: &Plan, gva: Gva) -> bool {
+    (gva.0 & !PAGE_MASK) + u64::from(plan.size) > 1 << PAGE_SHIFT
+}
+
+/// Whether an access to `gva` may have faulted at `gpa`.
+///
+/// With TDP the processor has checked the guest's page tables. It checks that an address is
+/// canonical before it translates it; tagged ones are rare enough for the emulator.
+#[inline(always)]
+fn is_at(vcpu: &Vcpu<'_>, gva: Gva, gpa: Gpa) -> bool {
+    (gpa.0 ^ gva.0) & !PAGE_MASK == 0 && is_canonical(vcpu, gva)
 }
 
 /// Whether the vCPU may use a virtual address. Few addresses need a look at the paging mode.

@@ -6,7 +6,7 @@ use crate::{
     heat::Kind,
     kvm::Counter, //
 };
-use core::{array, fmt};
+use core::{array, fmt, slice};
 use kernel::{
     prelude::*,
     sync::atomic::{Atomic, Relaxed}, //
@@ -103,6 +103,9 @@ pub(crate) struct Stats {
     /// here. To know all takes an info cache's knowing the page, so that the latter need not be
     /// counted as [`Event::CacheHit`] as well.
     fast: [[[Sizes; 2]; Taker::COUNT]; 2],
+    /// Those of doorbells that were answered with interrupts off, by the size itself: the same
+    /// holds of them.
+    rung: Sizes,
     /// Those that the fast path has refused, or not seen as it is off, of pages that KVM's info
     /// cache knows: by the event that tells why, the last one without; first those that nobody has
     /// looked at. Each is a hit, which is not counted once more.
@@ -123,6 +126,7 @@ impl Stats {
         init!(Self {
             events: array::from_fn(|_| Counter::default()),
             fast <- init_array_from_fn(|_| <[[Sizes; 2]; Taker::COUNT]>::default()),
+            rung: array::from_fn(|_| Counter::default()),
             refused <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
             unseen: Counter::default(),
             emulated <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
@@ -143,6 +147,13 @@ impl Stats {
     pub(crate) fn count_fast(&self, known: bool, taker: Taker, write: bool, size: u8) {
         let sizes = &self.fast[usize::from(known)][taker as usize][usize::from(write)];
         sizes[usize::from(size) & 15].inc();
+    }
+
+    /// Counts a doorbell that was answered with interrupts off, a write of `size` bytes, fewer than
+    /// 16.
+    #[inline(always)]
+    pub(crate) fn count_rung(&self, size: u8) {
+        self.rung[usize::from(size) & 15].inc();
     }
 
     /// Counts an access that goes to the emulator at once, where somebody looks or not.
@@ -186,6 +197,9 @@ impl Stats {
         let [searched, known] = &self.fast;
         add_by_size(sums.fast.as_flattened_mut(), searched.as_flattened());
         let known_hits = add_by_size(sums.fast.as_flattened_mut(), known.as_flattened());
+        let writes = &mut sums.fast[Taker::Ioeventfd as usize][1];
+        let rung = add_by_size(slice::from_mut(writes), slice::from_ref(&self.rung));
+        sums.irqsoff += rung;
 
         for (sum, count) in sums.events.iter_mut().zip(&self.events) {
             *sum += count.get();
@@ -193,7 +207,7 @@ impl Stats {
         let [unseen, seen] = &self.refused;
         let unseen = sums.add_refused(unseen);
         let refused_hits = unseen + sums.add_refused(seen);
-        sums.events[Event::CacheHit as usize] += known_hits + refused_hits;
+        sums.events[Event::CacheHit as usize] += known_hits + rung + refused_hits;
         sums.unseen += unseen + self.unseen.get();
 
         for (size, kinds) in self.emulated.iter().enumerate() {
@@ -235,6 +249,7 @@ pub(crate) struct Snapshot {
     events: [u64; NAMES.len()],
     fast: [[BySize; 2]; Taker::COUNT],
     emulated: [BySize; 2],
+    irqsoff: u64,
     unseen: u64,
     left_to_kvm: u64,
     heat_dropped: u64,
@@ -246,6 +261,7 @@ impl Snapshot {
         events: [0; NAMES.len()],
         fast: [[[0; SIZES.len() + 1]; 2]; Taker::COUNT],
         emulated: [[0; SIZES.len() + 1]; 2],
+        irqsoff: 0,
         unseen: 0,
         left_to_kvm: 0,
         heat_dropped: 0,
@@ -264,6 +280,11 @@ impl Snapshot {
     /// Of these, those that one kind of device took.
     pub(crate) fn fast_by(&self, taker: Taker) -> u64 {
         sum(self.fast[taker as usize].as_flattened())
+    }
+
+    /// Of these, doorbells that were answered before interrupts were on again.
+    pub(crate) const fn irqsoff(&self) -> u64 {
+        self.irqsoff
     }
 
     /// Accesses that were found to be MMIO.
@@ -333,6 +354,7 @@ impl fmt::Display for Snapshot {
         writeln!(f, "emulated {}", self.emulated())?;
         writeln!(f, "fast {}", self.fast())?;
         writeln!(f, "fast_ioeventfd {}", self.fast_by(Taker::Ioeventfd))?;
+        writeln!(f, "fast_irqsoff {}", self.irqsoff())?;
         writeln!(f, "fast_kernel {}", self.fast_by(Taker::Kernel))?;
         writeln!(f, "fast_userspace {}", self.fast_by(Taker::Userspace))?;
         NAMES

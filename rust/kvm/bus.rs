@@ -5,13 +5,16 @@
 //! C header: `include/linux/kvm_host.h`, `struct kvm_io_bus`.
 
 use super::vcpu::Vcpu;
-use crate::doorbell::{Answer, Bus, Range, Write};
+use crate::doorbell::{Again, Answer, Bus, Range, Write};
 use core::{
     ffi::c_void,
     marker::PhantomData,
     ptr, //
 };
-use kernel::error::code::ENXIO;
+use kernel::{
+    error::code::ENXIO,
+    ffi::c_int, //
+};
 use kvm_bindings as bindings;
 
 /// A bus as a vCPU sees it while `kvm->srcu` is held.
@@ -71,7 +74,26 @@ impl<'a> IoBus<'a> {
     }
 }
 
+/// An eventfd that a device of the bus signals.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Eventfd(*mut bindings::eventfd_ctx);
+
+impl Eventfd {
+    /// Signals it. To be called in any context that spinlocks may be taken in.
+    ///
+    /// # Safety
+    ///
+    /// The bus must be alive that it is from, or one of the same generation.
+    #[inline(always)]
+    pub(super) unsafe fn signal(self) {
+        // SAFETY: The device holds a reference as long as it is on the bus.
+        unsafe { bindings::eventfd_signal_mask(self.0, 0) };
+    }
+}
+
 impl Bus for IoBus<'_> {
+    type Eventfd = Eventfd;
+
     #[inline(always)]
     fn generation(&self) -> u64 {
         // SAFETY: The bus is alive.
@@ -97,21 +119,32 @@ impl Bus for IoBus<'_> {
     }
 
     #[inline(always)]
-    fn write(&self, index: usize, write: &Write) -> Answer {
+    fn write(&self, index: usize, write: &Write) -> Answer<Eventfd> {
         let (gpa, len) = (write.gpa.0, write.size.into());
         let value: *const c_void = (&raw const write.value).cast();
+        let mut eventfd = Eventfd(ptr::null_mut());
         // SAFETY: The entry is that of a device, see `entry()`. The vCPU is in its own thread with
-        // `kvm->srcu` held, and `value` has `len` bytes, as `kvm_iodevice_write()` wants.
+        // `kvm->srcu` held, and `value` has `len` bytes, as `kvm_iodevice_write()` wants. What is
+        // signalled is from this bus.
         unsafe {
             let device = (*self.entry(index)).dev;
-            match bindings::kvm_ioeventfd_write(self.vcpu, device, gpa, len, value) {
-                0 => Answer::Signalled,
-                error if error != ENXIO.to_errno() => Answer::Declined { always: true },
-                _ => match bindings::mmio_ext_device_write(self.vcpu, device, gpa, len, value) {
-                    0 => Answer::Taken,
-                    _ => Answer::Declined { always: false },
-                },
-            }
+            let again = match bindings::kvm_ioeventfd_match(device, gpa, len, value, &mut eventfd.0)
+            {
+                SAME_DATA => Again::SameValue,
+                0.. => Again::AnyValue,
+                error if error != ENXIO.to_errno() => return Answer::Declined { always: true },
+                _ => {
+                    return match bindings::mmio_ext_device_write(self.vcpu, device, gpa, len, value)
+                    {
+                        0 => Answer::Taken,
+                        _ => Answer::Declined { always: false },
+                    }
+                }
+            };
+            eventfd.signal();
+            Answer::Signalled { eventfd, again }
         }
     }
 }
+
+const SAME_DATA: c_int = bindings::kvm_ioeventfd_match_KVM_IOEVENTFD_DATA as c_int;

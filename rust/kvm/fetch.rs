@@ -94,7 +94,7 @@ impl CodePage {
             },
             code: core::ptr::null(),
             ptes: [NO_PTE; MAX_LEVELS],
-            hold: Hold::NONE,
+            hold: Hold::none(),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::{
     host::VendorInit,
+    irqs_off::IrqsOff,
     vcpu::{AssistBytes, Exit, Mode, PageFault, Vcpu}, //
 };
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     heat::Kind,
     info_cache::{Clear, MmioInfo},
     observe,
+    ring,
     spte::Spte,
     stats::count_zap,
     sync, //
@@ -81,6 +83,7 @@ pub(super) fn callbacks(owner: *mut bindings::module) -> bindings::kvm_mmio_ext_
         ept_misconfig: Some(ept_misconfig),
         npf: Some(npf),
         shadow_fault: Some(shadow_fault),
+        ring: Some(ring),
         page_fault: Some(page_fault),
         cache_info: Some(cache_info),
         clear_info: Some(clear_info),
@@ -200,6 +203,61 @@ unsafe extern "C" fn shadow_fault(
             shadow_page_fault(vcpu, Gva(gva as u64), error_code, insn, Mode::new(flags))
         })
     }
+}
+
+/// Answers a doorbell before interrupts are on again. Returns where the guest goes on, 0 if nothing
+/// has happened.
+///
+/// # Safety
+///
+/// `vcpu` must point to a live vCPU in its own thread, with its mutex held, right after an exit of
+/// L1; and as for [`AssistBytes::new`].
+unsafe extern "C" fn ring(
+    vcpu: RawVcpu,
+    gpa: bindings::gpa_t,
+    error_code: u64,
+    insn: *mut c_void,
+    insn_len: c_int,
+) -> c_ulong {
+    let gpa = Gpa(gpa);
+    // SAFETY: The vCPU is alive and in its own thread.
+    if !unsafe { Vcpu::may_ring(vcpu, gpa) } {
+        return 0;
+    }
+    // SAFETY: By the contract of this function, and there is state: `may_ring()` has looked into
+    // it.
+    unsafe { ring_with_state(vcpu, gpa, error_code, insn, insn_len) }
+}
+
+/// Not a part of the function above, which most exits pass through in vain and where nothing has
+/// to be saved for them.
+///
+/// # Safety
+///
+/// As for [`ring`], and [`Vcpu::has_state`] must hold.
+#[inline(never)]
+unsafe fn ring_with_state(
+    vcpu: RawVcpu,
+    gpa: Gpa,
+    error_code: u64,
+    insn: *mut c_void,
+    insn_len: c_int,
+) -> c_ulong {
+    // SAFETY: The vCPU is alive, and this is its own thread after an exit.
+    let (_irqs_off, mode) = unsafe { IrqsOff::enter(vcpu) };
+    // SAFETY: `kvm->srcu` is held as long as `_irqs_off` lives, and there is state. The bytes are
+    // the caller's.
+    let next_rip = unsafe {
+        let insn = AssistBytes::new(insn, insn_len);
+        ring::ring(
+            &mut Vcpu::enter_with_state(vcpu),
+            gpa,
+            error_code,
+            insn,
+            mode,
+        )
+    };
+    next_rip.map_or(0, |rip| rip.get() as c_ulong)
 }
 
 /// What KVM calls as `handle_mmio_page_fault()`, for faults that did not come through one of the

@@ -94,8 +94,9 @@ unsafe extern "C" fn mmio_ext_kunit_rings(
         size,
     };
     // SAFETY: By the contract of this function.
-    unsafe { Vcpu::enter(vcpu) }
-        .is_some_and(|mut vcpu| vcpu.write_to_device(&write) == Some(Answer::Signalled))
+    unsafe { Vcpu::enter(vcpu) }.is_some_and(|mut vcpu| {
+        matches!(vcpu.write_to_device(&write), Some(Answer::Signalled { .. }))
+    })
 }
 
 /// Whether no device is offered an access.

@@ -11,6 +11,7 @@ mod fetch;
 mod heat;
 mod hooks;
 mod host;
+mod irqs_off;
 #[cfg(CONFIG_KUNIT = "y")]
 mod kunit;
 mod observe;

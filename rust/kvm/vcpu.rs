@@ -5,7 +5,7 @@
 //! C header: `arch/x86/include/asm/kvm_host.h`, `struct kvm_vcpu`.
 
 use super::{
-    bus::IoBus,
+    bus::{Eventfd, IoBus},
     fetch::{self, FetchCache},
     heat::VcpuRecorder,
     hooks::complete_load,
@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     addr::{Gfn, Gpa, Gva},
+    bells::{Bells, Epoch},
     decode::{Extend, Register, MAX_LENGTH},
-    doorbell::{first_device, Answer, Bus, Doorbells, Write},
+    doorbell::{first_device, Again, Answer, Bus, Doorbells, Write},
     exit::MmioFault,
     generation::{MemslotGeneration, MmioGeneration},
     info_cache::{Clear, InfoCache, MmioInfo},
@@ -51,6 +52,7 @@ pub(super) struct State {
     faulting_in: bool,
     fetch_cache: FetchCache,
     doorbells: Doorbells,
+    bells: Bells<Eventfd>,
     /// What a load waits for userspace to provide.
     pending_load: Option<PendingLoad>,
 }
@@ -74,6 +76,9 @@ pub(crate) struct PendingLoad {
 unsafe impl Zeroable for InfoCache {}
 // SAFETY: The same.
 unsafe impl Zeroable for Doorbells {}
+// SAFETY: The same; zero is `None` or `Some` of a null pointer, which nobody uses: no bus with a
+// device has the generation 0.
+unsafe impl Zeroable for Bells<Eventfd> {}
 
 impl State {
     /// The state of the vCPU `vcpu` of the VM that is at `kvm`, made in the VM's process.
@@ -91,6 +96,7 @@ impl State {
                 faulting_in: false,
                 fetch_cache <- FetchCache::init(),
                 doorbells <- init_zeroed(),
+                bells <- init_zeroed(),
                 pending_load: None,
             }? Error))?;
         Ok(state)
@@ -812,8 +818,9 @@ impl<'a> Vcpu<'a> {
             self.trace_mmio_write(&write);
         }
         match self.write_to_device(&write) {
-            Some(Answer::Signalled) => {
+            Some(Answer::Signalled { eventfd, again }) => {
                 self.see_write(&write, Taker::Ioeventfd, known);
+                self.remember_bell(&write, eventfd, again);
                 self.retire(next_rip)
             }
             Some(_) => {
@@ -826,7 +833,7 @@ impl<'a> Vcpu<'a> {
 
     /// Offers a write to the devices in the kernel, as `vcpu_mmio_write()` does.
     #[inline(always)]
-    pub(super) fn write_to_device(&mut self, write: &Write) -> Option<Answer> {
+    pub(super) fn write_to_device(&mut self, write: &Write) -> Option<Answer<Eventfd>> {
         // The local APIC comes first; its page can be anywhere.
         if self.is_apic_page(write.gpa) && self.write_to_apic(write) {
             return Some(Answer::Taken);
@@ -856,6 +863,86 @@ impl<'a> Vcpu<'a> {
                 write.value,
             )
         }
+    }
+
+    /// Remembers what a write has signalled, if that may be done with interrupts off next time.
+    #[inline(always)]
+    fn remember_bell(&mut self, write: &Write, eventfd: Eventfd, again: Again) {
+        if Self::rings_irqs_off() && tdp_enabled() && !Self::is_watched() {
+            self.insert_bell(write, eventfd, again);
+        }
+    }
+
+    #[cold]
+    fn insert_bell(&mut self, write: &Write, eventfd: Eventfd, again: Again) {
+        let slots = self.memslots_generation();
+        // Nobody can tell what is at the address while they change.
+        if slots.update_in_progress() {
+            return;
+        }
+        if let Some(bus) = IoBus::mmio(self).map(|bus| bus.generation()) {
+            let epoch = Epoch { bus, slots };
+            self.state_mut().bells.insert(write, epoch, again, eventfd);
+        }
+    }
+
+    /// Whether doorbells are answered before interrupts are on again, the parameter `irqsoff`.
+    #[inline(always)]
+    fn rings_irqs_off() -> bool {
+        // SAFETY: As for `fast_path_enabled()`.
+        unsafe { ptr::read_volatile(&raw const bindings::mmio_ext_irqsoff) }
+    }
+
+    /// Whether somebody wants to see each access: heat and the tracepoints take their time.
+    #[inline(always)]
+    pub(crate) fn is_watched() -> bool {
+        observe::heat_is_on() || observe::access_is_traced() || observe::mmio_is_traced()
+    }
+
+    /// Whether a write to `gpa` may be worth a try with interrupts off. As cheap as can be: other
+    /// exits pay for it.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to a live vCPU that is in its own thread.
+    #[inline(always)]
+    pub(super) unsafe fn may_ring(ptr: *mut bindings::kvm_vcpu, gpa: Gpa) -> bool {
+        // SAFETY: By the contract of this function; the state is a `State`.
+        unsafe {
+            let state = (*ptr).arch.mmio_ext.cast::<State>();
+            !state.is_null()
+                && (*state).bells.may_be_at(gpa)
+                && Self::rings_irqs_off()
+                && Self::fast_path_enabled()
+        }
+    }
+
+    /// Whether the guest's performance counters count no instructions, which may end in an
+    /// interrupt of theirs.
+    #[inline(always)]
+    pub(crate) fn counts_no_instructions(&self) -> bool {
+        // SAFETY: The vCPU is alive, and only its thread changes this.
+        unsafe { (*self.arch()).pmu.pmc_counting_instructions == [0] }
+    }
+
+    /// Signals what a write is remembered to signal. Returns whether it is. `slots` is the
+    /// memslots' generation. Interrupts may be off.
+    #[inline(always)]
+    pub(crate) fn ring(&mut self, write: &Write, slots: MemslotGeneration) -> bool {
+        // The local APIC's page can be anywhere.
+        if self.is_apic_page(write.gpa) {
+            return false;
+        }
+        let Some(bus) = IoBus::mmio(self).map(|bus| bus.generation()) else {
+            return false;
+        };
+        let Some(eventfd) = self.state().bells.find(write, Epoch { bus, slots }) else {
+            return false;
+        };
+        // SAFETY: It is from a bus of this generation, which is alive: `kvm->srcu` is held.
+        unsafe { eventfd.signal() };
+        self.stats().count_rung(write.size);
+        true
     }
 
     #[inline(never)]

@@ -6,6 +6,8 @@
 
 #[path = "../../../src/addr.rs"]
 pub mod addr;
+#[path = "../../../src/bells.rs"]
+pub mod bells;
 #[path = "../../../src/binary_stats.rs"]
 pub mod binary_stats;
 #[path = "../../../src/code_page.rs"]

@@ -117,7 +117,10 @@ mod tests {
         assert_eq!((tally.passed, tally.skipped), (2, 1));
         assert_eq!(
             tally.failed,
-            [("b".to_owned(), vec!["proves: x".to_owned(), "of b".to_owned()])]
+            [(
+                "b".to_owned(),
+                vec!["proves: x".to_owned(), "of b".to_owned()]
+            )]
         );
     }
 

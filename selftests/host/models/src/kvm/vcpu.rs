@@ -350,7 +350,7 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
         let bus = self.0.kvm.bus_now();
         let taker = match self.state_mut().doorbells.write(&bus, &write) {
-            Some(Answer::Signalled) => Taker::Ioeventfd,
+            Some(Answer::Signalled { .. }) => Taker::Ioeventfd,
             Some(_) => Taker::Kernel,
             None => Taker::Userspace,
         };

@@ -4,7 +4,7 @@
 use super::{Kvm, Mistake};
 use crate::{
     addr::Gpa,
-    doorbell::{Answer, Range, Write},
+    doorbell::{Again, Answer, Range, Write},
 };
 use loom::{
     cell::UnsafeCell,
@@ -188,6 +188,8 @@ pub(crate) struct BusNow {
 }
 
 impl crate::doorbell::Bus for BusNow {
+    type Eventfd = ();
+
     fn generation(&self) -> u64 {
         match self.any {
             true => 1,
@@ -207,12 +209,15 @@ impl crate::doorbell::Bus for BusNow {
         }
     }
 
-    fn write(&self, index: usize, write: &Write) -> Answer {
+    fn write(&self, index: usize, write: &Write) -> Answer<()> {
         assert_alive(&self.state.is_alive, "bus");
         let device = &self.state.range[index];
         let takes = device.write(write.gpa.0, write.value, write.size.into());
         match (takes, device.is_ioeventfd()) {
-            (true, true) => Answer::Signalled,
+            (true, true) => Answer::Signalled {
+                eventfd: (),
+                again: Again::Unknown,
+            },
             (true, false) => Answer::Taken,
             (false, always) => Answer::Declined { always },
         }

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which eventfd a write signals, remembered of those that have done so.
+//!
+//! This answers without a search what [`doorbell`](crate::doorbell) finds on the bus, for a write
+//! that is completed before interrupts are on again. An entry holds as long as neither the bus nor
+//! the memslots change: the first says that no device has come or gone, the second that there is no
+//! memory at the address.
+
+use super::{
+    addr::Gpa,
+    doorbell::{Again, Write},
+    generation::MemslotGeneration, //
+};
+
+/// Doorbells that are remembered, a power of two: the queues of a large guest.
+pub const PLACES: usize = 1 << PLACE_BITS;
+const PLACE_BITS: u32 = 9;
+
+/// What the devices of a VM and its memory are: an entry is of one such state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// That of the bus. 0 is one without devices.
+    pub bus: u64,
+    /// That of the memslots.
+    pub slots: MemslotGeneration,
+}
+
+impl Epoch {
+    const NEVER: Self = Self {
+        bus: 0,
+        slots: MemslotGeneration(0),
+    };
+}
+
+/// A write that has signalled an eventfd, and others that do.
+#[repr(align(64))]
+struct Bell<E> {
+    epoch: Epoch,
+    gpa: u64,
+    value: u64,
+    /// The bits of the value that matter: all or none.
+    mask: u64,
+    size: u8,
+    eventfd: Option<E>,
+}
+
+impl<E: Copy> Bell<E> {
+    const NONE: Self = Self {
+        epoch: Epoch::NEVER,
+        gpa: 0,
+        value: 0,
+        mask: 0,
+        size: 0,
+        eventfd: None,
+    };
+
+    #[inline(always)]
+    fn is_rung_by(&self, write: &Write, epoch: Epoch) -> bool {
+        self.gpa == write.gpa.0
+            && (self.value ^ write.value) & self.mask == 0
+            && self.size == write.size
+            && self.epoch == epoch
+    }
+}
+
+/// What a vCPU remembers.
+pub struct Bells<E>([Bell<E>; PLACES]);
+
+impl<E: Copy> Bells<E> {
+    /// Nothing is remembered.
+    pub const fn new() -> Self {
+        Self([const { Bell::NONE }; PLACES])
+    }
+
+    /// Whether it is worthwhile to find out more about a write to `gpa`.
+    #[inline(always)]
+    pub fn may_be_at(&self, gpa: Gpa) -> bool {
+        self.0[place(gpa, 0)].gpa == gpa.0
+    }
+
+    /// The eventfd that a write signals now, as far as that is remembered.
+    #[inline(always)]
+    pub fn find(&self, write: &Write, epoch: Epoch) -> Option<E> {
+        let first = &self.0[place(write.gpa, 0)];
+        if first.is_rung_by(write, epoch) {
+            return first.eventfd;
+        }
+        // One address for all queues of a device, told apart by their numbers.
+        let own = &self.0[place(write.gpa, number(write))];
+        if own.is_rung_by(write, epoch) {
+            return own.eventfd;
+        }
+        None
+    }
+
+    /// Remembers what a write has signalled.
+    pub fn insert(&mut self, write: &Write, epoch: Epoch, again: Again, eventfd: E) {
+        let mask = match again {
+            Again::Unknown => return,
+            Again::SameValue => u64::MAX,
+            Again::AnyValue => 0,
+        };
+        let first = &mut self.0[place(write.gpa, 0)];
+        let is_taken = first.gpa == write.gpa.0
+            && first.epoch == epoch
+            && first.size == write.size
+            && first.value != write.value;
+        // The first at an address is where one looks for any of them.
+        let place = if is_taken && mask != 0 {
+            place(write.gpa, number(write))
+        } else {
+            place(write.gpa, 0)
+        };
+        self.0[place] = Bell {
+            epoch,
+            gpa: write.gpa.0,
+            value: write.value,
+            mask,
+            size: write.size,
+            eventfd: Some(eventfd),
+        };
+    }
+}
+
+impl<E: Copy> Default for Bells<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A number other than 0 for the value of a write.
+#[inline(always)]
+const fn number(write: &Write) -> u64 {
+    write.value.wrapping_add(1).rotate_right(24)
+}
+
+/// Queues lie in step and have small numbers: they all have places of their own.
+#[inline(always)]
+const fn place(gpa: Gpa, number: u64) -> usize {
+    /// Brings every byte to the top ones, so that steps of a page differ there as those of a few
+    /// bytes do. A golden ratio does worse with pages.
+    const SPREAD: u64 = 0xff00_ff00_ff00_ff01;
+    ((gpa.0 ^ number).wrapping_mul(SPREAD) >> (64 - PLACE_BITS)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Epoch = Epoch {
+        bus: 7,
+        slots: MemslotGeneration(2),
+    };
+
+    fn write(gpa: u64, value: u64) -> Write {
+        Write {
+            gpa: Gpa(gpa),
+            value,
+            size: 4,
+        }
+    }
+
+    /// How many of these doorbells are found once each has been rung.
+    fn found(writes: &[Write], again: Again) -> usize {
+        let mut bells = Bells::new();
+        for (number, write) in writes.iter().enumerate() {
+            bells.insert(write, NOW, again, number);
+        }
+        let is_found = |&(number, write): &(usize, &Write)| {
+            let found = bells.find(write, NOW);
+            assert!(found.is_none_or(|found| found == number), "{write:?}");
+            found.is_some() && bells.may_be_at(write.gpa)
+        };
+        writes.iter().enumerate().filter(is_found).count()
+    }
+
+    #[test]
+    fn queues_have_places_of_their_own() {
+        for step in [2, 4, 8, 0x1000] {
+            let pci: Vec<_> = (0..256).map(|i| write(0xfeb0_3000 + i * step, i)).collect();
+            assert!(found(&pci, Again::AnyValue) >= 250, "{step:#x}");
+            assert!(found(&pci, Again::SameValue) >= 250, "{step:#x}");
+        }
+    }
+
+    #[test]
+    fn queues_share_an_address() {
+        let mmio: Vec<_> = (0..32).map(|i| write(0xd000_0050, i)).collect();
+        assert!(found(&mmio, Again::SameValue) >= 31);
+    }
+
+    #[test]
+    fn holds_for_a_state_only() {
+        let mut bells = Bells::new();
+        assert_eq!(bells.find(&write(0, 0), Epoch::NEVER), None);
+        bells.insert(&write(0x1000, 1), NOW, Again::SameValue, 'a');
+        assert_eq!(bells.find(&write(0x1000, 1), NOW), Some('a'));
+        for other in [
+            Epoch { bus: 8, ..NOW },
+            Epoch {
+                slots: MemslotGeneration(4),
+                ..NOW
+            },
+        ] {
+            assert_eq!(bells.find(&write(0x1000, 1), other), None);
+        }
+    }
+
+    #[test]
+    fn is_for_what_was_said() {
+        let mut bells = Bells::new();
+        bells.insert(&write(0x1000, 1), NOW, Again::SameValue, 'a');
+        bells.insert(&write(0x2000, 1), NOW, Again::AnyValue, 'b');
+        bells.insert(&write(0x3000, 1), NOW, Again::Unknown, 'c');
+        assert_eq!(bells.find(&write(0x1000, 2), NOW), None);
+        assert_eq!(bells.find(&write(0x2000, 2), NOW), Some('b'));
+        assert_eq!(bells.find(&write(0x3000, 1), NOW), None);
+        let wide = Write {
+            size: 8,
+            ..write(0x2000, 2)
+        };
+        assert_eq!(bells.find(&wide, NOW), None);
+    }
+}
