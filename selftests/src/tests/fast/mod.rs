@@ -9,6 +9,7 @@ mod dispatch;
 mod event;
 mod flush;
 mod hole;
+mod irqs_off;
 mod pending;
 mod silicon;
 mod smm;
@@ -40,6 +41,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         hole::TESTS,
         silicon::TESTS,
         flush::TESTS,
+        irqs_off::TESTS,
     ]
     .into_iter()
     .flatten()

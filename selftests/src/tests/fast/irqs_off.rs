@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Doorbells that are answered before interrupts are on again.
+
+use anyhow::{Context, Result};
+
+use super::Switch;
+use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
+use crate::host::{self, Modes};
+use crate::stats::Mark;
+use crate::tap::Test;
+use crate::{expect_eq, skip};
+
+const ANSWERED: &str = "src/ring.rs: \
+    a doorbell that has rung is answered before interrupts are on again";
+const FORGOTTEN: &str = "src/bells.rs: \
+    a write signals nothing that it does not signal any more";
+
+pub const TESTS: &[Test] = &[
+    Test {
+        name: "fast_irqs_off_rings",
+        proves: ANSWERED,
+        run: rings,
+    },
+    Test {
+        name: "fast_irqs_off_queues",
+        proves: ANSWERED,
+        run: queues,
+    },
+    Test {
+        name: "fast_irqs_off_switched_off",
+        proves: ANSWERED,
+        run: switched_off,
+    },
+    Test {
+        name: "fast_irqs_off_memory_in_place",
+        proves: FORGOTTEN,
+        run: memory_in_place,
+    },
+    Test {
+        name: "fast_irqs_off_removed",
+        proves: FORGOTTEN,
+        run: removed,
+    },
+    Test {
+        name: "fast_irqs_off_other_value",
+        proves: FORGOTTEN,
+        run: other_value,
+    },
+];
+
+const RINGS: u64 = 100;
+const SLOT: u32 = 9;
+
+/// The parameter `irqsoff`, switched on and put back at the end.
+struct IrqsOff {
+    _fast: Switch,
+    before: String,
+}
+
+impl IrqsOff {
+    fn on() -> Result<Self> {
+        let fast = Switch::on()?;
+        if !Modes::detect()?.tdp {
+            skip!("shadow paging takes the ordinary path");
+        }
+        let before = host::parameter("kvm_mmio_ext", "irqsoff").context("no parameter irqsoff")?;
+        let this = Self {
+            _fast: fast,
+            before,
+        };
+        this.set("Y")?;
+        Ok(this)
+    }
+
+    fn set(&self, value: &str) -> Result<()> {
+        host::set_parameter("kvm_mmio_ext", "irqsoff", value).context("the parameter `irqsoff`")
+    }
+}
+
+impl Drop for IrqsOff {
+    fn drop(&mut self) {
+        let _ = self.set(&self.before);
+    }
+}
+
+/// How many of the writes of `value` to `page`, one for each of `RINGS`, are answered so.
+fn answered(machine: &Machine, vcpu: &mut Vcpu, page: u64, value: u64) -> Result<u64> {
+    let start = Mark::here(&[vcpu.fd()])?;
+    for _ in 0..RINGS {
+        expect_eq!(vcpu.write(machine.gva(page), 4, value)?, []);
+    }
+    let delta = start.delta(&[vcpu.fd()])?;
+    delta.expect_kvm("mmio_exits", 0)?;
+    delta.expect_ext("fast", RINGS)?;
+    delta.ext("fast_irqsoff")?.context("no counters")
+}
+
+fn rings() -> Result<()> {
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    for (page, kind) in [
+        (1, Match::Any),
+        (2, Match::Len(4)),
+        (3, Match::Data { len: 4, value: 5 }),
+    ] {
+        let bell = machine.doorbell(Bus::Mmio(machine.gpa(page)), kind)?;
+        vcpu.write(machine.gva(page), 4, 5)?;
+        vcpu.write(machine.gva(page), 4, 5)?;
+        expect_eq!(
+            answered(&machine, &mut vcpu, page, 5)?,
+            RINGS,
+            "page {page}"
+        );
+        expect_eq!(bell.rings()?, RINGS + 2, "page {page}");
+    }
+    Ok(())
+}
+
+/// Queues that share an address, as with virtio-mmio.
+fn queues() -> Result<()> {
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bells = (0..8)
+        .map(|value| machine.doorbell(Bus::Mmio(gpa), Match::Data { len: 4, value }))
+        .collect::<Result<Vec<_>>>()?;
+    for value in (0..8).chain(0..8) {
+        vcpu.write(gva, 4, value)?;
+    }
+    let start = Mark::here(&[vcpu.fd()])?;
+    for value in (0..8).cycle().take(80) {
+        expect_eq!(vcpu.write(gva, 4, value)?, [], "queue {value}");
+    }
+    start.delta(&[vcpu.fd()])?.expect_ext("fast_irqsoff", 80)?;
+    for (queue, bell) in bells.iter().enumerate() {
+        expect_eq!(bell.rings()?, 12, "queue {queue}");
+    }
+    Ok(())
+}
+
+fn switched_off() -> Result<()> {
+    let switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
+    vcpu.write(machine.gva(1), 4, 0)?;
+    for (value, expected) in [("Y", RINGS), ("N", 0), ("Y", RINGS)] {
+        switch.set(value)?;
+        vcpu.write(machine.gva(1), 4, 0)?;
+        expect_eq!(answered(&machine, &mut vcpu, 1, 0)?, expected, "{value}");
+    }
+    expect_eq!(bell.rings()?, 3 * RINGS + 4);
+    Ok(())
+}
+
+/// Memory that comes to be where a doorbell was takes the writes, and the doorbell again when it
+/// has gone.
+fn memory_in_place() -> Result<()> {
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Len(4))?;
+    let memory = Region::new(PAGE)?;
+    for round in 1..=3 {
+        vcpu.write(gva, 4, round)?;
+        vcpu.write(gva, 4, round)?;
+        expect_eq!(answered(&machine, &mut vcpu, 1, round)?, RINGS);
+        expect_eq!(bell.rings()?, RINGS + 2);
+
+        machine.set_slot(SLOT, gpa, &memory, SlotKind::Ram)?;
+        expect_eq!(vcpu.write(gva, 4, 0x1000 + round)?, []);
+        expect_eq!(memory.read_u64(0), 0x1000 + round);
+        expect_eq!(bell.rings()?, 0, "memory is there");
+        machine.delete_slot(SLOT)?;
+    }
+    Ok(())
+}
+
+/// Without its ioeventfd a write exits, at once.
+fn removed() -> Result<()> {
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    for _ in 0..3 {
+        let mut bell = machine.doorbell(Bus::Mmio(gpa), Match::Len(4))?;
+        vcpu.write(gva, 4, 7)?;
+        vcpu.write(gva, 4, 7)?;
+        expect_eq!(answered(&machine, &mut vcpu, 1, 7)?, RINGS);
+        bell.remove(machine.vm())?;
+        expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
+    }
+    Ok(())
+}
+
+/// One value rings, another exits, in turn.
+fn other_value() -> Result<()> {
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Data { len: 4, value: 1 })?;
+    for _ in 0..20 {
+        expect_eq!(vcpu.write(gva, 4, 1)?, []);
+        expect_eq!(vcpu.write(gva, 4, 2)?, [Event::write(gpa, 4, 2)]);
+        expect_eq!(vcpu.write(gva, 2, 1)?, [Event::write(gpa, 2, 1)]);
+    }
+    expect_eq!(bell.rings()?, 20);
+    Ok(())
+}
