@@ -11,10 +11,7 @@ use core::{
     marker::PhantomData,
     ptr, //
 };
-use kernel::{
-    error::code::ENXIO,
-    ffi::c_int, //
-};
+use kernel::error::code::ENXIO;
 use kvm_bindings as bindings;
 
 /// A bus as a vCPU sees it while `kvm->srcu` is held.
@@ -130,8 +127,8 @@ impl Bus for IoBus<'_> {
             let device = (*self.entry(index)).dev;
             let again = match bindings::kvm_ioeventfd_match(device, gpa, len, value, &mut eventfd.0)
             {
-                SAME_DATA => Again::SameValue,
-                0.. => Again::AnyValue,
+                0 => Again::SameValue,
+                1.. => Again::AnyValue,
                 error if error != ENXIO.to_errno() => return Answer::Declined { always: true },
                 _ => {
                     return match bindings::mmio_ext_device_write(self.vcpu, device, gpa, len, value)
@@ -146,5 +143,3 @@ impl Bus for IoBus<'_> {
         }
     }
 }
-
-const SAME_DATA: c_int = bindings::kvm_ioeventfd_match_KVM_IOEVENTFD_DATA as c_int;
