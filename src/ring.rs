@@ -5,8 +5,7 @@
 //! Most of what a doorbell costs is the way out of `vcpu_enter_guest()` and back in. KVM leaves it
 //! out for a few exits (`EXIT_FASTPATH_REENTER_GUEST`), and here it is left out for stores that are
 //! known to signal an eventfd: that is bounded work under a spinlock, and wakes whom it wakes with
-//! interrupts off anyway. All that is not known, or that somebody looks at, takes the ordinary
-//! path: nothing has happened then.
+//! interrupts off anyway. All that is not known takes the ordinary path: nothing has happened then.
 
 use crate::{
     addr::Gpa,
@@ -17,7 +16,8 @@ use crate::{
 use core::num::NonZero;
 
 /// Completes a store that has faulted at `gpa`, but for RIP: returns the address of the next
-/// instruction. `None` if it is not a doorbell that is known. Interrupts are off.
+/// instruction. `None` if it is not a doorbell that is known. Interrupts are off, and the fault is
+/// none that the processor calls a read.
 #[inline(always)]
 pub(crate) fn ring(
     vcpu: &mut Vcpu<'_>,
@@ -26,10 +26,10 @@ pub(crate) fn ring(
     insn: AssistBytes<'_>,
     mode: Mode,
 ) -> Option<NonZero<u64>> {
-    if !Vcpu::takes_error_code(error_code) || Vcpu::is_watched() {
-        return None;
-    }
-    if !vcpu.runs_plain_code(mode) || !vcpu.counts_no_instructions() {
+    if !Vcpu::takes_error_code(error_code)
+        || !vcpu.runs_plain_code(mode)
+        || !vcpu.counts_no_instructions()
+    {
         return None;
     }
 

@@ -868,7 +868,7 @@ impl<'a> Vcpu<'a> {
     /// Remembers what a write has signalled, if that may be done with interrupts off next time.
     #[inline(always)]
     fn remember_bell(&mut self, write: &Write, eventfd: Eventfd, again: Again) {
-        if Self::rings_irqs_off() && tdp_enabled() && !Self::is_watched() {
+        if Self::rings_irqs_off() && tdp_enabled() {
             self.insert_bell(write, eventfd, again);
         }
     }
@@ -886,17 +886,17 @@ impl<'a> Vcpu<'a> {
         }
     }
 
-    /// Whether doorbells are answered before interrupts are on again, the parameter `irqsoff`.
+    /// Whether doorbells are answered before interrupts are on again: by the parameters `irqsoff`
+    /// and `fast`, and unless somebody wants to see each access, which the ordinary path shows.
     #[inline(always)]
     fn rings_irqs_off() -> bool {
         // SAFETY: As for `fast_path_enabled()`.
-        unsafe { ptr::read_volatile(&raw const bindings::mmio_ext_irqsoff) }
-    }
-
-    /// Whether somebody wants to see each access: heat and the tracepoints take their time.
-    #[inline(always)]
-    pub(crate) fn is_watched() -> bool {
-        observe::heat_is_on() || observe::access_is_traced() || observe::mmio_is_traced()
+        let irqs_off = unsafe { ptr::read_volatile(&raw const bindings::mmio_ext_irqsoff) };
+        let is_watched = observe::heat_is_on()
+            || observe::access_is_traced()
+            || observe::mmio_is_traced()
+            || observe::page_fault_is_traced();
+        irqs_off && Self::fast_path_enabled() && !is_watched
     }
 
     /// Whether a write to `gpa` may be worth a try with interrupts off. As cheap as can be: other
@@ -910,10 +910,7 @@ impl<'a> Vcpu<'a> {
         // SAFETY: By the contract of this function; the state is a `State`.
         unsafe {
             let state = (*ptr).arch.mmio_ext.cast::<State>();
-            !state.is_null()
-                && (*state).bells.may_be_at(gpa)
-                && Self::rings_irqs_off()
-                && Self::fast_path_enabled()
+            !state.is_null() && (*state).bells.may_be_at(gpa) && Self::rings_irqs_off()
         }
     }
 

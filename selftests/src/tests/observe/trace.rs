@@ -9,11 +9,11 @@ use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
 use super::{Heat, access, need_faults, values, watched};
-use crate::expect_eq;
 use crate::guest::{Bus, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
-use crate::host::Modes;
+use crate::host::{Modes, Vendor};
 use crate::stats::device::{Device, Vm};
 use crate::tap::Test;
+use crate::{expect_eq, skip};
 
 const EVENTS: &str = "tracepoints: one event for each access, with all that is known of it";
 
@@ -38,6 +38,12 @@ pub const TESTS: &[Test] = &[
         proves: "KVM's tracepoint kvm_mmio: one event for each write, with its bytes and no \
             others (CVE-2017-17741)",
         run: kvm_trace,
+    },
+    Test {
+        name: "observe_kvm_page_fault",
+        proves: "KVM's tracepoint kvm_page_fault: one event for each nested page fault, also of \
+            doorbells that are answered before interrupts are on",
+        run: kvm_page_fault,
     },
 ];
 
@@ -242,5 +248,30 @@ fn kvm_trace() -> Result<()> {
         }
     }
     expect_eq!(trace.stop_at("kvm_mmio", "mmio write len ")?, wanted);
+    Ok(())
+}
+
+fn kvm_page_fault() -> Result<()> {
+    const RINGS: usize = 10;
+
+    let modes = Modes::detect()?;
+    if !modes.tdp || modes.vendor != Vendor::Amd {
+        skip!("KVM shows neither EPT misconfigurations so nor, to tell the page, shadow paging");
+    }
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Len(4))?;
+    for _ in 0..3 {
+        vcpu.write(gva, 4, 0)?;
+    }
+    let trace = Trace::start("kvm/kvm_page_fault")?;
+    for _ in 0..RINGS {
+        vcpu.write(gva, 4, 0)?;
+    }
+    let events = trace.stop_at("kvm_page_fault", "vcpu ")?;
+    let address = format!("address {gpa:#018x} ");
+    let here = events.iter().filter(|event| event.contains(&address));
+    expect_eq!(here.count(), RINGS);
+    expect_eq!(bell.rings()?, RINGS as u64 + 3);
     Ok(())
 }
