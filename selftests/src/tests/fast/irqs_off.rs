@@ -4,8 +4,8 @@
 use anyhow::{Context, Result};
 
 use super::Switch;
-use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
-use crate::host::{self, Modes};
+use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
+use crate::host::{self, Modes, silicon};
 use crate::stats::Mark;
 use crate::tap::Test;
 use crate::{expect_eq, skip};
@@ -83,8 +83,30 @@ impl Drop for IrqsOff {
     }
 }
 
-/// How many of the writes of `value` to `page`, one for each of `RINGS`, are answered so.
-fn answered(machine: &Machine, vcpu: &mut Vcpu, page: u64, value: u64) -> Result<u64> {
+/// Rings that come before: one makes the MMIO SPTE, one is remembered. Where the processor tells
+/// the instruction but not always all of it, the page of the code is walked to only when it first
+/// does not, i.e. sooner or later.
+fn before() -> u64 {
+    match silicon() {
+        Some(mask) if mask & silicon::CUT != 0 => RINGS,
+        _ => 2,
+    }
+}
+
+/// How many of the writes of `value` to `page`, one for each of `RINGS`, are answered so; all of
+/// them ring `bell`, as do those before.
+fn answered(
+    machine: &Machine,
+    vcpu: &mut Vcpu,
+    bell: &Doorbell,
+    page: u64,
+    value: u64,
+) -> Result<u64> {
+    for _ in 0..before() {
+        expect_eq!(vcpu.write(machine.gva(page), 4, value)?, []);
+    }
+    expect_eq!(bell.rings()?, before(), "page {page}, before");
+
     let start = Mark::here(&[vcpu.fd()])?;
     for _ in 0..RINGS {
         expect_eq!(vcpu.write(machine.gva(page), 4, value)?, []);
@@ -92,6 +114,7 @@ fn answered(machine: &Machine, vcpu: &mut Vcpu, page: u64, value: u64) -> Result
     let delta = start.delta(&[vcpu.fd()])?;
     delta.expect_kvm("mmio_exits", 0)?;
     delta.expect_ext("fast", RINGS)?;
+    expect_eq!(bell.rings()?, RINGS, "page {page}");
     delta.ext("fast_irqsoff")?.context("no counters")
 }
 
@@ -104,14 +127,8 @@ fn rings() -> Result<()> {
         (3, Match::Data { len: 4, value: 5 }),
     ] {
         let bell = machine.doorbell(Bus::Mmio(machine.gpa(page)), kind)?;
-        vcpu.write(machine.gva(page), 4, 5)?;
-        vcpu.write(machine.gva(page), 4, 5)?;
-        expect_eq!(
-            answered(&machine, &mut vcpu, page, 5)?,
-            RINGS,
-            "page {page}"
-        );
-        expect_eq!(bell.rings()?, RINGS + 2, "page {page}");
+        let answered = answered(&machine, &mut vcpu, &bell, page, 5)?;
+        expect_eq!(answered, RINGS, "page {page}");
     }
     Ok(())
 }
@@ -124,7 +141,8 @@ fn queues() -> Result<()> {
     let bells = (0..8)
         .map(|value| machine.doorbell(Bus::Mmio(gpa), Match::Data { len: 4, value }))
         .collect::<Result<Vec<_>>>()?;
-    for value in (0..8).chain(0..8) {
+    let rounds = before();
+    for value in (0..8).cycle().take(8 * rounds as usize) {
         vcpu.write(gva, 4, value)?;
     }
     let start = Mark::here(&[vcpu.fd()])?;
@@ -133,7 +151,7 @@ fn queues() -> Result<()> {
     }
     start.delta(&[vcpu.fd()])?.expect_ext("fast_irqsoff", 80)?;
     for (queue, bell) in bells.iter().enumerate() {
-        expect_eq!(bell.rings()?, 12, "queue {queue}");
+        expect_eq!(bell.rings()?, rounds + 10, "queue {queue}");
     }
     Ok(())
 }
@@ -142,13 +160,11 @@ fn switched_off() -> Result<()> {
     let switch = IrqsOff::on()?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
-    vcpu.write(machine.gva(1), 4, 0)?;
     for (value, expected) in [("Y", RINGS), ("N", 0), ("Y", RINGS)] {
         switch.set(value)?;
-        vcpu.write(machine.gva(1), 4, 0)?;
-        expect_eq!(answered(&machine, &mut vcpu, 1, 0)?, expected, "{value}");
+        let answered = answered(&machine, &mut vcpu, &bell, 1, 0)?;
+        expect_eq!(answered, expected, "{value}");
     }
-    expect_eq!(bell.rings()?, 3 * RINGS + 4);
     Ok(())
 }
 
@@ -161,10 +177,8 @@ fn memory_in_place() -> Result<()> {
     let bell = machine.doorbell(Bus::Mmio(gpa), Match::Len(4))?;
     let memory = Region::new(PAGE)?;
     for round in 1..=3 {
-        vcpu.write(gva, 4, round)?;
-        vcpu.write(gva, 4, round)?;
-        expect_eq!(answered(&machine, &mut vcpu, 1, round)?, RINGS);
-        expect_eq!(bell.rings()?, RINGS + 2);
+        let answered = answered(&machine, &mut vcpu, &bell, 1, round)?;
+        expect_eq!(answered, RINGS, "round {round}");
 
         machine.set_slot(SLOT, gpa, &memory, SlotKind::Ram)?;
         expect_eq!(vcpu.write(gva, 4, 0x1000 + round)?, []);
@@ -182,9 +196,7 @@ fn removed() -> Result<()> {
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
     for _ in 0..3 {
         let mut bell = machine.doorbell(Bus::Mmio(gpa), Match::Len(4))?;
-        vcpu.write(gva, 4, 7)?;
-        vcpu.write(gva, 4, 7)?;
-        expect_eq!(answered(&machine, &mut vcpu, 1, 7)?, RINGS);
+        expect_eq!(answered(&machine, &mut vcpu, &bell, 1, 7)?, RINGS);
         bell.remove(machine.vm())?;
         expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
     }
