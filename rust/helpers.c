@@ -10,6 +10,9 @@
 #include "mmu/spte.h"
 #include "mmu/mmutrace.h"
 #include "trace.h"
+#ifdef KVM_7_2
+#include <trace/events/kvm.h>
+#endif
 #include "mmio_ext.h"
 
 #include "helpers.h"
@@ -173,19 +176,32 @@ const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa)
 				    offset_in_page(gpa));
 }
 
+/* What reads the guest's page tables, as rust/kvm/layout.rs has it. */
+#ifdef KVM_7_2
+static struct kvm_mmu *gva_walk(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch.walk_mmu;
+}
+#else
+static struct kvm_pagewalk *gva_walk(struct kvm_vcpu *vcpu)
+{
+	return &vcpu->arch.gva_walk;
+}
+#endif
+
 /*
  * Where an access of the guest goes, INVALID_GPA if it may not be done.  Sets
  * accessed and dirty bits as the access does.
  */
 gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access)
 {
-	struct kvm_pagewalk *walk = &vcpu->arch.gva_walk;
 	struct x86_exception exception;
 
 	/* As before the emulator's walks: pages may be faulted in. */
 	kvm_request_l1tf_flush_l1d();
 
-	return walk->gva_to_gpa(vcpu, walk, gva, access, &exception);
+	return gva_walk(vcpu)->gva_to_gpa(vcpu, gva_walk(vcpu), gva, access,
+					  &exception);
 }
 
 /*

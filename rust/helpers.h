@@ -43,7 +43,7 @@ void mmio_ext_trace_check_mmio_spte(u64 spte, u32 kvm_gen, u32 spte_gen);
 void mmio_ext_trace_handle_mmio_page_fault(u64 addr, gfn_t gfn, u32 access);
 void mmio_ext_trace_page_fault(struct kvm_vcpu *vcpu, u64 addr, u64 error_code);
 
-/* Defined in Rust, see rust/kvm/hooks.rs. */
+/* Defined in Rust, see rust/exports.rs. */
 int handle_mmio_page_fault_common(struct kvm_vcpu *vcpu, u64 addr, bool direct);
 
 /* Defined in params.c. */

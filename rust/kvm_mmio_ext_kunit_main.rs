@@ -7,15 +7,21 @@
 
 #[expect(dead_code, reason = "the module needs more of it than the tests")]
 #[expect(unreachable_pub)]
-#[path = "../src"]
-mod src {
+mod kvm {
     pub(crate) mod addr;
     pub(crate) mod generation;
+}
+
+#[expect(dead_code, reason = "the module needs more of it than the tests")]
+#[expect(unreachable_pub)]
+#[path = "../src"]
+mod src {
     pub(crate) mod mask;
     pub(crate) mod spte;
 }
 
 use kernel::prelude::*;
+use kvm::*;
 use src::*;
 
 module! {

@@ -10,6 +10,8 @@
 
 /* Defined in params.c. */
 DECLARE_STATIC_KEY_FALSE(mmio_ext_heat_key);
+void mmio_ext_heat_get(void);
+void mmio_ext_heat_put(void);
 
 /* Names a vCPU as Documentation/interface.rst says. */
 struct mmio_ext_vcpu_id {
@@ -27,7 +29,7 @@ enum mmio_ext_observer {
 void mmio_ext_set_observer(enum mmio_ext_observer who, bool on);
 void mmio_ext_observe_emulator(void);
 
-/* Implemented in Rust, see rust/kvm/hooks.rs. */
+/* Implemented in Rust, see rust/exports.rs. */
 kvm_mmio_ext_observer_t mmio_ext_see_access;
 kvm_mmio_ext_observer_t mmio_ext_record_access;
 

@@ -3,24 +3,13 @@
 //! The MMIO SPTE masks at arch init, when a vendor module is loaded.
 
 use crate::{
+    installed::installed_mask,
     kvm::{
-        cpu_phys_bits, host_maxphyaddr, installed_mask, mmio_caching, set_mmio_spte_mask,
-        VendorInit,
+        cpu_phys_bits, host_maxphyaddr, mmio_caching, set_mmio_spte_mask, PageTables, VendorInit,
     },
     mask::MmioMask, //
 };
 use kernel::prelude::*;
-
-/// Which page tables the masks are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PageTables {
-    /// Those of shadow paging and NPT.
-    Paging,
-    /// EPT.
-    Ept,
-    /// As `Paging`, with memory encryption; the number of the C-bit.
-    Sme(u32),
-}
 
 impl PageTables {
     /// A name for the log.
@@ -45,7 +34,8 @@ impl PageTables {
 /// Computes and installs the masks: `kvm_set_mmio_spte_mask()`, `ept_set_mmio_spte_mask()`, and
 /// the adjustment that memory encryption needs.
 pub(crate) fn kvm_mmu_set_mmio_spte_mask(init: &VendorInit, tables: PageTables) {
-    set_mmio_spte_mask(init, tables.mask());
+    let mask = tables.mask();
+    set_mmio_spte_mask(init, mask.value, mask.mask, mask.access);
 
     pr_info!(
         "installed MMIO SPTE {} for {}{}\n",

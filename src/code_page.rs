@@ -6,9 +6,10 @@
 //! is little: CR3 and the paging mode, one entry of each level, and the memslots. Those are what is
 //! remembered of a page of code, and compared before it is used again.
 
-use super::{
+use crate::{
     addr::{Gva, PAGE_SHIFT},
-    generation::MemslotGeneration, //
+    generation::MemslotGeneration,
+    hash::spread, //
 };
 use core::cell::Cell;
 
@@ -33,11 +34,9 @@ const PLACE_BITS: u32 = 6;
 /// The place of a page of code.
 #[inline(always)]
 pub const fn place(page: Gva, cr3: u64) -> usize {
-    /// 2^64 divided by the golden ratio.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     // Pages in a row have places of their own, the same page in other address spaces too.
     let key = (page.0 >> PAGE_SHIFT) ^ (cr3 >> PAGE_SHIFT).rotate_left(20);
-    (key.wrapping_mul(SPREAD) >> (64 - PLACE_BITS)) as usize
+    spread(key, PLACE_BITS)
 }
 
 /// How firmly a page holds its place.

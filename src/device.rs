@@ -5,15 +5,16 @@
 use crate::{
     binary_stats::{self, Header},
     heat::{self, Direction, Outcome},
-    kvm::{
-        boottime, for_each_vm, heat_is_on, tsc, tsc_khz, vms_lost, Reader, Registration, Vcpu,
-        VcpuEntry, Vm, VMS_KEPT,
-    },
+    kvm::{boottime, fast_path_enabled, heat_is_on, is_enabled, tsc, tsc_khz, HeatUser},
+    registry::{for_each_vm, vms_lost, Reader, VcpuEntry, Vm, VMS_KEPT},
     stats::{Event, Snapshot, Taker}, //
 };
 use core::fmt;
 use kernel::{
-    fs::{File, Kiocb},
+    fs::{
+        file::flags::{O_ACCMODE, O_RDONLY},
+        File, Kiocb,
+    },
     iov::IovIterDest,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     new_mutex,
@@ -31,18 +32,22 @@ pub(crate) struct OpenFile {
     #[pin]
     contents: Mutex<KVVec<u8>>,
     _reader: Reader,
+    /// Of who may write and so change what the kernel does: heat is on as long as the file is open.
+    _heat: Option<HeatUser>,
 }
 
 #[vtable]
 impl MiscDevice for OpenFile {
     type Ptr = Pin<KBox<Self>>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
+    fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
         let reader = Reader::new()?;
+        let for_writing = file.flags() & O_ACCMODE != O_RDONLY;
         KBox::try_pin_init(
             try_pin_init!(Self {
                 contents <- new_mutex!(KVVec::new()),
                 _reader: reader,
+                _heat: for_writing.then(HeatUser::new),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -91,8 +96,8 @@ fn header(file_size: usize, vm_count: u32) -> Header {
         boottime: boottime(),
         tsc_khz: tsc_khz(),
         flags: flag(Header::HEAT, heat_is_on())
-            | flag(Header::ENABLED, Registration::enabled())
-            | flag(Header::FAST, Vcpu::fast_path_enabled()),
+            | flag(Header::ENABLED, is_enabled())
+            | flag(Header::FAST, fast_path_enabled()),
         pages_per_vcpu: heat::PAGES as u32,
         vms_kept: VMS_KEPT as u32,
         vms_lost: vms_lost(),

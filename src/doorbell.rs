@@ -9,102 +9,16 @@
 //! took a write: an ioeventfd takes one or not for its address, length and data alone, and no two
 //! of a VM take the same (`ioeventfd_check_collision()`).
 
-use super::addr::Gpa;
+use crate::{
+    addr::Gpa,
+    hash::spread,
+    iodev::{Again, Answer, Bus, Write}, //
+};
 use core::cmp::Ordering;
 
 /// Writes that are remembered, a power of two.
 const ENTRIES: usize = 1 << ENTRY_BITS;
 const ENTRY_BITS: u32 = 6;
-
-/// A write.
-#[derive(Clone, Copy, Debug)]
-pub struct Write {
-    /// Where to.
-    pub gpa: Gpa,
-    /// Up to 8 bytes, the rest is 0.
-    pub value: u64,
-    /// How many bytes: 1, 2, 4 or 8.
-    pub size: u8,
-}
-
-/// What a device is asked for: `struct kvm_io_range`.
-#[derive(Clone, Copy, Debug)]
-pub struct Range {
-    /// The first address.
-    pub addr: u64,
-    /// Bytes; 0 stands for accesses of any size that begin just there.
-    pub len: i32,
-}
-
-impl Range {
-    /// Where an access lies: `kvm_io_bus_cmp()` with the access as the first operand.
-    #[inline(always)]
-    fn compare(self, gpa: Gpa, size: u8) -> Ordering {
-        if gpa.0 < self.addr {
-            return Ordering::Less;
-        }
-        let (end, last) = match self.len {
-            0 => (self.addr, gpa.0),
-            len => (
-                self.addr.wrapping_add(len as u64),
-                gpa.0.wrapping_add(size.into()),
-            ),
-        };
-        if last > end {
-            Ordering::Greater
-        } else {
-            Ordering::Equal
-        }
-    }
-}
-
-/// Which writes of the same size to the same address do the same, as long as the bus is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
-    /// Nobody knows: another device is asked before.
-    Unknown,
-    /// Those of the same value.
-    SameValue,
-    /// All.
-    AnyValue,
-}
-
-/// What a device answers to a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer<E> {
-    /// An eventfd has been signalled.
-    Signalled {
-        /// Which one, as long as the bus is the same.
-        eventfd: E,
-        /// By which writes it is, too.
-        again: Again,
-    },
-    /// A device of another kind has taken it.
-    Taken,
-    /// It is nothing for the device, and nothing has happened.
-    Declined {
-        /// It will decline the same write again, as ioeventfds do.
-        always: bool,
-    },
-}
-
-/// The devices of a bus, in its order. They do not change while it is looked at.
-pub trait Bus {
-    /// Names an eventfd.
-    type Eventfd;
-
-    /// A number for this state of the bus, unique within the VM.
-    fn generation(&self) -> u64;
-
-    /// How many devices there are.
-    fn count(&self) -> usize;
-
-    /// What the device `index`, which is less than [`Bus::count`], is asked for.
-    fn range(&self, index: usize) -> Range;
-
-    /// Offers a write to the device `index`, which is less than [`Bus::count`].
-    fn write(&self, index: usize, write: &Write) -> Answer<Self::Eventfd>;
-}
 
 /// The first of the devices that an access is offered to: `kvm_io_bus_get_first_dev()`.
 #[inline(always)]
@@ -228,10 +142,8 @@ impl Doorbells {
 
     /// The place of a write. Queues have small numbers as data, often with addresses in step.
     fn entry(&mut self, write: &Write) -> &mut Known {
-        /// 2^64 divided by the golden ratio: what differs little ends up far apart.
-        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let key = write.gpa.0.rotate_left(32) ^ write.value;
-        &mut self.0[(key.wrapping_mul(SPREAD) >> (64 - ENTRY_BITS)) as usize]
+        &mut self.0[spread(key, ENTRY_BITS)]
     }
 }
 
@@ -258,6 +170,7 @@ fn taken<E>(answer: Answer<E>) -> Option<Answer<E>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::iodev::Range;
     use std::cell::RefCell;
 
     #[derive(Clone, Copy, Debug)]

@@ -3,29 +3,16 @@
 //! VM exits that MMIO causes: what the vendor modules call first.
 
 use crate::{
+    access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva},
     fast::{self, Refusal},
-    fault::{emulator_knows_page, handle_mmio_page_fault_common, FaultAddress},
-    kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
+    fault::{emulator_knows_page, handle_mmio_page_fault_common},
+    generation::MemslotGeneration,
+    kvm::{AssistBytes, Exit, Mode, PageFault},
     observe,
+    state::Vcpu,
     stats::Event, //
 };
-
-/// An MMIO fault as a VM exit reports it.
-pub(crate) struct MmioFault<'a> {
-    /// Where it happened.
-    pub(crate) addr: FaultAddress,
-    /// Why, `PFERR_*`.
-    pub(crate) error_code: u64,
-    /// The instruction, if the processor knows it.
-    pub(crate) insn: AssistBytes<'a>,
-    /// Whether it is a write, if the processor says so.
-    pub(crate) is_write: Option<bool>,
-    /// What the processor was doing.
-    pub(crate) mode: Mode,
-    /// KVM would signal a zero-length ioeventfd and skip the instruction without a look at it.
-    pub(crate) can_skip: bool,
-}
 
 /// Handles an EPT misconfiguration of L1, `handle_ept_misconfig()`.
 ///
@@ -33,6 +20,7 @@ pub(crate) struct MmioFault<'a> {
 /// on, how long the instruction is (Intel SDM volume 3, "Information for VM Exits Due to
 /// Instruction Execution"). KVM signals a zero-length ioeventfd nevertheless, and skips the
 /// instruction. That is left for when the instruction is not going to be looked at.
+#[inline(always)]
 pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) -> Exit {
     let fault = MmioFault {
         addr: FaultAddress::Physical(gpa),
@@ -47,12 +35,13 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
         Ok(()) => handle_mmio_fault(vcpu, &fault),
         Err(reason) => match signal_wildcard(vcpu, gpa) {
             Some(exit) => exit,
-            None => handle_refused(vcpu, &fault, reason),
+            None => handle_refused(vcpu, &fault, reason, vcpu.memslots_generation()),
         },
     }
 }
 
 /// Handles a nested page fault of L1 with a reserved bit, `npf_interception()`.
+#[inline(always)]
 pub(crate) fn npf_interception(
     vcpu: &mut Vcpu<'_>,
     gpa: Gpa,
@@ -85,13 +74,14 @@ pub(crate) fn npf_interception(
                     return exit;
                 }
             }
-            handle_refused(vcpu, &fault, reason)
+            handle_refused(vcpu, &fault, reason, vcpu.memslots_generation())
         }
     }
 }
 
 /// Handles a page fault with a reserved bit under shadow paging, `kvm_handle_page_fault()`. The
 /// MMU may be direct even then: as long as the guest's paging is off.
+#[inline(always)]
 pub(crate) fn shadow_page_fault(
     vcpu: &mut Vcpu<'_>,
     gva: Gva,
@@ -117,7 +107,7 @@ pub(crate) fn shadow_page_fault(
         Ok(()) => handle_mmio_fault(vcpu, &fault(FaultAddress::Virtual(gva))),
         Err(reason) => {
             let addr = FaultAddress::new(gva.0, vcpu.paging_is_off());
-            handle_refused(vcpu, &fault(addr), reason)
+            handle_refused(vcpu, &fault(addr), reason, vcpu.memslots_generation())
         }
     }
 }
@@ -137,20 +127,26 @@ fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
 /// takes.
 #[inline(always)]
 fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
-    match fast::prepare(vcpu, fault) {
+    let now = vcpu.memslots_generation();
+    match fast::prepare(vcpu, fault, now) {
         Ok(operation) => fast::carry_out(vcpu, operation, true),
-        Err(Refusal::Again(reason)) => handle_refused(vcpu, fault, Some(reason)),
+        Err(Refusal::Again(reason)) => handle_refused(vcpu, fault, reason, now),
         Err(Refusal::For(reason)) => handle_refused_at_last(vcpu, fault, reason),
         // Nothing has happened that could be seen: it is cheap to begin anew.
         Err(Refusal::UnknownPage | Refusal::UnknownInsn) => find_and_handle_mmio_fault(vcpu, fault),
     }
 }
 
-/// Handles a fault that the fast path has refused, for a reason unless it is switched off: the
-/// shortest way to the emulator, if there is nothing to find out.
+/// Handles a fault that the fast path has refused: the shortest way to the emulator, if there is
+/// nothing to find out. `now` is the memslots' generation, read in this exit.
 #[inline(always)]
-fn handle_refused(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Option<Event>) -> Exit {
-    if !emulator_knows_page(vcpu, fault.addr) {
+fn handle_refused(
+    vcpu: &mut Vcpu<'_>,
+    fault: &MmioFault<'_>,
+    reason: Event,
+    now: MemslotGeneration,
+) -> Exit {
+    if !emulator_knows_page(vcpu, fault.addr, now) {
         return find_and_handle_mmio_fault(vcpu, fault);
     }
     match signal_unknown_insn(vcpu, fault) {
@@ -195,7 +191,7 @@ fn skip(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Exit {
 fn handle_refused_at_last(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Event) -> Exit {
     match fast::retry_write(vcpu, fault, reason, true) {
         Some(exit) => exit,
-        None => handle_refused(vcpu, fault, Some(reason)),
+        None => handle_refused(vcpu, fault, reason, vcpu.memslots_generation()),
     }
 }
 

@@ -8,14 +8,17 @@
 //! the emulator.
 
 use crate::{
+    access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
     decode::{Extend, Register},
-    doorbell::Write,
-    exit::MmioFault,
-    fault::{known_page, FaultAddress},
-    info_cache::MmioInfo,
-    kvm::{Exit, Mode, PendingLoad, Vcpu},
+    fault::known_page,
+    fetch::{fetch, known_plan},
+    generation::MemslotGeneration,
+    iodev::Write,
+    kvm::{Exit, Mode, Purpose, ACC_WRITE},
+    mmio_info::MmioInfo,
     plan::Plan,
+    state::{PendingLoad, Vcpu},
     stats::Event, //
 };
 
@@ -37,14 +40,11 @@ enum Action {
 ///
 /// # Errors
 ///
-/// Why not; `None` if the fast path is switched off.
+/// Why not.
 #[inline(always)]
-pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Option<Event>> {
-    if !Vcpu::fast_path_enabled() {
-        return Err(None);
-    }
+pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
     if !vcpu.runs_plain_code(mode) {
-        return Err(Some(Event::RefusedContext));
+        return Err(Event::RefusedContext);
     }
     Ok(())
 }
@@ -54,14 +54,13 @@ pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Option<Ev
 pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Option<Exit> {
     match fetch_and_prepare(vcpu, fault) {
         Ok(operation) => Some(carry_out(vcpu, operation, false)),
-        Err(Some(reason)) => {
+        Err(reason) => {
             let exit = retry_write(vcpu, fault, reason, false);
             if exit.is_none() {
                 vcpu.stats().count(reason);
             }
             exit
         }
-        Err(None) => None,
     }
 }
 
@@ -81,40 +80,38 @@ pub(crate) enum Refusal {
 ///
 /// # Errors
 ///
-/// Why it is not for the fast path; `None` if that is switched off.
-fn fetch_and_prepare(
-    vcpu: &mut Vcpu<'_>,
-    fault: &MmioFault<'_>,
-) -> Result<Operation, Option<Event>> {
+/// Why it is not for the fast path.
+fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operation, Event> {
     takes_context(vcpu, fault.mode)?;
-    let mut result = prepare(vcpu, fault);
+    let mut result = prepare(vcpu, fault, vcpu.memslots_generation());
     if let Err(Refusal::UnknownInsn) = result {
-        vcpu.fetch(fault.mode, fault.insn)?;
-        result = prepare(vcpu, fault);
+        fetch(vcpu, fault.mode, fault.insn)?;
+        result = prepare(vcpu, fault, vcpu.memslots_generation());
     }
 
-    result.map_err(|refusal| {
-        Some(match refusal {
-            Refusal::Again(reason) | Refusal::For(reason) => reason,
-            // The memslots are just being changed.
-            Refusal::UnknownPage => Event::RefusedContext,
-            // The instruction is just being changed.
-            Refusal::UnknownInsn => Event::RefusedFetch,
-        })
+    result.map_err(|refusal| match refusal {
+        Refusal::Again(reason) | Refusal::For(reason) => reason,
+        // The memslots are just being changed.
+        Refusal::UnknownPage => Event::RefusedContext,
+        // The instruction is just being changed.
+        Refusal::UnknownInsn => Event::RefusedFetch,
     })
 }
 
 /// Finds out what the access is, where it goes and which instruction comes next, if its page is
-/// known to be MMIO and its instruction is known. The vCPU runs code that the fast path takes.
+/// known to be MMIO and its instruction is known, as of the memslots' generation `now`. The vCPU
+/// runs code that the fast path takes.
 ///
 /// # Errors
 ///
 /// Why it is not to be completed; nothing has happened then that could be seen.
 #[inline(always)]
-pub(crate) fn prepare(vcpu: &Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operation, Refusal> {
-    let now = vcpu.memslots_generation();
-    let plan = vcpu
-        .known_plan(fault.mode, fault.insn, now)
+pub(crate) fn prepare(
+    vcpu: &Vcpu<'_>,
+    fault: &MmioFault<'_>,
+    now: MemslotGeneration,
+) -> Result<Operation, Refusal> {
+    let plan = known_plan(vcpu, fault.mode, fault.insn, now)
         .map_err(|refused| refused.map_or(Refusal::UnknownInsn, Refusal::Again))?;
     let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
 
@@ -151,9 +148,28 @@ pub(crate) fn retry_write(
         return None;
     };
     let page = *known_page(vcpu, fault.addr, vcpu.memslots_generation())?;
-    vcpu.learn_write_access(gva, page, fault.mode);
-    let operation = prepare(vcpu, fault).ok()?;
+    learn_write_access(vcpu, gva, page, fault.mode);
+    let operation = prepare(vcpu, fault, vcpu.memslots_generation()).ok()?;
     Some(carry_out(vcpu, operation, known))
+}
+
+/// Lets the guest's page tables say anew whether a page of the info cache may be written, which it
+/// may not as far as that knows. The vCPU runs plain code with shadow paging.
+///
+/// A page that is read while its entry is clean is cached without write permission, so that KVM sees
+/// it become dirty. With MMIO there is nothing to see: once the entry is dirty the cache can say so.
+#[cold]
+fn learn_write_access(vcpu: &mut Vcpu<'_>, gva: Gva, page: MmioInfo, mode: Mode) {
+    let page = MmioInfo {
+        access: page.access | ACC_WRITE,
+        ..page
+    };
+    // If it is not for want of this permission that the write is refused, nothing is learnt.
+    if vcpu.may_access_mmio(page.access, mode, true)
+        && vcpu.translate(gva, Purpose::Write, mode.is_user()) == Some(page.gfn.gpa_of(gva))
+    {
+        vcpu.info_cache_mut().insert(page);
+    }
 }
 
 /// The physical address of the access, if the operand that was computed is what has faulted.
@@ -181,7 +197,7 @@ fn locate(
         // With shadow paging it has checked the MMIO SPTE, which denies everything: what the
         // guest's page tables allow is in the info cache. What it reports is canonical.
         FaultAddress::Virtual(addr) if addr == gva => {
-            if !vcpu.may_access_mmio(page, fault.mode, plan.load.is_none()) {
+            if !vcpu.may_access_mmio(page.access, fault.mode, plan.load.is_none()) {
                 return Err(Event::RefusedAccess);
             }
             Ok(page.gfn.gpa_of(gva))
@@ -257,6 +273,7 @@ fn load(vcpu: &mut Vcpu<'_>, load: PendingLoad, known: bool) -> Exit {
 }
 
 /// Completes a load whose value userspace has provided.
+#[inline]
 pub(crate) fn finish_load(vcpu: &mut Vcpu<'_>, load: PendingLoad, value: u64) -> Exit {
     load_register(vcpu, load, value);
     vcpu.retire_read(load.next_rip)

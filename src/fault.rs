@@ -3,66 +3,29 @@
 //! Page faults on MMIO SPTEs.
 
 use crate::{
-    addr::{Gpa, Gva},
+    access::FaultAddress,
+    addr::Gva,
     generation::MemslotGeneration,
-    info_cache::MmioInfo,
-    kvm::{PageFault, ShadowWalk, Vcpu},
+    kvm::{PageFault, ShadowWalk},
+    mmio_info::MmioInfo,
     observe,
     spte::{get_mmio_spte_generation, MmioFormat, Spte},
+    state::Vcpu,
     stats::Event, //
 };
 use kernel::prelude::*;
 
-/// The address that a fault reports: a virtual one with shadow paging, otherwise a physical one.
-#[derive(Clone, Copy)]
-pub(crate) enum FaultAddress {
-    /// The MMU is direct.
-    Physical(Gpa),
-    /// The MMU is indirect.
-    Virtual(Gva),
-}
-
-impl FaultAddress {
-    /// From the form that the C side uses.
-    pub(crate) const fn new(addr: u64, direct: bool) -> Self {
-        if direct {
-            Self::Physical(Gpa(addr))
-        } else {
-            Self::Virtual(Gva(addr))
-        }
-    }
-
-    /// The form that the C side uses.
-    pub(crate) const fn raw(self) -> u64 {
-        match self {
-            Self::Physical(Gpa(addr)) => addr,
-            Self::Virtual(Gva(addr)) => addr,
-        }
-    }
-
-    /// Whether `info` is of the page that has faulted, as of the memslots' generation `now`.
-    #[inline(always)]
-    pub(crate) fn matches(self, info: &MmioInfo, now: MemslotGeneration) -> bool {
-        match self {
-            Self::Physical(gpa) => info.matches_gpa(gpa, now),
-            Self::Virtual(gva) => info.matches_gva(gva, now),
-        }
-    }
-
-    /// The address as far as it is a virtual one, otherwise 0, as the info cache wants it.
-    const fn gva(self) -> Gva {
-        match self {
-            Self::Physical(_) => Gva(0),
-            Self::Virtual(gva) => gva,
-        }
-    }
-}
-
 /// Handles a page fault with a reserved bit that `kvm_mmu_page_fault()` asks about: one of L2, or
 /// one that was found stale and is being faulted in, which has been counted.
+#[inline]
 pub(crate) fn handle_mmio_page_fault(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<PageFault> {
     if vcpu.take_faulting_in() {
         return Ok(PageFault::Invalid);
+    }
+    // The shortest way: with `fast=0` every access comes here.
+    if emulator_knows_page(vcpu, addr, vcpu.memslots_generation()) {
+        observe::hit_left_to_kvm(vcpu);
+        return Ok(PageFault::Emulate);
     }
 
     let result = handle_mmio_page_fault_common(vcpu, addr);
@@ -129,8 +92,11 @@ pub(crate) fn known_page<'a>(
 /// Whether KVM's info cache knows a page, where the emulator looks. It does if the last access that
 /// was emulated was to the same.
 #[inline(always)]
-pub(crate) fn emulator_knows_page(vcpu: &Vcpu<'_>, addr: FaultAddress) -> bool {
-    let now = vcpu.memslots_generation();
+pub(crate) fn emulator_knows_page(
+    vcpu: &Vcpu<'_>,
+    addr: FaultAddress,
+    now: MemslotGeneration,
+) -> bool {
     !vcpu.mmu_is_nested() && addr.matches(&vcpu.last_mmio_info(), now)
 }
 
@@ -174,7 +140,7 @@ fn recall_mmio_info(vcpu: &mut Vcpu<'_>, addr: FaultAddress, now: MemslotGenerat
 fn walk_shadow_page_get_mmio_spte(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Result<Option<Spte>> {
     let walk = vcpu.walk_shadow_page_lockless(addr.raw());
     check_spte_reserved(vcpu, addr, &walk)?;
-    Ok(walk.leaf())
+    Ok(walk.entries().last().map(|(_, spte)| Spte(spte)))
 }
 
 /// Checks that the entries of a walk that map something have no reserved bit set, as the fault
@@ -184,11 +150,12 @@ fn walk_shadow_page_get_mmio_spte(vcpu: &mut Vcpu<'_>, addr: FaultAddress) -> Re
 /// neither MMIO nor zapped is no bug any more, it may have been replaced since the fault.
 fn check_spte_reserved(vcpu: &Vcpu<'_>, addr: FaultAddress, walk: &ShadowWalk) -> Result {
     let format = vcpu.page_format();
-    let reserved = |&(level, spte): &(usize, Spte)| {
+    let reserved = |(level, spte): (usize, u64)| {
+        let spte = Spte(spte);
         spte.is_shadow_present() && format.is_reserved(spte, level)
     };
 
-    if !walk.entries().any(|entry| reserved(&entry)) {
+    if !walk.entries().any(reserved) {
         return Ok(());
     }
 
@@ -196,7 +163,7 @@ fn check_spte_reserved(vcpu: &Vcpu<'_>, addr: FaultAddress, walk: &ShadowWalk) -
         "reserved bits set on MMU-present spte, addr 0x{:x}:\n",
         addr.raw()
     );
-    for (level, Spte(spte)) in walk.entries() {
+    for (level, spte) in walk.entries() {
         pr_err!("------ spte = 0x{:x} level = {}\n", spte, level);
     }
     vcpu.warn_reserved();
@@ -243,6 +210,7 @@ fn vcpu_cache_mmio_info(vcpu: &mut Vcpu<'_>, info: MmioInfo) {
 }
 
 /// Puts a page that KVM has put into its own cache into the extension's as well.
+#[inline]
 pub(crate) fn remember_mmio_info(vcpu: &mut Vcpu<'_>, info: MmioInfo) {
     let info = mmio_info_of(vcpu, info);
     vcpu.info_cache_mut().insert(info);

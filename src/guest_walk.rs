@@ -5,10 +5,7 @@
 //! KVM's own walk decides whether and where an address is mapped; this one only finds out on which
 //! entries that depends. As long as none of them has changed, neither has the answer.
 
-use super::addr::{Gpa, Gva};
-
-/// Levels of page tables in long mode at most.
-pub const MAX_LEVELS: usize = 5;
+use crate::addr::{Gpa, Gva};
 
 /// Bits of a page table entry, Intel SDM, volume 3, "4-Level Paging and 5-Level Paging".
 const PRESENT: u64 = 1 << 0;

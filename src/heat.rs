@@ -4,10 +4,12 @@
 //!
 //! A vCPU has a table of its own and is the only one to write it, so nothing is shared between
 //! vCPUs. Any thread may read it meanwhile.
+//!
+//! A third of this file are its tests.
 
 use crate::{
     addr::Gfn,
-    kvm::{Byte, Counter}, //
+    kvm::counter::{Byte, Counter}, //
 };
 use core::ops::Deref;
 

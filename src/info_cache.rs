@@ -9,9 +9,10 @@
 //! - until a memslot changes, which the generation tells;
 //! - its GVA until the vCPU's translations may have changed, see [`InfoCache::clear`].
 
-use super::{
-    addr::{Gfn, Gpa, Gva, PAGE_SHIFT},
-    generation::MemslotGeneration, //
+use crate::{
+    addr::{Gpa, Gva, PAGE_SHIFT},
+    generation::MemslotGeneration,
+    mmio_info::MmioInfo, //
 };
 
 /// Entries of the cache, a power of two: as many pages as the devices of a large guest have.
@@ -24,45 +25,11 @@ const fn entry_of(page: u64) -> usize {
     (page ^ page >> ENTRY_BITS) as usize % ENTRIES
 }
 
-/// What is known of an MMIO page, as KVM's own cache holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MmioInfo {
-    /// The page's virtual address, 0 if it is not known (as always with TDP).
-    pub gva: Gva,
-    /// The page's frame. Frame 0 is never found: it stands for an empty entry.
-    pub gfn: Gfn,
-    /// The rights that the guest's page tables give to the page, `ACC_*`.
-    pub access: u32,
-    /// The memslots that know nothing of the frame.
-    pub generation: MemslotGeneration,
-}
-
-impl MmioInfo {
-    /// An entry that is never found.
-    pub const EMPTY: Self = Self {
-        gva: Gva(0),
-        gfn: Gfn(0),
-        access: 0,
-        generation: MemslotGeneration(0),
-    };
-
-    /// `vcpu_match_mmio_gva()`. `now` is the current generation of the memslots; as one of an
-    /// update in progress is never cached, none matches during one.
-    pub fn matches_gva(&self, gva: Gva, now: MemslotGeneration) -> bool {
-        self.generation == now && gva.page() != Gva(0) && self.gva == gva.page()
-    }
-
-    /// `vcpu_match_mmio_gpa()`.
-    pub fn matches_gpa(&self, gpa: Gpa, now: MemslotGeneration) -> bool {
-        self.generation == now && gpa.gfn() != Gfn(0) && self.gfn == gpa.gfn()
-    }
-
-    /// The entry that it belongs in, by the address with which it is looked for.
-    const fn entry(&self) -> usize {
-        match self.gva {
-            Gva(0) => entry_of(self.gfn.0),
-            Gva(gva) => entry_of(gva >> PAGE_SHIFT),
-        }
+/// The entry that a page belongs in, by the address with which it is looked for.
+const fn entry_for(info: &MmioInfo) -> usize {
+    match info.gva {
+        Gva(0) => entry_of(info.gfn.0),
+        Gva(gva) => entry_of(gva >> PAGE_SHIFT),
     }
 }
 
@@ -124,7 +91,7 @@ impl InfoCache {
     /// An entry of the same virtual address is replaced: there is at most one for each.
     pub fn insert(&mut self, info: MmioInfo) {
         if !info.generation.update_in_progress() {
-            self.entries[info.entry()] = Entry {
+            self.entries[entry_for(&info)] = Entry {
                 info,
                 clears: self.clears,
             };
@@ -167,6 +134,7 @@ impl Default for InfoCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::Gfn;
 
     const NOW: MemslotGeneration = MemslotGeneration(42);
     const LATER: MemslotGeneration = MemslotGeneration(44);

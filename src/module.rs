@@ -4,8 +4,11 @@
 
 use crate::{
     device::{self, show_heat, OpenFile},
-    kvm::{allow_readers, installed_mask, tdp_enabled, tdp_mmu_enabled, total_stats, Registration},
+    ext::Ext,
+    installed::installed_mask,
+    kvm::{is_enabled, tdp_enabled, tdp_mmu_enabled, Registration},
     mask::MmioMask,
+    registry::{self, allow_readers},
     stats::zapped, //
 };
 use core::fmt;
@@ -19,7 +22,7 @@ use kernel::{
 #[pin_data]
 pub(crate) struct Extension {
     /// Unregistered first: nothing calls the module after that.
-    _registration: Registration,
+    _registration: Registration<Ext>,
     #[pin]
     _stats: File<()>,
     #[pin]
@@ -65,7 +68,7 @@ fn log_state() {
     pr_info!(
         "switched {}; hooked: EPT misconfigurations, nested and shadow page faults, MMIO SPTEs \
          (encode, check, sync, zap, generation wrap), info cache\n",
-        if Registration::enabled() { "on" } else { "off" },
+        if is_enabled() { "on" } else { "off" },
     );
     // KVM sets a mask with each vendor module, and keeps it.
     if mask == MmioMask::NONE {
@@ -90,6 +93,6 @@ fn mmu_mode() -> &'static str {
 
 /// Shows the sum of all vCPUs' counters, a line each: its name and its value.
 fn show_stats(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "{}", total_stats())?;
+    write!(f, "{}", registry::total())?;
     writeln!(f, "spte_zapped {}", zapped())
 }

@@ -3,11 +3,12 @@
 //! Seeing each access where it ends: counters by size, heat, tracepoints.
 
 use crate::{
+    access::{FaultAddress, MmioFault},
     addr::Gpa,
-    exit::MmioFault,
-    fault::FaultAddress,
     heat::Kind,
-    kvm::{access_is_traced, heat_is_on, miss_is_traced, Exit, Vcpu},
+    kvm::{access_is_traced, heat_is_on, miss_is_traced, Exit},
+    record::{record_emulated, record_heat, record_heat_quickly},
+    state::Vcpu,
     stats::{Event, Taker}, //
 };
 
@@ -35,8 +36,8 @@ pub(crate) fn wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) {
 
 #[inline(always)]
 fn see(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
-    if heat_is_on() && !vcpu.record_heat_quickly(gpa, kind, size, value) {
-        vcpu.record_heat(gpa, kind, size, value);
+    if heat_is_on() && !record_heat_quickly(vcpu, gpa, kind, size, value) {
+        record_heat(vcpu, gpa, kind, size, value);
     }
     if access_is_traced() {
         trace(vcpu, gpa, kind, size);
@@ -57,6 +58,12 @@ pub(crate) fn to_emulator(vcpu: &Vcpu<'_>) {
     }
 }
 
+/// Counts a fault that KVM's own handler goes on with, of a page that an info cache knows.
+#[inline(always)]
+pub(crate) fn hit_left_to_kvm(vcpu: &Vcpu<'_>) {
+    vcpu.stats().count_hit_left_to_kvm(sees_emulated());
+}
+
 /// Lets the emulator do an access that is to be counted as a hit already.
 #[inline(always)]
 pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
@@ -66,19 +73,16 @@ pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
 
 /// Lets the emulator do an access that the fast path has refused at once.
 #[inline(always)]
-pub(crate) fn emulate_refused(
-    vcpu: &mut Vcpu<'_>,
-    fault: &MmioFault<'_>,
-    reason: Option<Event>,
-) -> Exit {
+pub(crate) fn emulate_refused(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Event) -> Exit {
     vcpu.stats().count_refused(reason, sees_emulated());
     vcpu.emulate_instruction(fault)
 }
 
 /// Sees an access of the emulator that is done, or leaves for userspace.
+#[inline]
 pub(crate) fn emulated(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u32) {
     if heat_is_on() {
-        vcpu.record_emulated(gpa.gfn(), kind, size);
+        record_emulated(vcpu, gpa.gfn(), kind, size);
     } else {
         vcpu.stats().count_emulated(kind, size);
     }
@@ -90,14 +94,15 @@ pub(crate) fn emulated(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u32) {
 #[cold]
 #[inline(never)]
 fn trace(vcpu: &Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8) {
-    vcpu.id()
-        .trace_access(gpa, size, kind.direction(), kind.outcome());
+    let (direction, outcome) = (kind.direction() as u8, kind.outcome() as u8);
+    vcpu.id().trace_access(gpa, size, direction, outcome);
 }
 
 /// Sees a fault that was no access: there was a stale MMIO SPTE, or none any more.
 #[inline(always)]
 pub(crate) fn miss(vcpu: &Vcpu<'_>, addr: FaultAddress, stale: bool) {
     if miss_is_traced() {
-        vcpu.id().trace_miss(addr, stale);
+        let is_virtual = matches!(addr, FaultAddress::Virtual(_));
+        vcpu.id().trace_miss(addr.raw(), is_virtual, stale);
     }
 }

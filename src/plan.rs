@@ -3,7 +3,7 @@
 //! What becomes of a decoded instruction once its place in memory is known: all is computed that
 //! does not depend on registers, so that carrying it out takes a few operations.
 
-use super::{
+use crate::{
     addr::Gva,
     decode::{Access, Base, Extend, Operation, Register, RSP}, //
 };
@@ -113,8 +113,8 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::decode;
     use super::*;
+    use crate::decode::decode;
 
     const RIP: u64 = 0x40_0000;
 

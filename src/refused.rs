@@ -6,6 +6,7 @@
 //! necessary go to the emulator, which is no harm; that two addresses are taken for one another is
 //! none either.
 
+use crate::hash::mix;
 use core::cell::Cell;
 
 /// Places, a power of two: many, as a place is small and a guest may have many such instructions.
@@ -43,9 +44,7 @@ impl Refused {
 
     #[inline(always)]
     const fn place_and_mark(rip: u64) -> (usize, u16) {
-        /// 2^64 divided by the golden ratio.
-        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let hash = rip.wrapping_mul(SPREAD);
+        let hash = mix(rip);
         let place = (hash >> (64 - PLACE_BITS)) as usize;
         // The bits below those of the place, but for the lowest. Never 0.
         (place, (hash >> (48 - PLACE_BITS)) as u16 | 2)

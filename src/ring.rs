@@ -9,9 +9,11 @@
 
 use crate::{
     addr::Gpa,
-    doorbell::Write,
     fast,
-    kvm::{AssistBytes, Mode, Vcpu}, //
+    fetch::known_plan,
+    iodev::Write,
+    kvm::{AssistBytes, Mode},
+    state::Vcpu, //
 };
 use core::num::NonZero;
 
@@ -34,7 +36,7 @@ pub(crate) fn ring(
     }
 
     let slots = vcpu.memslots_generation();
-    let plan = vcpu.known_plan(mode, insn, slots).ok()?;
+    let plan = known_plan(vcpu, mode, insn, slots).ok()?;
     if plan.load.is_some() || plan.uses_rsp {
         return None;
     }

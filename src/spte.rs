@@ -15,7 +15,7 @@
 //! bits of the address range are set in every MMIO SPTE, and the bits of the GFN that belong there
 //! move up by five. C header: `arch/x86/kvm/mmu/spte.h`.
 
-use super::{
+use crate::{
     addr::{Gfn, Gpa},
     generation::MmioGeneration,
     mask::MmioMask, //

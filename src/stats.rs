@@ -4,7 +4,7 @@
 
 use crate::{
     heat::Kind,
-    kvm::Counter, //
+    kvm::counter::Counter, //
 };
 use core::{array, fmt, slice};
 use kernel::{
@@ -106,16 +106,19 @@ pub(crate) struct Stats {
     /// Those of doorbells that were answered with interrupts off, by the size itself: the same
     /// holds of them.
     rung: Sizes,
-    /// Those that the fast path has refused, or not seen as it is off, of pages that KVM's info
-    /// cache knows: by the event that tells why, the last one without; first those that nobody has
-    /// looked at. Each is a hit, which is not counted once more.
-    refused: [[Counter; NAMES.len() + 1]; 2],
+    /// Those that the fast path has refused, of pages that KVM's info cache knows: by the event
+    /// that tells why; first those that nobody has looked at. Each is a hit, which is not counted
+    /// once more.
+    refused: [[Counter; NAMES.len()]; 2],
     /// Others that went to the emulator while nobody looked.
     unseen: Counter,
     /// Accesses of the emulator while somebody looked: by size in bytes, modulo 16, and by kind.
     emulated: [[Counter; Kind::EMULATED_COUNT]; 16],
     /// MMIO faults that KVM's own handler had asked about and that were MMIO.
     left_to_kvm: Counter,
+    /// Others of them, which were hits and are not counted once more: first those that nobody has
+    /// looked at.
+    hits_left_to_kvm: [Counter; 2],
     /// Accesses that heat has no record of, though it was on.
     heat_dropped: Counter,
 }
@@ -131,6 +134,7 @@ impl Stats {
             unseen: Counter::default(),
             emulated <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
             left_to_kvm: Counter::default(),
+            hits_left_to_kvm: array::from_fn(|_| Counter::default()),
             heat_dropped: Counter::default(),
         })
     }
@@ -158,9 +162,8 @@ impl Stats {
 
     /// Counts an access that goes to the emulator at once, where somebody looks or not.
     #[inline(always)]
-    pub(crate) fn count_refused(&self, reason: Option<Event>, seen: bool) {
-        let place = reason.map_or(NAMES.len(), |reason| reason as usize);
-        self.refused[usize::from(seen)][place].inc();
+    pub(crate) fn count_refused(&self, reason: Event, seen: bool) {
+        self.refused[usize::from(seen)][reason as usize].inc();
     }
 
     /// Counts another that goes to the emulator while nobody looks.
@@ -177,6 +180,12 @@ impl Stats {
     /// Counts a fault that is MMIO and that KVM's own handler goes on with.
     pub(crate) fn count_left_to_kvm(&self) {
         self.left_to_kvm.inc();
+    }
+
+    /// Counts another one, which is a hit as well, where somebody looks or not.
+    #[inline(always)]
+    pub(crate) fn count_hit_left_to_kvm(&self, seen: bool) {
+        self.hits_left_to_kvm[usize::from(seen)].inc();
     }
 
     /// Counts an access that heat has no room for.
@@ -207,8 +216,10 @@ impl Stats {
         let [unseen, seen] = &self.refused;
         let unseen = sums.add_refused(unseen);
         let refused_hits = unseen + sums.add_refused(seen);
-        sums.events[Event::CacheHit as usize] += known_hits + rung + refused_hits;
-        sums.unseen += unseen + self.unseen.get();
+        let [unseen_left, seen_left] = self.hits_left_to_kvm.each_ref().map(Counter::get);
+        let left = unseen_left + seen_left;
+        sums.events[Event::CacheHit as usize] += known_hits + rung + refused_hits + left;
+        sums.unseen += unseen + unseen_left + self.unseen.get();
 
         for (size, kinds) in self.emulated.iter().enumerate() {
             for (number, count) in kinds.iter().enumerate() {
@@ -216,7 +227,7 @@ impl Stats {
                 sums.emulated[number % 2][size_place(size)] += count.get();
             }
         }
-        sums.left_to_kvm += self.left_to_kvm.get();
+        sums.left_to_kvm += self.left_to_kvm.get() + left;
         sums.heat_dropped += self.heat_dropped.get();
     }
 }
@@ -334,10 +345,12 @@ impl Snapshot {
     /// Adds counts of refused accesses to those of the reasons. Returns how many there are.
     fn add_refused(&mut self, counters: &[Counter]) -> u64 {
         let mut all = 0;
-        for (reason, count) in counters.iter().map(Counter::get).enumerate() {
-            if let Some(sum) = self.events.get_mut(reason) {
-                *sum += count;
-            }
+        for (sum, count) in self
+            .events
+            .iter_mut()
+            .zip(counters.iter().map(Counter::get))
+        {
+            *sum += count;
             all += count;
         }
         all

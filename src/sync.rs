@@ -4,13 +4,14 @@
 
 use crate::{
     addr::Gfn,
-    kvm::Vcpu,
     spte::{get_mmio_spte_generation, Spte, NONPRESENT},
+    state::Vcpu,
     stats::Event, //
 };
 
 /// The MMIO SPTE for a frame that no memslot holds, `make_mmio_spte()`. It is KVM that stores it:
 /// `mark_mmio_spte()` with shadow paging and in the legacy MMU, or the TDP MMU.
+#[inline]
 pub(crate) fn set_mmio_spte(vcpu: &Vcpu<'_>, gfn: Gfn, access: u32) -> Spte {
     vcpu.stats().count(Event::SpteMade);
     current_mmio_spte(vcpu, gfn, access)
@@ -22,6 +23,7 @@ pub(crate) fn set_mmio_spte(vcpu: &Vcpu<'_>, gfn: Gfn, access: u32) -> Spte {
 /// There is none if it stood for another frame, or if memslots have changed since it was made:
 /// there may be one now that holds the frame. KVM does not look, and gives the entry the current
 /// generation; its guest then has MMIO where there is RAM, until memslots change again.
+#[inline]
 pub(crate) fn sync_mmio_spte(vcpu: &Vcpu<'_>, spte: Spte, gfn: Gfn, access: u32) -> Spte {
     let now = vcpu.memslots_generation();
     let is_current = now.is_still(get_mmio_spte_generation(spte));

@@ -4,12 +4,15 @@
 //!
 //! C header: `include/linux/kvm_host.h`, `struct kvm_io_bus`.
 
-use super::vcpu::Vcpu;
-use crate::doorbell::{Again, Answer, Bus, Range, Write};
+use super::{
+    addr::Gpa,
+    iodev::{Again, Answer, Bus, Range, Write},
+    srcu::Srcu,
+    vcpu::Vcpu, //
+};
 use core::{
     ffi::c_void,
-    marker::PhantomData,
-    ptr, //
+    ptr::{self, NonNull}, //
 };
 use kernel::error::code::ENXIO;
 use kvm_bindings as bindings;
@@ -19,43 +22,40 @@ use kvm_bindings as bindings;
 /// # Invariants
 ///
 /// - `vcpu` points to a vCPU that is in its own thread;
-/// - `bus` points to a bus that is alive for `'a`, as `kvm->srcu` is held that long: the devices on
-///   it do not change, another bus takes its place.
+/// - `bus` points to a bus that is alive for `'a`, as `_srcu` says that `kvm->srcu` is held that
+///   long: the devices on it do not change, another bus takes its place.
 ///
 /// Devices never call the extension, i.e. what it has of the vCPU may be borrowed meanwhile.
-pub(super) struct IoBus<'a> {
+pub(crate) struct IoBus<'a> {
     vcpu: *mut bindings::kvm_vcpu,
     bus: *const bindings::kvm_io_bus,
-    _srcu: PhantomData<&'a bindings::kvm_io_bus>,
+    _srcu: Srcu<'a>,
 }
 
 impl<'a> IoBus<'a> {
     /// The devices that MMIO is offered to. `None` if the bus has been lost, as happens when
     /// `kvm_io_bus_unregister_dev()` finds no memory.
     #[inline(always)]
-    pub(super) fn mmio(vcpu: &Vcpu<'a>) -> Option<Self> {
+    pub(crate) fn mmio<S>(vcpu: &Vcpu<'a, S>) -> Option<Self> {
         Self::now(vcpu, bindings::MMIO_EXT_MMIO_BUS)
     }
 
     /// The zero-length ioeventfds.
     #[inline(always)]
-    pub(super) fn fast_mmio(vcpu: &Vcpu<'a>) -> Option<Self> {
+    pub(crate) fn fast_mmio<S>(vcpu: &Vcpu<'a, S>) -> Option<Self> {
         Self::now(vcpu, bindings::MMIO_EXT_FAST_MMIO_BUS)
     }
 
     #[inline(always)]
-    fn now(vcpu: &Vcpu<'a>, number: usize) -> Option<Self> {
-        // SAFETY: The vCPU is alive and `kvm->srcu` is held. `kvm_get_bus_srcu()` is no more than
-        // `READ_ONCE()` on x86: the barrier that it asks for is in `srcu_read_lock()`.
-        let bus = unsafe {
-            let kvm = (*vcpu.raw()).kvm;
-            ptr::read_volatile(&raw const (*kvm).buses[number])
-        };
-        // INVARIANT: By those of `Vcpu`.
+    fn now<S>(vcpu: &Vcpu<'a, S>, number: usize) -> Option<Self> {
+        // SAFETY: The VM is alive. `kvm_get_bus_srcu()` is no more than `READ_ONCE()` on x86: the
+        // barrier that it asks for is in `srcu_read_lock()`.
+        let bus = unsafe { ptr::read_volatile(&raw const (*vcpu.kvm()).buses[number]) };
+        // INVARIANT: This is the vCPU's thread; it has a proof that `kvm->srcu` is held.
         (!bus.is_null()).then_some(Self {
             vcpu: vcpu.raw(),
             bus,
-            _srcu: PhantomData,
+            _srcu: vcpu.srcu(),
         })
     }
 
@@ -71,20 +71,28 @@ impl<'a> IoBus<'a> {
     }
 }
 
-/// An eventfd that a device of the bus signals.
+/// An eventfd that a device of the bus has signalled.
+///
+/// # Invariants
+///
+/// `eventfd` was that of a device of the VM's bus with this generation, which held a reference.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Eventfd(*mut bindings::eventfd_ctx);
+pub(crate) struct Eventfd {
+    eventfd: NonNull<bindings::eventfd_ctx>,
+    generation: u64,
+}
 
-impl Eventfd {
-    /// Signals it. To be called in any context that spinlocks may be taken in.
-    ///
-    /// # Safety
-    ///
-    /// The bus must be alive that it is from, or one of the same generation.
+impl IoBus<'_> {
+    /// Signals an eventfd again, if the bus is still the one that it is from. Returns whether it is.
+    /// To be called in any context that spinlocks may be taken in.
     #[inline(always)]
-    pub(super) unsafe fn signal(self) {
-        // SAFETY: The device holds a reference as long as it is on the bus.
-        unsafe { bindings::eventfd_signal_mask(self.0, 0) };
+    pub(crate) fn signal(&self, eventfd: Eventfd) -> bool {
+        let is_current = eventfd.generation == self.generation();
+        if is_current {
+            // SAFETY: The bus is alive, and so are its devices, one of which holds a reference.
+            unsafe { bindings::eventfd_signal_mask(eventfd.eventfd.as_ptr(), 0) };
+        }
+        is_current
     }
 }
 
@@ -119,14 +127,13 @@ impl Bus for IoBus<'_> {
     fn write(&self, index: usize, write: &Write) -> Answer<Eventfd> {
         let (gpa, len) = (write.gpa.0, write.size.into());
         let value: *const c_void = (&raw const write.value).cast();
-        let mut eventfd = Eventfd(ptr::null_mut());
+        let mut eventfd = ptr::null_mut();
         // SAFETY: The entry is that of a device, see `entry()`. The vCPU is in its own thread with
-        // `kvm->srcu` held, and `value` has `len` bytes, as `kvm_iodevice_write()` wants. What is
-        // signalled is from this bus.
+        // `kvm->srcu` held, and `value` has `len` bytes, as `kvm_iodevice_write()` wants. Whatever
+        // matches has an eventfd.
         unsafe {
             let device = (*self.entry(index)).dev;
-            let again = match bindings::kvm_ioeventfd_match(device, gpa, len, value, &mut eventfd.0)
-            {
+            let again = match bindings::kvm_ioeventfd_match(device, gpa, len, value, &mut eventfd) {
                 0 => Again::SameValue,
                 1.. => Again::AnyValue,
                 error if error != ENXIO.to_errno() => return Answer::Declined { always: true },
@@ -138,8 +145,22 @@ impl Bus for IoBus<'_> {
                     }
                 }
             };
-            eventfd.signal();
+            bindings::eventfd_signal_mask(eventfd, 0);
+            // INVARIANT: It is that of a device of this bus.
+            let eventfd = Eventfd {
+                eventfd: NonNull::new_unchecked(eventfd),
+                generation: self.generation(),
+            };
             Answer::Signalled { eventfd, again }
         }
+    }
+}
+
+impl<S> Vcpu<'_, S> {
+    /// Signals the zero-length ioeventfd at `gpa`. Returns whether there is one.
+    pub(crate) fn signal_wildcard(&mut self, gpa: Gpa) -> bool {
+        let _srcu = self.srcu();
+        // SAFETY: The vCPU is alive, and `_srcu` says that `kvm->srcu` is held.
+        unsafe { bindings::mmio_ext_signal_wildcard(self.raw(), gpa.0) }
     }
 }

@@ -5,10 +5,6 @@
 //! The variables are written when a vendor module is loaded, with `vendor_module_lock` held, and
 //! constant while a VM exists.
 
-use crate::{
-    mask::MmioMask,
-    spte::MmioFormat, //
-};
 use core::ptr;
 use kvm_bindings as bindings;
 
@@ -50,27 +46,40 @@ pub(crate) fn tdp_mmu_enabled() -> bool {
     read_kvm!(tdp_mmu_enabled)
 }
 
-/// The masks that are installed.
-pub(crate) fn installed_mask() -> MmioMask {
-    MmioMask {
-        value: read_kvm!(shadow_mmio_value),
-        mask: read_kvm!(shadow_mmio_mask),
-        access: read_kvm!(shadow_mmio_access_mask),
-    }
+/// The bits that tell an MMIO SPTE, unless a VM has others.
+pub(crate) fn shadow_mmio_value() -> u64 {
+    read_kvm!(shadow_mmio_value)
 }
 
-/// The format of MMIO SPTEs with the host's masks, for a VM whose value is `value`.
-#[inline]
-pub(super) fn mmio_format(value: u64) -> MmioFormat {
-    MmioFormat {
-        mask: MmioMask {
-            value,
-            ..installed_mask()
-        },
-        caching: mmio_caching(),
-        l1tf: read_kvm!(shadow_nonpresent_or_rsvd_mask),
-        lower_gfn: read_kvm!(shadow_nonpresent_or_rsvd_lower_gfn_mask),
-    }
+/// The bits that are compared with these.
+pub(crate) fn shadow_mmio_mask() -> u64 {
+    read_kvm!(shadow_mmio_mask)
+}
+
+/// Which rights an MMIO SPTE holds.
+pub(crate) fn shadow_mmio_access_mask() -> u64 {
+    read_kvm!(shadow_mmio_access_mask)
+}
+
+/// The bits of a frame number that are moved up, against L1TF.
+pub(crate) fn shadow_nonpresent_or_rsvd_mask() -> u64 {
+    read_kvm!(shadow_nonpresent_or_rsvd_mask)
+}
+
+/// The bits of a frame number that stay.
+pub(crate) fn shadow_nonpresent_or_rsvd_lower_gfn_mask() -> u64 {
+    read_kvm!(shadow_nonpresent_or_rsvd_lower_gfn_mask)
+}
+
+/// Which page tables the masks are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageTables {
+    /// Those of shadow paging and NPT.
+    Paging,
+    /// EPT.
+    Ept,
+    /// As `Paging`, with memory encryption; the number of the C-bit.
+    Sme(u32),
 }
 
 /// Proof that a vendor module is being loaded, with `vendor_module_lock` held.
@@ -87,7 +96,7 @@ impl VendorInit {
 
 /// Installs the masks: `kvm_mmu_set_mmio_spte_mask()`, which checks them and honours
 /// `mmio_caching`.
-pub(crate) fn set_mmio_spte_mask(_: &VendorInit, mask: MmioMask) {
+pub(crate) fn set_mmio_spte_mask(_: &VendorInit, value: u64, mask: u64, access: u64) {
     // SAFETY: `vendor_module_lock` is held, and no VM exists while a vendor module is loaded.
-    unsafe { bindings::kvm_mmu_set_mmio_spte_mask(mask.value, mask.mask, mask.access) };
+    unsafe { bindings::kvm_mmu_set_mmio_spte_mask(value, mask, access) };
 }

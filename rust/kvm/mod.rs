@@ -1,52 +1,82 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Safe abstractions over KVM.
+//! Safe abstractions over KVM, without any policy: nothing of `src/` is known here.
 //!
 //! Everything unsafe is here. What the rest of the module sees are types that stand for a
-//! context: whoever holds a [`Vcpu`] runs in that vCPU's thread with `kvm->srcu` held.
+//! context: whoever holds a [`Vcpu`] runs in that vCPU's thread with `kvm->srcu` held. What the
+//! module makes of that it says by implementing [`MmioExt`].
 
+#[deny(unsafe_code)]
+#[expect(unreachable_pub)]
+pub(crate) mod addr;
 mod bus;
-mod counter;
-mod fetch;
-mod heat;
-mod hooks;
+mod callbacks;
+mod clock;
+#[deny(unsafe_code)]
+pub(crate) mod counter;
+mod emulate;
+mod exit_info;
+mod ext;
+#[deny(unsafe_code)]
+#[expect(unreachable_pub)]
+pub(crate) mod generation;
+mod global;
+mod guest_memory;
 mod host;
-mod irqs_off;
-#[cfg(CONFIG_KUNIT = "y")]
-mod kunit;
-mod observe;
-mod registry;
+mod io;
+#[deny(unsafe_code)]
+#[expect(unreachable_pub)]
+pub(crate) mod iodev;
+mod layout;
+mod loan;
+mod memslots;
+#[deny(unsafe_code)]
+#[expect(unreachable_pub)]
+pub(crate) mod mmio_info;
+mod mmu;
+mod params;
+mod regs;
+mod srcu;
+mod trace;
 mod vcpu;
 
-pub(crate) use counter::{Byte, Counter};
-pub(crate) use hooks::Registration;
+pub(crate) use bus::{Eventfd, IoBus};
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) use callbacks::{callbacks, enter};
+pub(crate) use callbacks::{page_fault, record_access, see_access, Registration};
+pub(crate) use clock::{boottime, tgid, tsc, tsc_khz};
+pub(crate) use exit_info::{AssistBytes, Exit, LastExit, Mode, PageFault};
+pub(crate) use ext::{Emulated, MmioExt};
+pub(crate) use global::global_mutex;
+pub(crate) use guest_memory::{levels, Code, Pte, MAX_LEVELS, PAGE_SIZE};
 pub(crate) use host::{
     cpu_phys_bits,
     host_maxphyaddr,
-    installed_mask,
     mmio_caching,
     set_mmio_spte_mask,
+    shadow_mmio_access_mask,
+    shadow_mmio_mask,
+    shadow_mmio_value,
+    shadow_nonpresent_or_rsvd_lower_gfn_mask,
+    shadow_nonpresent_or_rsvd_mask,
     tdp_enabled,
     tdp_mmu_enabled,
+    PageTables,
     VendorInit, //
 };
-pub(crate) use observe::{
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) use io::complete_load;
+pub(crate) use io::CompleteLoad;
+pub(crate) use loan::{Borrows, Loan};
+pub(crate) use mmu::{Purpose, ShadowWalk, ACC_WRITE};
+pub(crate) use params::{fast_path_enabled, irqsoff, is_enabled};
+pub(crate) use trace::{
     access_is_traced,
-    boottime,
     heat_is_on,
     miss_is_traced,
-    tsc,
-    tsc_khz, //
+    mmio_is_traced,
+    page_fault_is_traced,
+    HeatUser,
+    VcpuId, //
 };
-pub(crate) use registry::{
-    allow_readers,
-    for_each_vm,
-    init as init_registry,
-    total as total_stats,
-    vms_lost,
-    Reader,
-    VcpuEntry,
-    Vm,
-    VMS_KEPT, //
-};
-pub(crate) use vcpu::{AssistBytes, Exit, Mode, PageFault, PendingLoad, ShadowWalk, Vcpu};
+pub(crate) use vcpu::{Vcpu, VcpuState};

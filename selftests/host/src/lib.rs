@@ -4,7 +4,7 @@
 //! The files are those of the module itself; their unit tests run here, and `tests/` adds checks
 //! that want crates or take longer.
 
-#[path = "../../../src/addr.rs"]
+#[path = "../../../rust/kvm/addr.rs"]
 pub mod addr;
 #[path = "../../../src/bells.rs"]
 pub mod bells;
@@ -16,16 +16,22 @@ pub mod code_page;
 pub mod decode;
 #[path = "../../../src/doorbell.rs"]
 pub mod doorbell;
-#[path = "../../../src/generation.rs"]
+#[path = "../../../rust/kvm/generation.rs"]
 pub mod generation;
 #[path = "../../../src/guest_walk.rs"]
 pub mod guest_walk;
+#[path = "../../../src/hash.rs"]
+pub mod hash;
 #[path = "../../../src/heat.rs"]
 pub mod heat;
 #[path = "../../../src/info_cache.rs"]
 pub mod info_cache;
+#[path = "../../../rust/kvm/iodev.rs"]
+pub mod iodev;
 #[path = "../../../src/mask.rs"]
 pub mod mask;
+#[path = "../../../rust/kvm/mmio_info.rs"]
+pub mod mmio_info;
 #[path = "../../../src/plan.rs"]
 pub mod plan;
 #[path = "../../../src/refused.rs"]
@@ -40,5 +46,5 @@ mod counter;
 
 /// What of the abstractions over KVM needs no kernel either.
 mod kvm {
-    pub(crate) use crate::counter::{Byte, Counter};
+    pub(crate) use crate::counter;
 }

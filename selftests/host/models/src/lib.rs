@@ -21,17 +21,29 @@ extern crate self as kvm_bindings;
 extern crate self as pin_init;
 
 use kvm_mmio_ext_host_tests::{
-    addr, code_page, decode, doorbell, generation, guest_walk, heat, info_cache, plan, refused,
-    rsvd, spte,
+    addr, code_page, decode, doorbell, generation, guest_walk, heat, info_cache, iodev, mmio_info,
+    plan, refused, rsvd, spte,
 };
 use linux::bindings::*;
 
+#[path = "../../../../src/access.rs"]
+mod access;
 #[path = "../../../../src/exit.rs"]
 mod exit;
 #[path = "../../../../src/fast.rs"]
 mod fast;
 #[path = "../../../../src/fault.rs"]
 mod fault;
+#[path = "../../../../src/fetch.rs"]
+mod fetch;
+#[path = "../../../../src/insns.rs"]
+#[allow(
+    clippy::declare_interior_mutable_const,
+    reason = "a value to begin with"
+)]
+mod insns;
+#[path = "../../../../src/registry.rs"]
+mod registry;
 #[path = "../../../../src/sync.rs"]
 mod shadow;
 #[path = "../../../../src/stats.rs"]
@@ -41,13 +53,18 @@ mod kvm;
 mod linux;
 mod tests;
 
+/// In the place of `src/state.rs`.
+mod state {
+    pub(crate) use crate::kvm::{PendingLoad, Vcpu};
+}
+
 /// Nobody looks at an access.
 mod observe {
     use crate::{
+        access::{FaultAddress, MmioFault},
         addr::Gpa,
-        exit::MmioFault,
-        fault::FaultAddress,
-        kvm::{Exit, Vcpu},
+        kvm::Exit,
+        state::Vcpu,
         stats::Event,
     };
 
@@ -58,7 +75,7 @@ mod observe {
     pub(crate) fn emulate_refused(
         vcpu: &mut Vcpu<'_>,
         fault: &MmioFault<'_>,
-        reason: Option<Event>,
+        reason: Event,
     ) -> Exit {
         vcpu.stats().count_refused(reason, false);
         emulate(vcpu, fault)
@@ -69,6 +86,10 @@ mod observe {
     pub(crate) fn miss(_: &Vcpu<'_>, _: FaultAddress, _: bool) {}
 
     pub(crate) fn to_emulator(_: &Vcpu<'_>) {}
+
+    pub(crate) fn hit_left_to_kvm(vcpu: &Vcpu<'_>) {
+        vcpu.stats().count(Event::CacheHit);
+    }
 }
 
 /// `kernel::prelude`, as far as it is used.
@@ -243,22 +264,20 @@ mod sync {
     /// A lock that loom makes anew for each order.
     #[macro_export]
     macro_rules! global_lock {
-        (unsafe(uninit) static $name:ident: Mutex<$Type:ty> = $value:expr;) => {
+        ($(#[$meta:meta])* $vis:vis unsafe(uninit) static $name:ident: Mutex<$Type:ty> = $value:expr;) => {
             loom::lazy_static! {
                 static ref LOCK: loom::sync::Mutex<$Type> = loom::sync::Mutex::new($value);
             }
 
-            struct Global;
+            pub(crate) struct Global;
 
             impl Global {
-                unsafe fn init(&self) {}
-
                 fn lock(&self) -> loom::sync::MutexGuard<'static, $Type> {
                     LOCK.lock().unwrap()
                 }
             }
 
-            static $name: Global = Global;
+            $(#[$meta])* $vis static $name: Global = Global;
         };
     }
     pub(crate) use global_lock;

@@ -2,19 +2,18 @@
 //! In the place of the module's abstractions over KVM.
 
 #[path = "../../../../../rust/kvm/counter.rs"]
-mod counter;
-#[path = "../../../../../rust/kvm/fetch.rs"]
-#[allow(
-    clippy::declare_interior_mutable_const,
-    reason = "a value to begin with"
-)]
-mod fetch;
-mod observe;
-#[path = "../../../../../rust/kvm/registry.rs"]
-pub(crate) mod registry;
+pub(crate) mod counter;
+#[path = "../../../../../rust/kvm/global.rs"]
+mod global;
+#[path = "../../../../../rust/kvm/guest_memory.rs"]
+mod guest_memory;
+mod trace;
 mod vcpu;
 
-pub(crate) use counter::Counter;
+pub(crate) use global::global_mutex;
+pub(crate) use guest_memory::{levels, Code, Pte, MAX_LEVELS, PAGE_SIZE};
+pub(crate) use trace::VcpuId;
 pub(crate) use vcpu::{
-    AssistBytes, Exit, Mode, OwnState, PageFault, PendingLoad, ShadowWalk, State, Vcpu,
+    AssistBytes, Exit, Mode, OwnState, PageFault, PendingLoad, Purpose, ShadowWalk, State, Vcpu,
+    ACC_WRITE,
 };

@@ -1,33 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 //! In the place of `rust/kvm/vcpu.rs`: a vCPU of 64-bit code without wildcards or nested guests.
 
-use super::{
-    fetch::{self, FetchCache},
-    registry,
-};
+use super::guest_memory::UserPtr;
 use crate::{
+    access::MmioFault,
     addr::{Gfn, Gpa, Gva},
     decode::{Extend, Register},
-    doorbell::{Answer, Doorbells, Write},
-    exit::MmioFault,
+    doorbell::Doorbells,
     fast::finish_load,
     generation::{MemslotGeneration, MmioGeneration},
-    info_cache::{Clear, InfoCache, MmioInfo},
+    info_cache::{Clear, InfoCache},
+    insns::FetchCache,
+    iodev::{Answer, Write},
     linux::{
         mmu::FORMAT,
         vcpu::{Completion, KvmVcpu, ROOT},
-        Kvm,
     },
-    plan::Plan,
+    mmio_info::MmioInfo,
     prelude::*,
+    refused::Refused,
+    registry,
     rsvd::{PageFormat, MAX_LEVEL},
     spte::{MmioFormat, Spte},
     stats::{Event, Stats, Taker},
     sync::Arc,
 };
-use loom::sync::atomic::Ordering::Relaxed;
 use pin_init::{init_zeroed, Zeroable};
-use std::{marker::PhantomData, rc::Rc};
+use std::marker::PhantomData;
 
 /// What a vCPU has of the extension, as there.
 pub(crate) struct State {
@@ -43,6 +42,8 @@ pub(crate) struct State {
 unsafe impl Zeroable for InfoCache {}
 // SAFETY: As there.
 unsafe impl Zeroable for Doorbells {}
+// SAFETY: As there.
+unsafe impl Zeroable for Refused {}
 
 impl State {
     pub(crate) fn new() -> Self {
@@ -76,7 +77,7 @@ impl State {
     }
 }
 
-/// Of a vCPU's state what the life of a VM is about: `State::new()` and `Vcpu::free_state()` there.
+/// Of a vCPU's state what the life of a VM is about: `State::new()` and its end.
 pub(crate) struct OwnState(Arc<Stats>);
 
 impl OwnState {
@@ -132,13 +133,14 @@ pub(crate) enum PageFault {
 pub(crate) struct AssistBytes<'a>(PhantomData<&'a u8>);
 
 impl AssistBytes<'_> {
+    pub(crate) const MAX: usize = 15;
     pub(crate) const NONE: Self = Self(PhantomData);
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         0
     }
 
-    pub(super) fn words(&self, _: u64) -> Option<[u64; 2]> {
+    pub(crate) fn words(&self, _: u64) -> Option<[u64; 2]> {
         None
     }
 }
@@ -152,21 +154,26 @@ impl Mode {
         false
     }
 
-    pub(super) const fn is_user(self) -> bool {
+    pub(crate) const fn is_user(self) -> bool {
         false
     }
+}
+
+/// All may be written.
+pub(crate) const ACC_WRITE: u32 = 0;
+
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    Fetch,
+    Write,
 }
 
 /// A walk of page tables that have one level.
 pub(crate) struct ShadowWalk(Spte);
 
 impl ShadowWalk {
-    pub(crate) fn leaf(&self) -> Option<Spte> {
-        Some(self.0)
-    }
-
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Spte)> + '_ {
-        [(1, self.0)].into_iter()
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        [(1, self.0 .0)].into_iter()
     }
 }
 
@@ -190,11 +197,6 @@ impl<'a> Vcpu<'a> {
             vcpu.mmio_ext = Some(Box::new(State::new()));
         }
         Self(vcpu)
-    }
-
-    /// What the module's abstractions hand to C.
-    pub(super) fn raw(&self) -> Rc<Kvm> {
-        self.0.kvm.clone()
     }
 
     fn state(&self) -> &State {
@@ -280,15 +282,11 @@ impl<'a> Vcpu<'a> {
         self.0.emulate()
     }
 
-    pub(crate) fn fast_path_enabled() -> bool {
-        crate::linux::FAST.load(Relaxed)
-    }
-
-    pub(super) fn fetch_cache(&self) -> &FetchCache {
+    pub(crate) fn fetch_cache(&self) -> &FetchCache {
         &self.state().fetch_cache
     }
 
-    pub(super) fn fetch_cache_mut(&mut self) -> &mut FetchCache {
+    pub(crate) fn fetch_cache_mut(&mut self) -> &mut FetchCache {
         &mut self.state_mut().fetch_cache
     }
 
@@ -296,11 +294,11 @@ impl<'a> Vcpu<'a> {
         true
     }
 
-    pub(super) fn rip(&self) -> u64 {
+    pub(crate) fn rip(&self) -> u64 {
         self.0.rip.0
     }
 
-    pub(super) fn cr3(&self) -> u64 {
+    pub(crate) fn cr3(&self) -> u64 {
         ROOT.gpa().0
     }
 
@@ -308,24 +306,15 @@ impl<'a> Vcpu<'a> {
         false
     }
 
-    pub(super) fn cpu_role(&self) -> u64 {
+    pub(crate) fn cpu_role(&self) -> u64 {
         0
     }
 
-    pub(crate) fn known_plan(
-        &self,
-        mode: Mode,
-        assist: AssistBytes<'_>,
-        now: MemslotGeneration,
-    ) -> Result<&Plan, Option<Event>> {
-        fetch::known_plan(self, mode, assist, now)
+    pub(crate) fn user_pointer(&self, gpa: Gpa) -> Option<UserPtr> {
+        UserPtr::new(self.0.kvm.user_pointer(gpa)?)
     }
 
-    pub(crate) fn fetch(&mut self, mode: Mode, assist: AssistBytes<'_>) -> Result<(), Event> {
-        fetch::fetch(self, mode, assist)
-    }
-
-    pub(super) fn translate(&self, gva: Gva, _: u64, _: bool) -> Option<Gpa> {
+    pub(crate) fn translate(&self, gva: Gva, _: Purpose, _: bool) -> Option<Gpa> {
         Some(self.0.kvm.translate_fetch(gva))
     }
 
@@ -339,11 +328,7 @@ impl<'a> Vcpu<'a> {
         self.0.regs[usize::from(number)] = value;
     }
 
-    pub(crate) fn learn_write_access(&mut self, _: Gva, _: MmioInfo, _: Mode) {
-        unreachable!("all may be written");
-    }
-
-    pub(crate) fn may_access_mmio(&self, _: &MmioInfo, _: Mode, _: bool) -> bool {
+    pub(crate) fn may_access_mmio(&self, _: u32, _: Mode, _: bool) -> bool {
         true
     }
 
@@ -371,7 +356,7 @@ impl<'a> Vcpu<'a> {
         None
     }
 
-    /// `complete_load()` of `rust/kvm/hooks.rs`.
+    /// `complete_load()` of `src/ext.rs`.
     pub(crate) fn complete_load(&mut self, value: u64) {
         let load = self.state_mut().pending_load.take().expect("pending");
         finish_load(self, load, value);

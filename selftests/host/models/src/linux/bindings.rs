@@ -1,13 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! In the place of `rust/helpers.c` and of what bindgen makes of its header.
 
-use super::Kvm;
-use crate::addr::Gpa;
-use std::rc::Rc;
-
 pub(crate) const MMIO_EXT_ROOT_MAX_LEVEL: i32 = 5;
 pub(crate) const MMIO_EXT_PAGE_SIZE: u64 = 4096;
-pub(crate) const MMIO_EXT_PFERR_FETCH: u64 = 1 << 4;
 
 #[allow(non_camel_case_types)]
 #[derive(Clone, Copy)]
@@ -21,14 +16,6 @@ pub(crate) struct mmio_ext_pte {
 /// None, but that of C.
 pub(crate) unsafe fn mmio_ext_levels(_: u64) -> i32 {
     1
-}
-
-/// # Safety
-///
-/// None, but that of C.
-pub(crate) unsafe fn mmio_ext_user_pointer(kvm: Rc<Kvm>, gpa: u64) -> *const u64 {
-    kvm.user_pointer(Gpa(gpa))
-        .map_or(std::ptr::null(), |word| word)
 }
 
 /// # Safety

@@ -4,7 +4,7 @@
 use super::{Kvm, Mistake};
 use crate::{
     addr::Gpa,
-    doorbell::{Again, Answer, Range, Write},
+    iodev::{Again, Answer, Range, Write},
 };
 use loom::{
     cell::UnsafeCell,
@@ -187,7 +187,7 @@ pub(crate) struct BusNow {
     any: bool,
 }
 
-impl crate::doorbell::Bus for BusNow {
+impl crate::iodev::Bus for BusNow {
     type Eventfd = ();
 
     fn generation(&self) -> u64 {

@@ -73,7 +73,7 @@ impl Kvm {
     }
 
     /// Where a word is in the address space of the process.
-    pub(super) fn user_pointer(&self, gpa: Gpa) -> Option<&'static u64> {
+    pub(crate) fn user_pointer(&self, gpa: Gpa) -> Option<&'static u64> {
         let word = (gpa.0 & !PAGE_MASK) as usize / 8;
         match (gpa.gfn(), self.page(gpa.gfn())) {
             (ROOT, _) => Some(&PAGE_TABLE[word]),

@@ -5,14 +5,16 @@ use super::{
     memory::{store_size, Insn, DEVICE},
     memslots::Page,
     mmu::FORMAT,
-    Kvm, Mistake,
+    Kvm, Mistake, FAST,
 };
 use crate::{
+    access::FaultAddress,
     addr::{Gfn, Gpa, Gva, PAGE_MASK},
     exit::{handle_ept_misconfig, shadow_page_fault},
-    fault::{self, remember_mmio_info, FaultAddress},
-    info_cache::{Clear, MmioInfo},
+    fault::{self, remember_mmio_info},
+    info_cache::Clear,
     kvm::{AssistBytes, Exit, Mode, PageFault, State, Vcpu},
+    mmio_info::MmioInfo,
     shadow::set_mmio_spte,
     spte::{get_mmio_spte_generation, Spte},
 };
@@ -159,7 +161,7 @@ impl KvmVcpu {
         let _srcu = kvm.srcu.read_lock();
 
         let is_mmio = FORMAT.is_mmio_spte(spte);
-        let exit = match is_mmio && self.is_enabled() {
+        let exit = match is_mmio && self.is_enabled() && FAST.load(Relaxed) {
             true => self.call_extension(self.error_code()),
             false => Exit::PASS,
         };

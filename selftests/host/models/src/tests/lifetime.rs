@@ -4,11 +4,11 @@
 
 use super::explore;
 use crate::{
-    kvm::registry,
     linux::{
         module::{Host, VcpuMemory},
         Mistake,
     },
+    registry,
     stats::Event,
 };
 use loom::thread;

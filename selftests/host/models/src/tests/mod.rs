@@ -3,6 +3,7 @@
 
 mod changed_code;
 mod doorbells;
+mod fetch_order;
 mod lifetime;
 mod memslots;
 mod nested;

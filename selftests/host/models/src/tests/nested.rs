@@ -3,8 +3,9 @@
 
 use super::explore;
 use crate::{
+    access::FaultAddress,
     addr::Gva,
-    fault::{emulator_knows_page, handle_mmio_page_fault, quickly_check_mmio_pf, FaultAddress},
+    fault::{emulator_knows_page, handle_mmio_page_fault, quickly_check_mmio_pf},
     kvm::{PageFault, Vcpu},
     linux::{
         memory::OTHER_DEVICE,
@@ -24,10 +25,14 @@ fn an_address_of_l2_is_not_cached_as_a_virtual_one() {
 
         // L2 faults on the same number, and an MMIO SPTE is there.
         let addr = FaultAddress::Virtual(DEVICE_GVA);
+        let is_known = |vcpu: &mut KvmVcpu| {
+            let vcpu = Vcpu::enter(vcpu);
+            emulator_knows_page(&vcpu, addr, vcpu.memslots_generation())
+        };
         assert!(quickly_check_mmio_pf(&mut Vcpu::enter(&mut vcpu), addr));
-        assert!(emulator_knows_page(&Vcpu::enter(&mut vcpu), addr));
+        assert!(is_known(&mut vcpu));
         vcpu.nested = true;
-        assert!(!emulator_knows_page(&Vcpu::enter(&mut vcpu), addr));
+        assert!(!is_known(&mut vcpu));
         assert!(!quickly_check_mmio_pf(&mut Vcpu::enter(&mut vcpu), addr));
         let other = FaultAddress::Virtual(Gva(0x9000));
         let found = handle_mmio_page_fault(&mut Vcpu::enter(&mut vcpu), other).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! In the place of `rust/kvm/observe.rs`.
+//! In the place of `rust/kvm/trace.rs`.
 
 /// Names a vCPU.
 #[derive(Clone, Copy)]

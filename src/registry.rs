@@ -5,9 +5,9 @@
 //!
 //! One mutex protects it all. It is taken last, and where one may sleep.
 
-use super::observe::VcpuId;
 use crate::{
     heat::{self, Heat, Record},
+    kvm::{global_mutex, VcpuId},
     stats::{Snapshot, Stats}, //
 };
 use core::sync::atomic::{
@@ -58,7 +58,8 @@ impl Vm {
     }
 }
 
-struct Registry {
+/// All VMs.
+pub(crate) struct Registry {
     vms: KVec<Vm>,
     /// How many VMs have been numbered.
     numbered: u64,
@@ -70,9 +71,9 @@ struct Registry {
     lost: u64,
 }
 
-kernel::sync::global_lock! {
-    // SAFETY: `init()` runs before anything else in the module.
-    unsafe(uninit) static REGISTRY: Mutex<Registry> = Registry {
+global_mutex! {
+    /// To be initialized before any function of this file is called.
+    pub(crate) static REGISTRY: Registry = Registry {
         vms: KVec::new(),
         numbered: 0,
         gone: Snapshot::ZERO,
@@ -84,18 +85,8 @@ kernel::sync::global_lock! {
 /// Set when the module cannot fail to load any more, see [`Reader::new`].
 static READABLE: AtomicBool = AtomicBool::new(false);
 
-/// Makes the registry usable.
-///
-/// # Safety
-///
-/// Must be called once, before any other function of this file.
-pub(crate) unsafe fn init() {
-    // SAFETY: By the contract of this function.
-    unsafe { REGISTRY.init() };
-}
-
 /// Adds a vCPU of the VM that is at `kvm`, and tells how it is named. Sleeps.
-pub(super) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result<VcpuId> {
+pub(crate) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result<VcpuId> {
     let entry = VcpuEntry {
         id: vcpu,
         stats,
@@ -113,7 +104,7 @@ pub(super) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result
 }
 
 /// Shows the heat of a vCPU from now on. Sleeps.
-pub(super) fn add_heat(stats: &Arc<Stats>, heat: Arc<VcpuHeat>) {
+pub(crate) fn add_heat(stats: &Arc<Stats>, heat: Arc<VcpuHeat>) {
     let mut registry = REGISTRY.lock();
     if let Some(entry) = registry.entry(stats) {
         entry.heat = Some(heat);
@@ -121,7 +112,7 @@ pub(super) fn add_heat(stats: &Arc<Stats>, heat: Arc<VcpuHeat>) {
 }
 
 /// Marks a vCPU as gone, keeping what it has counted. Sleeps.
-pub(super) fn remove(stats: &Arc<Stats>) {
+pub(crate) fn remove(stats: &Arc<Stats>) {
     let mut registry = REGISTRY.lock();
     let registry = &mut *registry;
 

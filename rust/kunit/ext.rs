@@ -4,16 +4,15 @@
 //!
 //! C header: `rust/kunit/vm.h`.
 
-use super::{
-    bus::IoBus,
-    fetch,
-    hooks,
-    registry,
-    vcpu::{AssistBytes, Mode, Vcpu}, //
-};
 use crate::{
     addr::Gpa,
-    doorbell::{first_device, Answer, Write},
+    doorbell::first_device,
+    ext::Ext,
+    fetch,
+    iodev::{Answer, Write},
+    kvm::{self, AssistBytes, IoBus, Mode},
+    registry,
+    state::{State, Vcpu},
     stats::{Event, Snapshot}, //
 };
 use core::{convert::Infallible, ffi::c_void, ptr};
@@ -23,6 +22,14 @@ use kvm_bindings as bindings;
 /// 64-bit code in kernel mode.
 const PLAIN: Mode = Mode::new(bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L);
 
+/// # Safety
+///
+/// `vcpu` must point to a live vCPU that only the caller uses, with `kvm->srcu` held.
+unsafe fn enter<'a>(vcpu: *mut bindings::kvm_vcpu) -> Option<Vcpu<'a>> {
+    // SAFETY: Only the caller uses the vCPU, and it holds `kvm->srcu`.
+    unsafe { kvm::enter::<Ext>(vcpu) }
+}
+
 /// The callbacks as KVM gets them.
 ///
 /// # Safety
@@ -30,8 +37,8 @@ const PLAIN: Mode = Mode::new(bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L);
 /// `ops` must be valid for writes.
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_ops(ops: *mut bindings::kvm_mmio_ext_ops) {
-    // SAFETY: By the contract of this function.
-    unsafe { ops.write(hooks::callbacks(ptr::null_mut())) };
+    // SAFETY: The pointer is valid for writes.
+    unsafe { ops.write(kvm::callbacks::<Ext>(ptr::null_mut())) };
 }
 
 /// How many VMs have a vCPU with state.
@@ -50,7 +57,7 @@ extern "C" fn mmio_ext_kunit_vms() -> c_uint {
 ///
 /// # Safety
 ///
-/// As for [`Vcpu::enter`]; the arrays must have room for as many entries as there are levels.
+/// As for [`enter`]; the arrays must have room for as many entries as there are levels.
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_walk(
     vcpu: *mut bindings::kvm_vcpu,
@@ -58,18 +65,18 @@ unsafe extern "C" fn mmio_ext_kunit_walk(
     levels: *mut c_int,
     sptes: *mut u64,
 ) -> c_uint {
-    // SAFETY: By the contract of this function.
-    let Some(mut vcpu) = (unsafe { Vcpu::enter(vcpu) }) else {
+    // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
+    let Some(mut vcpu) = (unsafe { enter(vcpu) }) else {
         return 0;
     };
     let walk = vcpu.walk_shadow_page_lockless(addr);
 
     let mut count = 0;
     for (level, spte) in walk.entries() {
-        // SAFETY: By the contract of this function.
+        // SAFETY: There is room for an entry of each level.
         unsafe {
             levels.add(count).write(level as c_int);
-            sptes.add(count).write(spte.0);
+            sptes.add(count).write(spte);
         }
         count += 1;
     }
@@ -80,7 +87,7 @@ unsafe extern "C" fn mmio_ext_kunit_walk(
 ///
 /// # Safety
 ///
-/// As for [`Vcpu::enter`].
+/// As for [`enter`].
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_rings(
     vcpu: *mut bindings::kvm_vcpu,
@@ -93,8 +100,8 @@ unsafe extern "C" fn mmio_ext_kunit_rings(
         value,
         size,
     };
-    // SAFETY: By the contract of this function.
-    unsafe { Vcpu::enter(vcpu) }.is_some_and(|mut vcpu| {
+    // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
+    unsafe { enter(vcpu) }.is_some_and(|mut vcpu| {
         matches!(vcpu.write_to_device(&write), Some(Answer::Signalled { .. }))
     })
 }
@@ -103,15 +110,15 @@ unsafe extern "C" fn mmio_ext_kunit_rings(
 ///
 /// # Safety
 ///
-/// As for [`Vcpu::enter`].
+/// As for [`enter`].
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_is_vacant(
     vcpu: *mut bindings::kvm_vcpu,
     gpa: bindings::gpa_t,
     size: u8,
 ) -> bool {
-    // SAFETY: By the contract of this function.
-    unsafe { Vcpu::enter(vcpu) }
+    // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
+    unsafe { enter(vcpu) }
         .and_then(|vcpu| IoBus::mmio(&vcpu))
         .is_none_or(|bus| first_device(&bus, Gpa(gpa), size).is_none())
 }
@@ -120,15 +127,15 @@ unsafe extern "C" fn mmio_ext_kunit_is_vacant(
 ///
 /// # Safety
 ///
-/// As for [`Vcpu::enter`] and [`AssistBytes::new`].
+/// As for [`enter`] and [`AssistBytes::new`].
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_fetch(
     vcpu: *mut bindings::kvm_vcpu,
     insn: *mut c_void,
     len: c_int,
 ) {
-    // SAFETY: By the contract of this function.
-    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), AssistBytes::new(insn, len)) };
+    // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
+    let (vcpu, insn) = unsafe { (enter(vcpu), AssistBytes::new(insn, len)) };
     if let Some(mut vcpu) = vcpu {
         // What is refused is not known, which is what the tests ask.
         let _ = fetch::fetch(&mut vcpu, PLAIN, insn);
@@ -140,15 +147,15 @@ unsafe extern "C" fn mmio_ext_kunit_fetch(
 ///
 /// # Safety
 ///
-/// As for [`Vcpu::enter`] and [`AssistBytes::new`].
+/// As for [`enter`] and [`AssistBytes::new`].
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_knows_insn(
     vcpu: *mut bindings::kvm_vcpu,
     insn: *mut c_void,
     len: c_int,
 ) -> bool {
-    // SAFETY: By the contract of this function.
-    let (vcpu, insn) = unsafe { (Vcpu::enter(vcpu), AssistBytes::new(insn, len)) };
+    // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
+    let (vcpu, insn) = unsafe { (enter(vcpu), AssistBytes::new(insn, len)) };
     vcpu.is_some_and(|vcpu| {
         let now = vcpu.memslots_generation();
         fetch::known_plan(&vcpu, PLAIN, insn, now).is_ok()
@@ -159,16 +166,16 @@ unsafe extern "C" fn mmio_ext_kunit_knows_insn(
 ///
 /// # Safety
 ///
-/// As for [`Vcpu::enter`]; the pointers must be valid for writes.
+/// As for [`enter`]; the pointers must be valid for writes.
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_faults(
     vcpu: *mut bindings::kvm_vcpu,
     handled: *mut u64,
     passed: *mut u64,
 ) {
-    // SAFETY: By the contract of this function.
-    let stats = unsafe { Vcpu::enter(vcpu) }.map_or(Snapshot::ZERO, |vcpu| vcpu.stats().snapshot());
-    // SAFETY: By the contract of this function.
+    // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
+    let stats = unsafe { enter(vcpu) }.map_or(Snapshot::ZERO, |vcpu| vcpu.stats().snapshot());
+    // SAFETY: The pointers are valid for writes.
     unsafe {
         handled.write(stats.faults());
         passed.write(stats.get(Event::Passed));
@@ -179,9 +186,9 @@ unsafe extern "C" fn mmio_ext_kunit_faults(
 ///
 /// # Safety
 ///
-/// As for [`hooks::complete_load`].
+/// As for [`kvm::complete_load`].
 #[no_mangle]
 unsafe extern "C" fn mmio_ext_kunit_complete_load(vcpu: *mut bindings::kvm_vcpu) -> c_int {
-    // SAFETY: By the contract of this function.
-    unsafe { hooks::complete_load(vcpu) }
+    // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
+    unsafe { kvm::complete_load::<State>(vcpu) }
 }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What it takes to see an access: static keys, clocks, tracepoints.
+//! What it takes to see an access: static keys and tracepoints.
 //!
 //! C header: `rust/observe.h`.
 
-use crate::{
-    addr::Gpa,
-    fault::FaultAddress,
-    heat::{Direction, Outcome}, //
+use super::{
+    addr::{Gfn, Gpa, Gva},
+    iodev::Write,
+    vcpu::Vcpu, //
 };
-use core::arch::x86_64::_rdtsc;
 use kernel::bindings::{static_key_false, tracepoint};
 use kvm_bindings as bindings;
 
@@ -42,21 +41,40 @@ macro_rules! is_on {
     }};
 }
 
-/// Whether heat is to be recorded, the parameter `heat`.
+/// Whether heat is to be recorded: by the parameter `heat`, or as there is a [`HeatUser`].
 #[inline(always)]
 pub(crate) fn heat_is_on() -> bool {
     is_on!(mmio_ext_heat_key, Key)
 }
 
+/// As long as one exists, heat is recorded.
+pub(crate) struct HeatUser(());
+
+impl HeatUser {
+    /// Sleeps.
+    pub(crate) fn new() -> Self {
+        // SAFETY: The function has no preconditions but a context that may sleep.
+        unsafe { bindings::mmio_ext_heat_get() };
+        Self(())
+    }
+}
+
+impl Drop for HeatUser {
+    fn drop(&mut self) {
+        // SAFETY: `new()` has called the other one, once.
+        unsafe { bindings::mmio_ext_heat_put() };
+    }
+}
+
 /// Whether somebody listens to KVM's tracepoint `kvm_page_fault`.
 #[inline(always)]
-pub(super) fn page_fault_is_traced() -> bool {
+pub(crate) fn page_fault_is_traced() -> bool {
     is_on!(__tracepoint_kvm_page_fault, tracepoint)
 }
 
 /// Whether somebody listens to KVM's tracepoint `kvm_mmio`.
 #[inline(always)]
-pub(super) fn mmio_is_traced() -> bool {
+pub(crate) fn mmio_is_traced() -> bool {
     is_on!(__tracepoint_kvm_mmio, tracepoint)
 }
 
@@ -70,31 +88,6 @@ pub(crate) fn access_is_traced() -> bool {
 #[inline(always)]
 pub(crate) fn miss_is_traced() -> bool {
     is_on!(__tracepoint_mmio_miss, tracepoint)
-}
-
-/// The TSC.
-#[inline(always)]
-pub(crate) fn tsc() -> u64 {
-    // SAFETY: Every processor that KVM runs on has it.
-    unsafe { _rdtsc() }
-}
-
-/// Its frequency in kHz.
-pub(crate) fn tsc_khz() -> u32 {
-    // SAFETY: The function has no preconditions.
-    unsafe { bindings::mmio_ext_tsc_khz() }
-}
-
-/// `CLOCK_BOOTTIME` in nanoseconds.
-pub(crate) fn boottime() -> u64 {
-    // SAFETY: The function has no preconditions.
-    unsafe { bindings::mmio_ext_boottime() }
-}
-
-/// The current process, as the initial PID namespace names it.
-pub(super) fn tgid() -> u32 {
-    // SAFETY: The function has no preconditions.
-    unsafe { bindings::mmio_ext_tgid() }
 }
 
 /// Names a vCPU in the tracepoints and in the statistics file.
@@ -117,28 +110,48 @@ impl VcpuId {
         }
     }
 
-    /// The tracepoint `kvm_mmio_ext:mmio_access`.
+    /// The tracepoint `kvm_mmio_ext:mmio_access`; `direction` and `outcome` as
+    /// Documentation/interface.rst has them.
     #[cold]
-    pub(crate) fn trace_access(self, gpa: Gpa, size: u8, direction: Direction, outcome: Outcome) {
+    pub(crate) fn trace_access(self, gpa: Gpa, size: u8, direction: u8, outcome: u8) {
         // SAFETY: The function has no preconditions but a valid pointer.
-        unsafe {
-            bindings::mmio_ext_trace_access(
-                &self.raw(),
-                gpa.0,
-                size,
-                direction as u8,
-                outcome as u8,
-            )
-        };
+        unsafe { bindings::mmio_ext_trace_access(&self.raw(), gpa.0, size, direction, outcome) };
     }
 
     /// The tracepoint `kvm_mmio_ext:mmio_miss`, for an MMIO SPTE that was stale, or gone.
     #[cold]
-    pub(crate) fn trace_miss(self, addr: FaultAddress, stale: bool) {
-        let is_virtual = matches!(addr, FaultAddress::Virtual(_));
+    pub(crate) fn trace_miss(self, addr: u64, is_virtual: bool, stale: bool) {
         // SAFETY: The function has no preconditions but a valid pointer.
-        unsafe {
-            bindings::mmio_ext_trace_miss(&self.raw(), addr.raw(), is_virtual, (!stale).into())
-        };
+        unsafe { bindings::mmio_ext_trace_miss(&self.raw(), addr, is_virtual, (!stale).into()) };
+    }
+}
+
+impl<S> Vcpu<'_, S> {
+    /// The tracepoint `kvmmmu:check_mmio_spte`, with the generations that MMIO SPTEs hold.
+    pub(crate) fn trace_mmio_spte_check(&self, spte: u64, now: u32, made: u32) {
+        // SAFETY: The function has no preconditions.
+        unsafe { bindings::mmio_ext_trace_check_mmio_spte(spte, now, made) };
+    }
+
+    /// The tracepoint `kvmmmu:handle_mmio_page_fault`.
+    pub(crate) fn trace_handle_mmio_page_fault(&self, gva: Gva, gfn: Gfn, access: u32) {
+        // SAFETY: The function has no preconditions.
+        unsafe { bindings::mmio_ext_trace_handle_mmio_page_fault(gva.0, gfn.0, access) };
+    }
+
+    /// The tracepoint `kvm:kvm_mmio`.
+    #[cold]
+    pub(crate) fn trace_mmio_write(&self, write: &Write) {
+        // SAFETY: The function has no preconditions.
+        unsafe { bindings::mmio_ext_trace_mmio_write(write.gpa.0, write.size.into(), write.value) };
+    }
+
+    /// The tracepoint `kvm:kvm_page_fault`.
+    #[inline(always)]
+    pub(crate) fn trace_page_fault(&self, gpa: Gpa, error_code: u64) {
+        if page_fault_is_traced() {
+            // SAFETY: The vCPU is alive and this is its thread.
+            unsafe { bindings::mmio_ext_trace_page_fault(self.raw(), gpa.0, error_code) };
+        }
     }
 }

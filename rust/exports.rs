@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What C calls by its name.
+
+use crate::{
+    ext::Ext,
+    kvm, //
+};
+use kernel::ffi::{c_int, c_uint, c_ulong};
+use kvm_bindings as bindings;
+
+/// What KVM calls as `handle_mmio_page_fault()`, exported under the name that it has in the seed.
+///
+/// # Safety
+///
+/// `vcpu` must point to a live vCPU in its own thread, with its mutex and `kvm->srcu` held; the
+/// caller must be able to sleep.
+#[no_mangle]
+unsafe extern "C" fn handle_mmio_page_fault_common(
+    vcpu: *mut bindings::kvm_vcpu,
+    addr: u64,
+    direct: bool,
+) -> c_int {
+    // SAFETY: This is the vCPU's thread with its mutex and `kvm->srcu` held, which can sleep.
+    unsafe { kvm::page_fault::<Ext>(vcpu, addr, direct) }
+}
+
+/// Sees an access that was not the extension's, see [`kvm::Emulated`].
+///
+/// # Safety
+///
+/// As for [`handle_mmio_page_fault_common`]. `flags` must be of `enum kvm_mmio_ext_access`.
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_see_access(
+    vcpu: *mut bindings::kvm_vcpu,
+    flags: c_ulong,
+    gpa: bindings::gpa_t,
+    len: c_uint,
+) {
+    // SAFETY: This is the vCPU's thread with its mutex and `kvm->srcu` held, which can sleep.
+    unsafe { kvm::see_access::<Ext>(vcpu, flags, gpa, len) };
+}
+
+/// The same for when only heat is on: there is little to do as a rule.
+///
+/// # Safety
+///
+/// As for [`mmio_ext_see_access`].
+#[no_mangle]
+unsafe extern "C" fn mmio_ext_record_access(
+    vcpu: *mut bindings::kvm_vcpu,
+    flags: c_ulong,
+    gpa: bindings::gpa_t,
+    len: c_uint,
+) {
+    // SAFETY: This is the vCPU's thread with its mutex and `kvm->srcu` held, which can sleep.
+    unsafe { kvm::record_access::<Ext>(vcpu, flags, gpa, len) };
+}
+
+// What C takes them for.
+const _: [bindings::kvm_mmio_ext_observer_t; 2] =
+    [Some(mmio_ext_see_access), Some(mmio_ext_record_access)];

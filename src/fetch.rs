@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading the instruction at RIP, without a walk of page tables if its page was walked to before.
+//!
+//! What a page of code depends on is remembered ([`code_page`](crate::code_page)), and so is what
+//! an instruction does ([`insns`](crate::insns)). Each time the entries of the guest's page tables
+//! and the bytes at RIP are read again; only if nothing at all has changed the instruction that was
+//! decoded is the one at RIP. (A guest that changes an entry without INVLPG may see either
+//! instruction, as on a processor that has the old one in its TLB, and with KVM's emulator.) Where
+//! the processor reports the bytes that it has fetched, they need only be compared.
+
+use crate::{
+    addr::Gva,
+    code_page::{self, Context},
+    decode::{decode, MAX_LENGTH},
+    generation::MemslotGeneration,
+    guest_walk::walk,
+    insns::{in_a_row, CodePage, KnownInsn, WINDOW},
+    kvm::{levels, AssistBytes, Code, Mode, Pte, Purpose, MAX_LEVELS, PAGE_SIZE},
+    plan::Plan,
+    refused::Reason,
+    state::Vcpu,
+    stats::Event, //
+};
+use kernel::prelude::*;
+
+const _: () = assert!(MAX_LENGTH == AssistBytes::MAX);
+
+#[inline(always)]
+fn context(vcpu: &Vcpu<'_>, mode: Mode, generation: MemslotGeneration) -> Context {
+    Context {
+        cr3: vcpu.cr3(),
+        cpu_role: vcpu.cpu_role(),
+        generation,
+        user: mode.is_user(),
+    }
+}
+
+/// What the instruction at RIP does, if it is still the one that was read there. The vCPU runs
+/// 64-bit code of L1; `generation` is that of the memslots now.
+///
+/// # Errors
+///
+/// Why it was refused a short time ago, `None` if none was read or if it has changed.
+#[inline(always)]
+pub(crate) fn known_plan<'a>(
+    vcpu: &'a Vcpu<'_>,
+    mode: Mode,
+    assist: AssistBytes<'_>,
+    generation: MemslotGeneration,
+) -> Result<&'a Plan, Option<Event>> {
+    let rip = vcpu.rip();
+    let cache = vcpu.fetch_cache();
+    let Some(insn) = cache.find(rip) else {
+        return Err(cache.refused.find(rip).map(event));
+    };
+
+    let holds = match assist.words(insn.length()) {
+        Some(words) => insn.is_executed(words),
+        None => cache
+            .page(rip, &context(vcpu, mode, generation))
+            .is_some_and(|page| page.has(rip, &insn.bytes)),
+    };
+    if holds {
+        Ok(&insn.plan)
+    } else {
+        Err(None)
+    }
+}
+
+fn event(reason: Reason) -> Event {
+    match reason {
+        Reason::Insn => Event::RefusedInsn,
+        Reason::Fetch => Event::RefusedFetch,
+    }
+}
+
+/// Reads and decodes the instruction at RIP, or tells why that is not to be. Under the same
+/// conditions as [`known_plan`].
+pub(crate) fn fetch(vcpu: &mut Vcpu<'_>, mode: Mode, assist: AssistBytes<'_>) -> Result<(), Event> {
+    let generation = vcpu.memslots_generation();
+    // Nobody can tell which memslots an instruction is read from while they change.
+    if generation.update_in_progress() {
+        return Err(Event::RefusedContext);
+    }
+
+    let rip = vcpu.rip();
+    // Those that are cut off where the next page cannot be read may not be all of it.
+    if let Some(words) = assist.words(1) {
+        if remember(vcpu, rip, in_a_row(words), assist.len()) {
+            return Ok(());
+        }
+        if assist.len() == MAX_LENGTH {
+            return refuse(vcpu, rip, Reason::Insn);
+        }
+    }
+
+    let offset = (rip - Gva(rip).page().0) as usize;
+    if offset + WINDOW > PAGE_SIZE {
+        return refuse(vcpu, rip, Reason::Fetch);
+    }
+    match read(vcpu, rip, context(vcpu, mode, generation)) {
+        Read::Bytes(bytes) if remember(vcpu, rip, bytes, WINDOW) => Ok(()),
+        Read::Bytes(_) => refuse(vcpu, rip, Reason::Insn),
+        Read::Nothing => refuse(vcpu, rip, Reason::Fetch),
+        Read::NotNow => Err(Event::RefusedFetch),
+    }
+}
+
+/// Refuses an instruction, and the next times without looking.
+fn refuse(vcpu: &Vcpu<'_>, rip: u64, reason: Reason) -> Result<(), Event> {
+    vcpu.fetch_cache().refused.insert(rip, reason);
+    Err(event(reason))
+}
+
+/// What there is to read at RIP.
+enum Read {
+    Bytes([u64; 2]),
+    /// No code in the VM's memory, or none that may be executed.
+    Nothing,
+    /// It is not looked at, as others are looked at more often, or it is just being changed.
+    NotNow,
+}
+
+/// Reads the code at RIP, in one page, with a walk of the page tables unless its page is known.
+fn read(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Read {
+    if let Some(page) = vcpu.fetch_cache().page(rip, &context) {
+        if let Some(bytes) = page.read(rip) {
+            return Read::Bytes(bytes);
+        }
+    }
+
+    let place = code_page::place(Gva(rip).page(), context.cr3);
+    let there = &vcpu.fetch_cache().pages[place];
+    // What is of the past needs no place.
+    let in_use =
+        there.context.generation == context.generation && !there.is(Gva(rip).page(), &context);
+    if in_use && !there.hold.gives_way() {
+        return Read::NotNow;
+    }
+    let Some(page) = walk_to(vcpu, rip, context) else {
+        return Read::Nothing;
+    };
+    let bytes = page.read(rip);
+    vcpu.fetch_cache_mut().pages[place] = page;
+    // What is just being changed may be there next time.
+    bytes.map_or(Read::NotNow, Read::Bytes)
+}
+
+/// Decodes the first `valid` bytes of what was read, and remembers the result. Returns whether it
+/// is an instruction for the fast path.
+fn remember(vcpu: &mut Vcpu<'_>, rip: u64, bytes: [u64; 2], valid: usize) -> bool {
+    let all = bytes.map(u64::to_le_bytes);
+    let Some(access) = decode(&all.as_flattened()[..valid]) else {
+        return false;
+    };
+    let length = usize::from(access.length);
+
+    let plan = Plan::new(&access, rip);
+    *vcpu.fetch_cache_mut().entry_mut(rip) = KnownInsn::new(rip, bytes, length, plan);
+    true
+}
+
+/// Walks the page tables to the code at RIP. `None` if it is not in the VM's memory or may not be
+/// executed.
+fn walk_to(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Option<CodePage> {
+    let rip = Gva(rip);
+    let mut ptes = [None; MAX_LEVELS];
+    let mut read = ptes.iter_mut();
+    let walked = walk(context.cr3, levels(context.cpu_role), rip, |gpa| {
+        let pte = Pte::read(vcpu.user_pointer(gpa)?)?;
+        *read.next()? = Some(pte);
+        Some(pte.value())
+    })?;
+    // KVM's walk knows the rules. It comes second: entries that change before it are found to have
+    // changed when the code is read, those that change after it are other entries.
+    if vcpu.translate(rip, Purpose::Fetch, context.user)? != walked {
+        return None;
+    }
+    let code = vcpu.user_pointer(walked.page())?;
+
+    Some(CodePage::new(rip.page(), context, Code::new(code, ptes)?))
+}
