@@ -218,9 +218,8 @@ removed_after_use() {
 		expect "extension again" load $EXT && guests_by_rust
 }
 
-# A VM that lives keeps the extension in place, and nothing else changes.
-busy() {
-	before_vendor || return 1
+# A VM that lives until it is released.
+hold() {
 	mkfifo "$scratch/end" || return 1
 	mmio-test --hold <"$scratch/end" >"$scratch/hold" 2>&1 &
 	holder=$!
@@ -235,13 +234,22 @@ busy() {
 		fi
 		sleep 0.1
 	done
+}
+
+release() {
+	exec 3>&-
+	rm -f "$scratch/end"
+	wait "$holder" || { echo "# mmio-test --hold: status $?"; return 1; }
+}
+
+# A VM that lives keeps the extension in place, and nothing else changes.
+busy() {
+	before_vendor && hold || return 1
 	status=0
 	expect_refusal "in use|busy|temporarily unavailable" unload $EXT || status=1
 	loaded $EXT || { echo "# the extension is gone"; status=1; }
 	guests_by_rust || status=1
-	exec 3>&-
-	wait $holder || { echo "# mmio-test --hold: status $?"; status=1; }
-	rm -f "$scratch/end"
+	release || status=1
 	expect "removal without a VM" unload $EXT || status=1
 	return $status
 }
@@ -295,7 +303,7 @@ bad_values() {
 # refused_of_another_kernel MODULE: it cannot be loaded as built for another kernel
 refused_of_another_kernel() {
 	copy=$scratch/$1.ko
-	sed 's/vermagic=7\.3\./vermagic=7.2./' "$(file_of "$1")" >"$copy"
+	sed 's/vermagic=7/vermagic=6/' "$(file_of "$1")" >"$copy"
 	if cmp -s "$(file_of "$1")" "$copy"; then
 		echo "# $1 does not say which kernel it was built for"
 		return 1
@@ -376,6 +384,30 @@ unpatched() {
 	expect_log "$EXT: .*symbol kvm_mmio_ext_register" \
 		expect_refusal "unknown symbol|invalid (module format|argument)|no such file" \
 		insmod "$module" && c_path
+}
+
+# The KVM that a distribution has, with no hooks.
+stock_kvm() {
+	for module in kvm $VENDOR; do
+		expect "stock $module" insmod "$(file_of "stock/$module")" || return 1
+	done
+	guests
+}
+
+# Once more after the place of another was taken by the patched one, in the same boot. Run by
+# name, on the kernel of a distribution.
+replaced() {
+	expect irqbypass load irqbypass && stock_kvm && remove_stock_kvm && busy && unload_all &&
+		expect irqbypass load irqbypass && stock_kvm
+}
+
+# While a VM lives it stays.
+remove_stock_kvm() {
+	hold || return 1
+	expect_refusal "in use|busy|temporarily unavailable" unload $VENDOR
+	status=$?
+	release && [ $status = 0 ] && expect "stock vendor removed" unload $VENDOR &&
+		expect "stock kvm removed" unload kvm && expect "irqbypass removed" unload irqbypass
 }
 
 kvm_needs_it() {

@@ -9,6 +9,9 @@
  *
  * Seed functions at work: handle_mmio_page_fault_common, walk_shadow_page_get_mmio_spte and
  * sync_mmio_spte, on page tables that shadow those of L1 for L2.
+ *
+ * More than 500 lines: L1, L2 and userspace share one state, `struct test`, and Makefile builds each
+ * C test of one source file.
  */
 #include <errno.h>
 #include <sys/eventfd.h>

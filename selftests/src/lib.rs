@@ -9,6 +9,7 @@ pub mod here;
 pub mod host;
 pub mod kick;
 pub mod perf;
+pub(crate) mod random;
 pub mod stats;
 pub mod tap;
 pub mod tests;

@@ -35,6 +35,19 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// Makes the table of a subject's tests, [`Test`]s by the name `TESTS`. Each row says
+/// `name: what it proves => how it runs`.
+#[macro_export]
+macro_rules! test_table {
+    ($($name:ident: $proves:expr => $run:expr,)+) => {
+        pub const TESTS: &[$crate::tap::Test] = &[$($crate::tap::Test {
+            name: stringify!($name),
+            proves: $proves,
+            run: || $run,
+        }),+];
+    };
+}
+
 /// Ends a test as not applicable.
 #[macro_export]
 macro_rules! skip {
@@ -57,6 +70,13 @@ macro_rules! expect_eq {
             );
         }
     }};
+}
+
+/// Names tests, and what each proves.
+pub fn list(tests: impl IntoIterator<Item = &'static Test>) {
+    for test in tests {
+        println!("{:32} {}", test.name, test.proves);
+    }
 }
 
 /// A line of comment that does not decide anything, e.g. a behaviour that is only recorded.

@@ -54,9 +54,7 @@ fn choose(names: &[String]) -> Result<Vec<&'static Test>> {
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
     if options.list {
-        for test in tests::all() {
-            println!("{:32} {}", test.name, test.proves);
-        }
+        tap::list(tests::all());
         return Ok(ExitCode::SUCCESS);
     }
     if options.hold {

@@ -55,9 +55,7 @@ impl Options {
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
     if options.list {
-        for test in torture::TESTS {
-            println!("{:32} {}", test.name, test.proves);
-        }
+        tap::list(torture::TESTS);
         return Ok(ExitCode::SUCCESS);
     }
     let tests: Vec<&Test> = torture::TESTS

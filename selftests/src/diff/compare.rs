@@ -1,55 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Running each program both ways, and the smallest program that shows a difference.
 
-use std::fmt;
 use std::ops::{AddAssign, Range};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::control::Changes;
-use super::machine::{Bench, Trace};
+use super::machine::Bench;
 use super::plan::Comparison;
-use super::program::{Guest, Program, Step, generate};
-use super::random::Random;
+use super::program::{Changes, Guest, Program, Step, generate};
+use super::trace::Trace;
 use crate::guest::layout::{code, code_end};
-use crate::host;
+use crate::random::Random;
 use crate::stats::{Delta, Mark};
-
-/// What is off when a program runs for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Switch {
-    /// The extension: KVM's C code does everything.
-    Enabled,
-    /// Its fast path: KVM's emulator does the accesses.
-    Fast,
-}
-
-impl fmt::Display for Switch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Enabled => "enabled",
-            Self::Fast => "fast",
-        })
-    }
-}
-
-impl Switch {
-    pub const ALL: [Self; 2] = [Self::Enabled, Self::Fast];
-
-    pub fn get(self) -> Option<bool> {
-        match self {
-            Self::Enabled => host::extension_enabled(),
-            Self::Fast => host::fast_path(),
-        }
-    }
-
-    pub fn set(self, on: bool) -> Result<()> {
-        match self {
-            Self::Enabled => host::set_extension(on).context("the parameter `enabled`"),
-            Self::Fast => host::set_fast_path(on).context("the parameter `fast`"),
-        }
-    }
-}
 
 /// How much to do.
 #[derive(Clone, Copy, Debug)]

@@ -1,135 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The machine that the programs run on, and all that can be seen of a run.
+//! The machine that the programs run on.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kvm_bindings::{kvm_fpu, kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 
-use super::l2::{self, Hypervisor};
+use super::nested::{self, Hypervisor};
 use super::program::Program;
-use super::slots::{Contents, HostOp, Slots, pattern};
+use super::slots::{HostOp, Slots, pattern};
 use super::smm;
-use crate::guest::layout::{self, MMIO_GPA, MMIO_GVA, SCRATCH, port};
-use crate::guest::paging::{SUPERVISOR, USER};
-use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, PageTables, Svm, Vcpu};
+use super::space::{RAM, RAM_LEN, Root, roots, segment_bases};
+use super::trace::Trace;
+use crate::guest::layout::{self, port};
+use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, Svm, Vcpu};
 use crate::host::Modes;
-
-/// RAM for the programs: two pages.
-pub const RAM: u64 = SCRATCH;
-const RAM_LEN: u64 = 2 * PAGE;
-
-/// Pages of MMIO, with one page of RAM among them.
-pub const WINDOW: u64 = MMIO_GVA;
-pub const WINDOW_PAGES: u64 = layout::MMIO_PAGES;
-const RAM_PAGE: u64 = 5;
 
 /// Exits until a program counts as endless.
 const MAX_EXITS: usize = 10_000;
-
-/// The bases of FS and GS. In 64-bit code below everything that is accessed, so that offsets of
-/// 32 bits reach it all; in 32-bit code at the window, with paging and without, so that offsets
-/// of 16 bits reach that.
-pub fn segment_bases(mode: Mode) -> [u64; 2] {
-    if mode.is_long() {
-        [0x12_3000, 0x9_8765]
-    } else {
-        [MMIO_GVA, MMIO_GPA]
-    }
-}
-
-/// A page table entry of the guest.
-#[derive(Clone, Copy)]
-pub struct Entry {
-    pub gpa: u64,
-    pub value: u64,
-}
-
-/// What programs need to know of one of the guest's page tables.
-pub struct Root {
-    pub gpa: u64,
-    /// The entries that map the window, as they are when a program starts.
-    pub entries: Vec<Entry>,
-}
-
-impl Root {
-    fn new(tables: &PageTables) -> Self {
-        let entry = |page| {
-            let gva = WINDOW + page * PAGE;
-            Entry {
-                gpa: tables.pte(gva),
-                value: tables.entry(gva),
-            }
-        };
-        Self {
-            gpa: tables.root(),
-            entries: (0..WINDOW_PAGES).map(entry).collect(),
-        }
-    }
-}
-
-/// All that a run shows.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Trace {
-    pub exits: Vec<Event>,
-    /// How it ended.
-    end: String,
-    regs: kvm_regs,
-    /// CR0 and CR3.
-    control: [u64; 2],
-    xmm: [[u8; 16]; 16],
-    ram: Vec<u8>,
-    slots: Contents,
-    rings: Vec<u64>,
-    /// Handlers that ran in SMM.
-    pub smis: u64,
-    /// Nested guests that came to their end.
-    pub l2s: u64,
-}
-
-impl Trace {
-    /// Accesses to MMIO that are seen from outside.
-    pub fn accesses(&self) -> u64 {
-        self.exits.len() as u64 + self.rings.iter().sum::<u64>()
-    }
-
-    /// The first thing in which the other is different.
-    pub fn difference(&self, other: &Self) -> String {
-        let first = (0..self.exits.len().max(other.exits.len()))
-            .find(|n| self.exits.get(*n) != other.exits.get(*n));
-        if let Some(n) = first {
-            let (a, b) = (self.exits.get(n), other.exits.get(n));
-            // With what came before: the instruction may have been another one.
-            let before = &self.exits[n.saturating_sub(3)..n];
-            return format!("exit {n}, after {before:?}: {a:?} became {b:?}");
-        }
-        if self.end != other.end {
-            return format!("end: {} became {}", self.end, other.end);
-        }
-        if self.regs != other.regs {
-            return format!("registers: {:x?}\nbecame {:x?}", self.regs, other.regs);
-        }
-        if self.rings != other.rings {
-            return format!("rings: {:?} became {:?}", self.rings, other.rings);
-        }
-        if self.control != other.control {
-            return format!("CR0, CR3: {:x?} became {:x?}", self.control, other.control);
-        }
-        if self.xmm != other.xmm {
-            return format!("XMM: {:x?} became {:x?}", self.xmm, other.xmm);
-        }
-        if self.slots != other.slots {
-            return self.slots.difference(&other.slots);
-        }
-        if self.smis != other.smis {
-            return format!("SMIs: {} became {}", self.smis, other.smis);
-        }
-        if self.l2s != other.l2s {
-            return format!("ends of L2: {} became {}", self.l2s, other.l2s);
-        }
-        let at = self.ram.iter().zip(&other.ram).position(|(a, b)| a != b);
-        format!("RAM at offset {at:x?}")
-    }
-}
 
 pub struct Bench {
     machine: Machine,
@@ -149,7 +36,7 @@ impl Bench {
         [sregs.fs.base, sregs.gs.base] = segment_bases(mode);
         let roots = roots(&machine);
         let hypervisor = svm
-            .map(|svm| l2::prepare(&machine, &vcpu, &mut sregs, &roots, svm))
+            .map(|svm| nested::prepare(&machine, &vcpu, &mut sregs, &roots, svm))
             .transpose()?;
         vcpu.set_sregs(&sregs)?;
         smm::prepare(&machine)?;
@@ -184,7 +71,7 @@ impl Bench {
         self.slots.reset(&self.machine, changes_slots)?;
         self.machine.ram().write(RAM, &pattern(RAM_LEN, 0));
         self.machine.ram().write_u64(smm::COUNT, 0);
-        self.machine.ram().write_u64(l2::COUNT, 0);
+        self.machine.ram().write_u64(nested::COUNT, 0);
         let now = self.vcpu.sregs()?;
         if (now.cr0, now.cr3) != (self.sregs.cr0, self.sregs.cr3) {
             self.vcpu.set_sregs(&self.sregs)?;
@@ -278,26 +165,9 @@ impl Bench {
             ram: self.machine.ram().read(RAM, RAM_LEN as usize),
             rings,
             smis: self.machine.ram().read_u64(smm::COUNT),
-            l2s: self.machine.ram().read_u64(l2::COUNT),
+            l2s: self.machine.ram().read_u64(nested::COUNT),
         })
     }
-}
-
-/// Two page tables, in which the window's pages are others; none in a guest that does not page.
-fn roots(machine: &Machine) -> Vec<Root> {
-    if !machine.mode().is_paged() {
-        return Vec::new();
-    }
-    let first = machine.tables();
-    first.map(machine.gva(RAM_PAGE), RAM + PAGE, SUPERVISOR | USER);
-    // Neighbours for the guest, apart for the host.
-    first.map(machine.gva(3), machine.gpa(20), SUPERVISOR);
-    let second = machine.new_tables();
-    for page in 0..WINDOW_PAGES {
-        let other = machine.gpa(page ^ 5);
-        second.map(machine.gva(page), other, SUPERVISOR);
-    }
-    vec![Root::new(first), Root::new(&second)]
 }
 
 /// Where KVM has a shortcut for wildcards there are others in their place: it takes reads for
@@ -322,24 +192,6 @@ fn bells(machine: &Machine) -> Result<Vec<Doorbell>> {
     }
     bell(12, 0, wildcard)?;
     Ok(bells)
-}
-
-impl Trace {
-    /// Whether the program came to its end, and so has left the guest as it was.
-    pub fn is_done(&self) -> bool {
-        self.end == "done"
-    }
-
-    /// Fails unless the program came to its end. What is in it cannot fail.
-    pub fn expect_done(&self) -> Result<()> {
-        ensure!(
-            self.is_done(),
-            "a program ends with {}, {:x?}",
-            self.end,
-            self.regs
-        );
-        Ok(())
-    }
 }
 
 /// What the `count`-th exit, a read, is answered with.

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::compare::Switch;
+use super::switch::Switch;
 use crate::guest::{Machine, Mode, Svm};
 use crate::host::{Modes, is_qemu};
 

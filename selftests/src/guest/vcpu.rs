@@ -303,6 +303,17 @@ impl Vcpu {
             .and_then(Run::done)
     }
 
+    /// Runs a MOV that reads `size` bytes up to its exit: KVM completes it when it runs again.
+    pub fn begin_read(&mut self, gva: u64, size: u8) -> Result<Option<Event>> {
+        let regs = kvm_regs {
+            rdi: gva,
+            ..Default::default()
+        };
+        let program = self.load(mov_from_memory(self.mode, size))?;
+        self.start(regs, program)?;
+        self.step()
+    }
+
     /// Reads `size` bytes by one MOV into a register that was 0.
     pub fn read(&mut self, gva: u64, size: u8) -> Result<(u64, Vec<Event>)> {
         let regs = kvm_regs {

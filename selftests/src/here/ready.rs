@@ -42,7 +42,7 @@ impl Looks {
         if !self.has_extension {
             return Some(
                 "kvm_mmio_ext is not loaded: boot the patched kernel and insmod kvm_mmio_ext.ko \
-                 (README, On a real machine)"
+                 (Documentation/using.rst)"
                     .into(),
             );
         }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Counters;
+use super::counters::Counters;
 
 pub const PATH: &str = "/dev/kvm_mmio_ext";
 
@@ -42,6 +42,12 @@ pub struct Vcpu {
 impl Device {
     pub fn open() -> Result<Self> {
         Ok(Self(File::open(PATH).context(PATH)?))
+    }
+
+    /// The same, with heat on as long as it is open.
+    pub fn open_counting() -> Result<Self> {
+        let file = File::options().read(true).write(true).open(PATH);
+        Ok(Self(file.context(PATH)?))
     }
 
     /// The whole file, read anew in pieces of `size` bytes.

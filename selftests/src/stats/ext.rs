@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
-use super::Counters;
+use super::counters::Counters;
 
 const STATS: &str = "/sys/kernel/debug/kvm_mmio_ext/stats";
 

@@ -12,7 +12,7 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
 
-use super::Counters;
+use super::counters::Counters;
 
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 

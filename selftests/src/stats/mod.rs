@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Counters of KVM and of the extension, read before and after something happened.
 
+mod counters;
 pub mod device;
 pub mod ext;
 pub mod kvm;
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, bail};
 use kvm_ioctls::VcpuFd;
 
-use crate::host;
+use crate::host::{self, Modes};
 
-/// Counters by name.
-pub type Counters = BTreeMap<String, u64>;
+pub use counters::Counters;
 
 /// The state of all counters at one moment.
 struct Snapshot {
@@ -52,6 +50,13 @@ impl Mark {
 
     pub fn delta(&self, vcpus: &[&VcpuFd]) -> Result<Delta> {
         Delta::between(&self.before, &Snapshot::take(vcpus)?)
+    }
+
+    /// Fails unless the extension has handled each MMIO fault since then, all of them accounted for.
+    pub fn expect_all_handled(&self, vcpus: &[&VcpuFd]) -> Result<()> {
+        let delta = self.delta(vcpus)?;
+        delta.expect_ext("passed", 0)?.expect_balance()?;
+        Ok(())
     }
 }
 
@@ -168,4 +173,14 @@ impl Delta {
         }
         Ok(self)
     }
+}
+
+/// `count` where KVM makes MMIO SPTEs, and nothing where kvm.mmio_caching is off: then every
+/// access is an ordinary page fault.
+pub fn with_sptes(count: u64) -> Result<u64> {
+    Ok(if Modes::detect()?.mmio_caching {
+        count
+    } else {
+        0
+    })
 }

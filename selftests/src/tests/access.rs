@@ -6,13 +6,11 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
-use super::with_sptes;
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Machine, Mode, PAGE, Run, Vcpu, operand, pattern_value};
-use crate::stats::Mark;
-use crate::tap::Test;
+use crate::stats::{Mark, with_sptes};
 
 const SIZES: &str = "handle_mmio_page_fault_common, get_mmio_spte_gfn: \
     each access of 1 to 8 bytes is one exit with its address, length and data";
@@ -21,78 +19,22 @@ const CROSSING: &str = "get_mmio_spte_gfn, the info cache: \
 const MODIFY: &str = "handle_mmio_page_fault_common: \
     a read-modify-write is one fault, one read exit and one write exit";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "access_sizes_long",
-        proves: SIZES,
-        run: || sizes(Mode::Long),
-    },
-    Test {
-        name: "access_sizes_pae",
-        proves: SIZES,
-        run: || sizes(Mode::Pae),
-    },
-    Test {
-        name: "access_sizes_legacy",
-        proves: SIZES,
-        run: || sizes(Mode::Legacy),
-    },
-    Test {
-        name: "access_sizes_flat",
-        proves: SIZES,
-        run: || sizes(Mode::Flat),
-    },
-    Test {
-        name: "access_crossing_long",
-        proves: CROSSING,
-        run: || crossing(Mode::Long),
-    },
-    Test {
-        name: "access_crossing_pae",
-        proves: CROSSING,
-        run: || crossing(Mode::Pae),
-    },
-    Test {
-        name: "access_crossing_legacy",
-        proves: CROSSING,
-        run: || crossing(Mode::Legacy),
-    },
-    Test {
-        name: "access_crossing_flat",
-        proves: CROSSING,
-        run: || crossing(Mode::Flat),
-    },
-    Test {
-        name: "access_crossing_ram",
-        proves: CROSSING,
-        run: crossing_ram,
-    },
-    Test {
-        name: "access_16_bytes",
-        proves: SIZES,
-        run: sixteen_bytes,
-    },
-    Test {
-        name: "access_immediate",
-        proves: SIZES,
-        run: immediate,
-    },
-    Test {
-        name: "access_extending",
-        proves: SIZES,
-        run: extending,
-    },
-    Test {
-        name: "access_modify_long",
-        proves: MODIFY,
-        run: || modify(Mode::Long),
-    },
-    Test {
-        name: "access_modify_legacy",
-        proves: MODIFY,
-        run: || modify(Mode::Legacy),
-    },
-];
+crate::test_table! {
+    access_sizes_long: SIZES => sizes(Mode::Long),
+    access_sizes_pae: SIZES => sizes(Mode::Pae),
+    access_sizes_legacy: SIZES => sizes(Mode::Legacy),
+    access_sizes_flat: SIZES => sizes(Mode::Flat),
+    access_crossing_long: CROSSING => crossing(Mode::Long),
+    access_crossing_pae: CROSSING => crossing(Mode::Pae),
+    access_crossing_legacy: CROSSING => crossing(Mode::Legacy),
+    access_crossing_flat: CROSSING => crossing(Mode::Flat),
+    access_crossing_ram: CROSSING => crossing_ram(),
+    access_16_bytes: SIZES => sixteen_bytes(),
+    access_immediate: SIZES => immediate(),
+    access_extending: SIZES => extending(),
+    access_modify_long: MODIFY => modify(Mode::Long),
+    access_modify_legacy: MODIFY => modify(Mode::Legacy),
+}
 
 const VALUE: u64 = 0x8877_6655_4433_2211;
 
@@ -171,11 +113,7 @@ fn crossing(mode: Mode) -> Result<()> {
             }
         }
     }
-    start
-        .delta(&[vcpu.fd()])?
-        .expect_ext("passed", 0)?
-        .expect_balance()?;
-    Ok(())
+    start.expect_all_handled(&[vcpu.fd()])
 }
 
 /// One half of the access is RAM, the other MMIO.

@@ -8,19 +8,19 @@ use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuExit;
 
-use super::observe::Heat;
+use super::observe::heat::Heat;
 use crate::guest::vcpu::mov_from_memory;
 use crate::guest::{Event, Machine, Mode, Vcpu, pattern_value};
 use crate::stats::Mark;
-use crate::tap::{Test, note};
+use crate::tap::note;
 use crate::{expect_eq, host, skip};
 
-pub const TESTS: &[Test] = &[Test {
-    name: "failing_allocations",
-    proves: "per-vCPU state: whichever allocation fails, the access is right, and the next one \
-        is the extension's",
-    run: failing_allocations,
-}];
+crate::test_table! {
+    failing_allocations:
+        "per-vCPU state: whichever allocation fails, the access is right, and the next one \
+        is the extension's"
+        => failing_allocations(),
+}
 
 /// The kernel's fault injection, for allocations of this thread.
 struct Injection {

@@ -9,13 +9,12 @@ use anyhow::{Context, Result, ensure};
 use kvm_bindings::{KVM_COALESCED_MMIO_PAGE_OFFSET, kvm_coalesced_mmio, kvm_coalesced_mmio_ring};
 
 use crate::guest::{Bus, Event, Machine, Mode, PAGE, Vcpu};
-use crate::tap::Test;
 
-pub const TESTS: &[Test] = &[Test {
-    name: "coalesced_hostile_ring",
-    proves: "coalesced MMIO: indices that are out of bounds lead nowhere (CVE-2019-14821)",
-    run: hostile_ring,
-}];
+crate::test_table! {
+    coalesced_hostile_ring:
+        "coalesced MMIO: indices that are out of bounds lead nowhere (CVE-2019-14821)"
+        => hostile_ring(),
+}
 
 /// `KVM_COALESCED_MMIO_MAX`
 const ENTRIES: u32 = ((PAGE as usize - mem::size_of::<kvm_coalesced_mmio_ring>())

@@ -9,23 +9,14 @@ use kvm_bindings::kvm_regs;
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Vcpu};
-use crate::tap::Test;
 
 const PROVES: &str = "f1edbed787ba: each piece of a store that crosses a page signals just the \
     ioeventfd that it matches, and userspace gets the rest";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "crossing_doorbell_first",
-        proves: PROVES,
-        run: || doorbells(Half::First),
-    },
-    Test {
-        name: "crossing_doorbell_second",
-        proves: PROVES,
-        run: || doorbells(Half::Second),
-    },
-];
+crate::test_table! {
+    crossing_doorbell_first: PROVES => doorbells(Half::First),
+    crossing_doorbell_second: PROVES => doorbells(Half::Second),
+}
 
 /// Where the doorbell is: where the store begins, or at the start of the next page.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -5,11 +5,10 @@ use anyhow::{Result, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::with_sptes;
 use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Vcpu};
 use crate::host::{Modes, Vendor, extension_enabled, fast_path, silicon};
-use crate::stats::Mark;
-use crate::tap::{Test, note};
+use crate::stats::{Mark, with_sptes};
+use crate::tap::note;
 use crate::{expect_eq, skip};
 
 const MATCH: &str = "handle_mmio_page_fault_common: \
@@ -26,68 +25,20 @@ const REWIRED: &str = "src/doorbell.rs: \
 const VACANT: &str = "src/doorbell.rs: \
     an address without a device is found to have one as soon as it has";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "doorbell_datamatch",
-        proves: MATCH,
-        run: datamatch,
-    },
-    Test {
-        name: "doorbell_two_values",
-        proves: MATCH,
-        run: two_values,
-    },
-    Test {
-        name: "doorbell_rewired",
-        proves: REWIRED,
-        run: rewired,
-    },
-    Test {
-        name: "doorbell_device_in_front",
-        proves: REWIRED,
-        run: device_in_front,
-    },
-    Test {
-        name: "doorbell_one_of_a_page",
-        proves: REWIRED,
-        run: one_of_a_page,
-    },
-    Test {
-        name: "doorbell_many",
-        proves: REWIRED,
-        run: many,
-    },
-    Test {
-        name: "doorbell_at_vacant_address",
-        proves: VACANT,
-        run: at_vacant_address,
-    },
-    Test {
-        name: "doorbell_length",
-        proves: MATCH,
-        run: length,
-    },
-    Test {
-        name: "doorbell_wildcard",
-        proves: WILDCARD,
-        run: wildcard,
-    },
-    Test {
-        name: "doorbell_wildcard_read",
-        proves: WILDCARD,
-        run: wildcard_read,
-    },
-    Test {
-        name: "doorbell_wildcard_more_than_a_store",
-        proves: WHOLE,
-        run: wildcard_more_than_a_store,
-    },
-    Test {
-        name: "doorbell_wildcard_unknown_insn",
-        proves: WHOLE,
-        run: wildcard_unknown_insn,
-    },
-];
+crate::test_table! {
+    doorbell_datamatch: MATCH => datamatch(),
+    doorbell_two_values: MATCH => two_values(),
+    doorbell_rewired: REWIRED => rewired(),
+    doorbell_device_in_front: REWIRED => device_in_front(),
+    doorbell_one_of_a_page: REWIRED => one_of_a_page(),
+    doorbell_many: REWIRED => many(),
+    doorbell_at_vacant_address: VACANT => at_vacant_address(),
+    doorbell_length: MATCH => length(),
+    doorbell_wildcard: WILDCARD => wildcard(),
+    doorbell_wildcard_read: WILDCARD => wildcard_read(),
+    doorbell_wildcard_more_than_a_store: WHOLE => wildcard_more_than_a_store(),
+    doorbell_wildcard_unknown_insn: WHOLE => wildcard_unknown_insn(),
+}
 
 const VALUE: u64 = 0x8877_6655_4433_2211;
 

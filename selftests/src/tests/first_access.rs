@@ -3,57 +3,23 @@
 
 use anyhow::Result;
 
-use super::with_sptes;
 use crate::guest::{Machine, Mode};
-use crate::stats::Mark;
-use crate::tap::Test;
+use crate::stats::{Mark, with_sptes};
 
 const PROVES: &str = "mark_mmio_spte, set_mmio_spte, is_mmio_spte, quickly_check_mmio_pf, \
     walk_shadow_page_get_mmio_spte, handle_mmio_page_fault_common: \
     one MMIO SPTE for each page, each later access answered without another";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "first_access_long_1_page",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Long, 1),
-    },
-    Test {
-        name: "first_access_long_8_pages",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Long, 8),
-    },
-    Test {
-        name: "first_access_pae_1_page",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Pae, 1),
-    },
-    Test {
-        name: "first_access_pae_8_pages",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Pae, 8),
-    },
-    Test {
-        name: "first_access_legacy_1_page",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Legacy, 1),
-    },
-    Test {
-        name: "first_access_legacy_8_pages",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Legacy, 8),
-    },
-    Test {
-        name: "first_access_flat_1_page",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Flat, 1),
-    },
-    Test {
-        name: "first_access_flat_8_pages",
-        proves: PROVES,
-        run: || pages_in_turn(Mode::Flat, 8),
-    },
-];
+crate::test_table! {
+    first_access_long_1_page: PROVES => pages_in_turn(Mode::Long, 1),
+    first_access_long_8_pages: PROVES => pages_in_turn(Mode::Long, 8),
+    first_access_pae_1_page: PROVES => pages_in_turn(Mode::Pae, 1),
+    first_access_pae_8_pages: PROVES => pages_in_turn(Mode::Pae, 8),
+    first_access_legacy_1_page: PROVES => pages_in_turn(Mode::Legacy, 1),
+    first_access_legacy_8_pages: PROVES => pages_in_turn(Mode::Legacy, 8),
+    first_access_flat_1_page: PROVES => pages_in_turn(Mode::Flat, 1),
+    first_access_flat_8_pages: PROVES => pages_in_turn(Mode::Flat, 8),
+}
 
 const ROUNDS: u64 = 5;
 

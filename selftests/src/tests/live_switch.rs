@@ -5,45 +5,23 @@ use anyhow::{Context, Result};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::with_sptes;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::vcpu::load_cr3;
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, operand};
-use crate::stats::Mark;
-use crate::tap::Test;
+use crate::stats::{Mark, with_sptes};
 use crate::{expect_eq, host, skip};
 
 const SAME: &str = "the switch: guests see the same, and only the side that is on counts";
 const STALE: &str = "the switch: what one side cached is not used after the other was on";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "switch_counters",
-        proves: SAME,
-        run: counters,
-    },
-    Test {
-        name: "switch_cr3",
-        proves: STALE,
-        run: || cr3(Mode::Long),
-    },
-    Test {
-        name: "switch_cr3_legacy",
-        proves: STALE,
-        run: || cr3(Mode::Legacy),
-    },
-    Test {
-        name: "switch_slots",
-        proves: STALE,
-        run: slots,
-    },
-    Test {
-        name: "switch_pending_read",
-        proves: SAME,
-        run: pending_read,
-    },
-];
+crate::test_table! {
+    switch_counters: SAME => counters(),
+    switch_cr3: STALE => cr3(Mode::Long),
+    switch_cr3_legacy: STALE => cr3(Mode::Legacy),
+    switch_slots: STALE => slots(),
+    switch_pending_read: SAME => pending_read(),
+}
 
 /// Switches, and puts the switch back at the end.
 pub(super) struct Switch {
@@ -189,17 +167,9 @@ fn pending_read() -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
     vcpu.touch(gva, gpa, 4)?;
-    let program = vcpu.load(|a| a.mov(asm::eax, asm::dword_ptr(operand(Mode::Long, 0))))?;
     for begun_by in [true, false] {
         switch.set(begun_by)?;
-        vcpu.start(
-            kvm_regs {
-                rdi: gva,
-                ..Default::default()
-            },
-            program,
-        )?;
-        expect_eq!(vcpu.step()?, Some(Event::read(gpa, 4)));
+        expect_eq!(vcpu.begin_read(gva, 4)?, Some(Event::read(gpa, 4)));
         switch.set(!begun_by)?;
         expect_eq!(vcpu.step()?, None);
         let regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;

@@ -19,9 +19,6 @@ mod sync;
 mod sysregs;
 mod write_protected;
 
-use anyhow::Result;
-
-use crate::host::Modes;
 use crate::tap::Test;
 
 /// Every test, in the order in which they run.
@@ -47,14 +44,4 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     .flatten()
     .chain(fast::tests())
     .chain(observe::tests())
-}
-
-/// `count` where KVM makes MMIO SPTEs, and nothing where kvm.mmio_caching is off: then every
-/// access is an ordinary page fault.
-fn with_sptes(count: u64) -> Result<u64> {
-    Ok(if Modes::detect()?.mmio_caching {
-        count
-    } else {
-        0
-    })
 }

@@ -14,7 +14,6 @@ use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR};
 use crate::guest::vcpu::{change_cr0, load_cr3, report, store_entry};
 use crate::guest::{Event, Machine, Mode, PAGE, Vcpu, operand, pattern_value};
 use crate::stats::Mark;
-use crate::tap::Test;
 use crate::{expect_eq, skip};
 
 const CR3: &str = "the info cache (vcpu_clear_mmio_info), FNAME(page_fault): \
@@ -24,58 +23,18 @@ const INVLPG: &str = "zap of MMIO SPTEs on INVLPG, the info cache: \
 const NONPAGING: &str = "nonpaging_page_fault, the info cache: \
     with paging off neither an old address nor old rights are used";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "cr3_switch_long",
-        proves: CR3,
-        run: || cr3_switch(Mode::Long),
-    },
-    Test {
-        name: "cr3_switch_pae",
-        proves: CR3,
-        run: || cr3_switch(Mode::Pae),
-    },
-    Test {
-        name: "cr3_switch_legacy",
-        proves: CR3,
-        run: || cr3_switch(Mode::Legacy),
-    },
-    Test {
-        name: "invlpg_long",
-        proves: INVLPG,
-        run: || invlpg(Mode::Long),
-    },
-    Test {
-        name: "invlpg_pae",
-        proves: INVLPG,
-        run: || invlpg(Mode::Pae),
-    },
-    Test {
-        name: "invlpg_legacy",
-        proves: INVLPG,
-        run: || invlpg(Mode::Legacy),
-    },
-    Test {
-        name: "invlpg_two_vcpus_long",
-        proves: INVLPG,
-        run: || invlpg_two_vcpus(Mode::Long),
-    },
-    Test {
-        name: "invlpg_two_vcpus_legacy",
-        proves: INVLPG,
-        run: || invlpg_two_vcpus(Mode::Legacy),
-    },
-    Test {
-        name: "paging_off_pae",
-        proves: NONPAGING,
-        run: || paging_off(Mode::Pae),
-    },
-    Test {
-        name: "paging_off_legacy",
-        proves: NONPAGING,
-        run: || paging_off(Mode::Legacy),
-    },
-];
+crate::test_table! {
+    cr3_switch_long: CR3 => cr3_switch(Mode::Long),
+    cr3_switch_pae: CR3 => cr3_switch(Mode::Pae),
+    cr3_switch_legacy: CR3 => cr3_switch(Mode::Legacy),
+    invlpg_long: INVLPG => invlpg(Mode::Long),
+    invlpg_pae: INVLPG => invlpg(Mode::Pae),
+    invlpg_legacy: INVLPG => invlpg(Mode::Legacy),
+    invlpg_two_vcpus_long: INVLPG => invlpg_two_vcpus(Mode::Long),
+    invlpg_two_vcpus_legacy: INVLPG => invlpg_two_vcpus(Mode::Legacy),
+    paging_off_pae: NONPAGING => paging_off(Mode::Pae),
+    paging_off_legacy: NONPAGING => paging_off(Mode::Legacy),
+}
 
 fn cr3_switch(mode: Mode) -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
@@ -123,11 +82,7 @@ fn cr3_switch(mode: Mode) -> Result<()> {
             "round {round}"
         );
     }
-    start
-        .delta(&[vcpu.fd()])?
-        .expect_ext("passed", 0)?
-        .expect_balance()?;
-    Ok(())
+    start.expect_all_handled(&[vcpu.fd()])
 }
 
 fn invlpg(mode: Mode) -> Result<()> {
@@ -176,11 +131,7 @@ fn invlpg(mode: Mode) -> Result<()> {
             );
         }
     }
-    start
-        .delta(&[vcpu.fd()])?
-        .expect_ext("passed", 0)?
-        .expect_balance()?;
-    Ok(())
+    start.expect_all_handled(&[vcpu.fd()])
 }
 
 /// A vCPU that has executed INVLPG finds an MMIO SPTE that another one has made since: the fault
@@ -263,9 +214,5 @@ fn paging_off(mode: Mode) -> Result<()> {
             "round {round}"
         );
     }
-    start
-        .delta(&[vcpu.fd()])?
-        .expect_ext("passed", 0)?
-        .expect_balance()?;
-    Ok(())
+    start.expect_all_handled(&[vcpu.fd()])
 }

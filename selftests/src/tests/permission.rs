@@ -12,7 +12,6 @@ use crate::guest::paging::{ACCESSED, DIRTY, PRESENT, SUPERVISOR, USER, WRITE};
 use crate::guest::vcpu::{change_cr0, mov_from_memory, mov_to_memory, store_entry};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE_FAULT, operand};
 use crate::stats::Mark;
-use crate::tap::Test;
 
 const PROVES: &str = "get_mmio_spte_access, the info cache's access bits: \
     a cached page is no way around the guest's page tables";
@@ -20,48 +19,16 @@ const PROVES: &str = "get_mmio_spte_access, the info cache's access bits: \
 const CHANGED: &str = "sync_mmio_spte, the info cache: rights that the guest has taken away, or \
     given, are those of the next access";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "permission_user_long",
-        proves: PROVES,
-        run: || user(Mode::Long),
-    },
-    Test {
-        name: "permission_user_pae",
-        proves: PROVES,
-        run: || user(Mode::Pae),
-    },
-    Test {
-        name: "permission_user_legacy",
-        proves: PROVES,
-        run: || user(Mode::Legacy),
-    },
-    Test {
-        name: "permission_write_long",
-        proves: PROVES,
-        run: || write(Mode::Long),
-    },
-    Test {
-        name: "permission_write_legacy",
-        proves: PROVES,
-        run: || write(Mode::Legacy),
-    },
-    Test {
-        name: "permission_changed_long",
-        proves: CHANGED,
-        run: || changed(Mode::Long),
-    },
-    Test {
-        name: "permission_changed_pae",
-        proves: CHANGED,
-        run: || changed(Mode::Pae),
-    },
-    Test {
-        name: "permission_changed_legacy",
-        proves: CHANGED,
-        run: || changed(Mode::Legacy),
-    },
-];
+crate::test_table! {
+    permission_user_long: PROVES => user(Mode::Long),
+    permission_user_pae: PROVES => user(Mode::Pae),
+    permission_user_legacy: PROVES => user(Mode::Legacy),
+    permission_write_long: PROVES => write(Mode::Long),
+    permission_write_legacy: PROVES => write(Mode::Legacy),
+    permission_changed_long: CHANGED => changed(Mode::Long),
+    permission_changed_pae: CHANGED => changed(Mode::Pae),
+    permission_changed_legacy: CHANGED => changed(Mode::Legacy),
+}
 
 /// Bits of a #PF's error code.
 const ERROR_PRESENT: u64 = 1 << 0;
@@ -96,6 +63,12 @@ pub(super) fn enter_user_mode(a: &mut CodeAssembler, mode: Mode) -> Result<(), I
     }
 }
 
+/// The kernel's access, then the user's.
+fn store_and_enter_user_mode(a: &mut CodeAssembler, mode: Mode) -> Result<(), IcedError> {
+    a.mov(asm::dword_ptr(operand(mode, 0)), asm::eax)?;
+    enter_user_mode(a, mode)
+}
+
 fn user(mode: Mode) -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
@@ -113,10 +86,7 @@ fn user(mode: Mode) -> Result<()> {
                 rax: 5,
                 ..Default::default()
             };
-            let run = vcpu.exec(regs, |a| {
-                a.mov(asm::dword_ptr(operand(mode, 0)), asm::eax)?;
-                enter_user_mode(a, mode)
-            })?;
+            let run = vcpu.exec(regs, |a| store_and_enter_user_mode(a, mode))?;
             let fault = Fault {
                 vector: PAGE_FAULT,
                 error_code: ERROR_PRESENT | ERROR_USER | error,
@@ -132,10 +102,7 @@ fn user(mode: Mode) -> Result<()> {
             rax: 6,
             ..Default::default()
         };
-        let run = vcpu.exec(regs, |a| {
-            a.mov(asm::dword_ptr(operand(mode, 0)), asm::eax)?;
-            enter_user_mode(a, mode)
-        })?;
+        let run = vcpu.exec(regs, |a| store_and_enter_user_mode(a, mode))?;
         let exit = Event::write(user_gpa, 4, 6);
         expect_eq!(run.done()?, [exit.clone(), exit], "round {round}");
         vcpu.leave_user_mode()?;

@@ -10,11 +10,9 @@ use anyhow::{Context, Result, bail};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::with_sptes;
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, Zap, pattern_value};
 use crate::host::Modes;
-use crate::stats::Mark;
-use crate::tap::Test;
+use crate::stats::{Mark, with_sptes};
 use crate::{expect_eq, host, skip};
 
 const HOLE_AND_RAM: &str = "is_mmio_spte with the generation, the info cache: \
@@ -26,108 +24,28 @@ const NO_ZAP_ALL: &str = "the same where the deletion of a slot leaves the MMIO 
     pages in place (KVM_X86_QUIRK_SLOT_ZAP_ALL disabled): they are stale";
 const READ_ONLY: &str = "no MMIO SPTE for a write to a read-only slot: reads stay RAM";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "slots_alternate_long",
-        proves: HOLE_AND_RAM,
-        run: || alternate(Mode::Long, Zap::All),
-    },
-    Test {
-        name: "slots_alternate_legacy",
-        proves: HOLE_AND_RAM,
-        run: || alternate(Mode::Legacy, Zap::All),
-    },
-    Test {
-        name: "slots_alternate_flat",
-        proves: HOLE_AND_RAM,
-        run: || alternate(Mode::Flat, Zap::All),
-    },
-    Test {
-        name: "slots_hole_to_ram_running",
-        proves: HOLE_AND_RAM,
-        run: hole_to_ram_running,
-    },
-    Test {
-        name: "slots_ram_to_hole_running",
-        proves: HOLE_AND_RAM,
-        run: || ram_to_hole_running(Zap::All),
-    },
-    Test {
-        name: "slots_stale_long",
-        proves: STALE,
-        run: || stale(Mode::Long, Zap::All),
-    },
-    Test {
-        name: "slots_stale_pae",
-        proves: STALE,
-        run: || stale(Mode::Pae, Zap::All),
-    },
-    Test {
-        name: "slots_stale_flat",
-        proves: STALE,
-        run: || stale(Mode::Flat, Zap::All),
-    },
-    Test {
-        name: "slots_zap_long",
-        proves: ZAP,
-        run: || zap(Mode::Long, Zap::All),
-    },
-    Test {
-        name: "slots_zap_legacy",
-        proves: ZAP,
-        run: || zap(Mode::Legacy, Zap::All),
-    },
-    Test {
-        name: "slots_read_only",
-        proves: READ_ONLY,
-        run: read_only,
-    },
-    Test {
-        name: "slots_alternate_long_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || alternate(Mode::Long, Zap::Slot),
-    },
-    Test {
-        name: "slots_alternate_legacy_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || alternate(Mode::Legacy, Zap::Slot),
-    },
-    Test {
-        name: "slots_alternate_flat_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || alternate(Mode::Flat, Zap::Slot),
-    },
-    Test {
-        name: "slots_stale_long_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || stale(Mode::Long, Zap::Slot),
-    },
-    Test {
-        name: "slots_stale_pae_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || stale(Mode::Pae, Zap::Slot),
-    },
-    Test {
-        name: "slots_stale_flat_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || stale(Mode::Flat, Zap::Slot),
-    },
-    Test {
-        name: "slots_zap_long_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || zap(Mode::Long, Zap::Slot),
-    },
-    Test {
-        name: "slots_zap_legacy_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || zap(Mode::Legacy, Zap::Slot),
-    },
-    Test {
-        name: "slots_ram_to_hole_no_zap_all",
-        proves: NO_ZAP_ALL,
-        run: || ram_to_hole_running(Zap::Slot),
-    },
-];
+crate::test_table! {
+    slots_alternate_long: HOLE_AND_RAM => alternate(Mode::Long, Zap::All),
+    slots_alternate_legacy: HOLE_AND_RAM => alternate(Mode::Legacy, Zap::All),
+    slots_alternate_flat: HOLE_AND_RAM => alternate(Mode::Flat, Zap::All),
+    slots_hole_to_ram_running: HOLE_AND_RAM => hole_to_ram_running(),
+    slots_ram_to_hole_running: HOLE_AND_RAM => ram_to_hole_running(Zap::All),
+    slots_stale_long: STALE => stale(Mode::Long, Zap::All),
+    slots_stale_pae: STALE => stale(Mode::Pae, Zap::All),
+    slots_stale_flat: STALE => stale(Mode::Flat, Zap::All),
+    slots_zap_long: ZAP => zap(Mode::Long, Zap::All),
+    slots_zap_legacy: ZAP => zap(Mode::Legacy, Zap::All),
+    slots_read_only: READ_ONLY => read_only(),
+    slots_alternate_long_no_zap_all: NO_ZAP_ALL => alternate(Mode::Long, Zap::Slot),
+    slots_alternate_legacy_no_zap_all: NO_ZAP_ALL => alternate(Mode::Legacy, Zap::Slot),
+    slots_alternate_flat_no_zap_all: NO_ZAP_ALL => alternate(Mode::Flat, Zap::Slot),
+    slots_stale_long_no_zap_all: NO_ZAP_ALL => stale(Mode::Long, Zap::Slot),
+    slots_stale_pae_no_zap_all: NO_ZAP_ALL => stale(Mode::Pae, Zap::Slot),
+    slots_stale_flat_no_zap_all: NO_ZAP_ALL => stale(Mode::Flat, Zap::Slot),
+    slots_zap_long_no_zap_all: NO_ZAP_ALL => zap(Mode::Long, Zap::Slot),
+    slots_zap_legacy_no_zap_all: NO_ZAP_ALL => zap(Mode::Legacy, Zap::Slot),
+    slots_ram_to_hole_no_zap_all: NO_ZAP_ALL => ram_to_hole_running(Zap::Slot),
+}
 
 /// Number of a slot that tests create and delete.
 const SLOT: u32 = 1;

@@ -6,29 +6,19 @@ use std::slice;
 use anyhow::{Context, Result};
 use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 
-use super::with_sptes;
 use crate::guest::layout::{SCRATCH, SMM_HANDLER};
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SMM_SPACE, SlotKind, pattern_value};
 use crate::host::{Modes, Vendor};
-use crate::stats::Mark;
-use crate::tap::Test;
+use crate::stats::{Mark, with_sptes};
 use crate::{expect_eq, skip};
 
 const PROVES: &str = "the generation is that of the memslots in use: \
     what is MMIO in one address space may be RAM in the other";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "smm_memslots_long",
-        proves: PROVES,
-        run: || memslots(Mode::Long),
-    },
-    Test {
-        name: "smm_memslots_flat",
-        proves: PROVES,
-        run: || memslots(Mode::Flat),
-    },
-];
+crate::test_table! {
+    smm_memslots_long: PROVES => memslots(Mode::Long),
+    smm_memslots_flat: PROVES => memslots(Mode::Flat),
+}
 
 /// 16-bit code that copies 4 bytes, between addresses of 32 bits.
 fn copy(from: u64, to: u64) -> Vec<u8> {

@@ -5,48 +5,22 @@ use anyhow::Result;
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::with_sptes;
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::{Event, Machine, Mode, PAGE, pattern, pattern_value};
-use crate::stats::Mark;
-use crate::tap::Test;
+use crate::stats::{Mark, with_sptes};
 
 const PROVES: &str = "handle_mmio_page_fault_common: \
     instructions with two memory operands or many elements reach the emulator unchanged";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "string_ram_to_mmio",
-        proves: PROVES,
-        run: ram_to_mmio,
-    },
-    Test {
-        name: "string_mmio_to_ram",
-        proves: PROVES,
-        run: mmio_to_ram,
-    },
-    Test {
-        name: "string_mmio_to_mmio",
-        proves: PROVES,
-        run: mmio_to_mmio,
-    },
-    Test {
-        name: "string_store_load",
-        proves: PROVES,
-        run: store_and_load,
-    },
-    Test {
-        name: "string_over_pages",
-        proves: PROVES,
-        run: over_pages,
-    },
-    Test {
-        name: "stack_on_mmio",
-        proves: PROVES,
-        run: stack,
-    },
-];
+crate::test_table! {
+    string_ram_to_mmio: PROVES => ram_to_mmio(),
+    string_mmio_to_ram: PROVES => mmio_to_ram(),
+    string_mmio_to_mmio: PROVES => mmio_to_mmio(),
+    string_store_load: PROVES => store_and_load(),
+    string_over_pages: PROVES => over_pages(),
+    stack_on_mmio: PROVES => stack(),
+}
 
 fn ram_to_mmio() -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;

@@ -5,61 +5,27 @@ use anyhow::Result;
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::with_sptes;
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{DIRTY, SUPERVISOR};
 use crate::guest::vcpu::{load_cr3, store_entry};
 use crate::guest::{Event, Machine, Mode, PAGE, Region, SlotKind, Vcpu, operand};
 use crate::host::Modes;
-use crate::stats::{Delta, Mark};
-use crate::tap::Test;
+use crate::stats::{Delta, Mark, with_sptes};
 
 const PROVES: &str = "sync_mmio_spte: on INVLPG and CR3 reload an MMIO SPTE is kept when its PTE \
     names the same gfn, and dropped when it does not";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "sync_long",
-        proves: PROVES,
-        run: || sync(Mode::Long),
-    },
-    Test {
-        name: "sync_pae",
-        proves: PROVES,
-        run: || sync(Mode::Pae),
-    },
-    Test {
-        name: "sync_legacy",
-        proves: PROVES,
-        run: || sync(Mode::Legacy),
-    },
-    Test {
-        name: "sync_new_slot_long",
-        proves: NEW_SLOT,
-        run: || new_slot(Mode::Long),
-    },
-    Test {
-        name: "sync_new_slot_legacy",
-        proves: NEW_SLOT,
-        run: || new_slot(Mode::Legacy),
-    },
-    Test {
-        name: "sync_behind_kvm_long",
-        proves: BEHIND_KVM,
-        run: || behind_kvm(Mode::Long),
-    },
-    Test {
-        name: "sync_behind_kvm_pae",
-        proves: BEHIND_KVM,
-        run: || behind_kvm(Mode::Pae),
-    },
-    Test {
-        name: "sync_behind_kvm_legacy",
-        proves: BEHIND_KVM,
-        run: || behind_kvm(Mode::Legacy),
-    },
-];
+crate::test_table! {
+    sync_long: PROVES => sync(Mode::Long),
+    sync_pae: PROVES => sync(Mode::Pae),
+    sync_legacy: PROVES => sync(Mode::Legacy),
+    sync_new_slot_long: NEW_SLOT => new_slot(Mode::Long),
+    sync_new_slot_legacy: NEW_SLOT => new_slot(Mode::Legacy),
+    sync_behind_kvm_long: BEHIND_KVM => behind_kvm(Mode::Long),
+    sync_behind_kvm_pae: BEHIND_KVM => behind_kvm(Mode::Pae),
+    sync_behind_kvm_legacy: BEHIND_KVM => behind_kvm(Mode::Legacy),
+}
 
 const BEHIND_KVM: &str = "mark_mmio_spte: a present SPTE is dropped for an MMIO SPTE when the host \
     has changed a page table that KVM shadows (CVE-2026-23401)";

@@ -1,42 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The host changes registers between two accesses.
 
-use anyhow::{Context, Result, bail};
-use iced_x86::code_asm as asm;
-use kvm_bindings::kvm_regs;
+use anyhow::{Context, Result};
 
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
-use crate::guest::{Event, Machine, Mode, operand};
-use crate::tap::Test;
+use crate::guest::{Event, Machine, Mode};
 
 const SREGS: &str = "the info cache: KVM_SET_SREGS with another root drops what was cached";
 const FINISH: &str = "the exit's completion: a read that userspace answers after it rewrote \
     registers still lands in the right one";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "sregs_new_root_long",
-        proves: SREGS,
-        run: || new_root(Mode::Long),
-    },
-    Test {
-        name: "sregs_new_root_legacy",
-        proves: SREGS,
-        run: || new_root(Mode::Legacy),
-    },
-    Test {
-        name: "sregs_same",
-        proves: SREGS,
-        run: same,
-    },
-    Test {
-        name: "read_finished_after_set_sregs",
-        proves: FINISH,
-        run: read_finished,
-    },
-];
+crate::test_table! {
+    sregs_new_root_long: SREGS => new_root(Mode::Long),
+    sregs_new_root_legacy: SREGS => new_root(Mode::Legacy),
+    sregs_same: SREGS => same(),
+    read_finished_after_set_sregs: FINISH => read_finished(),
+}
 
 fn new_root(mode: Mode) -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
@@ -76,18 +57,7 @@ fn read_finished() -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
     vcpu.touch(gva, gpa, 4)?;
-    let program = vcpu.load(|a| a.mov(asm::eax, asm::dword_ptr(operand(Mode::Long, 0))))?;
-    vcpu.start(
-        kvm_regs {
-            rdi: gva,
-            ..Default::default()
-        },
-        program,
-    )?;
-    match vcpu.step()? {
-        Some(event) if event == Event::read(gpa, 4) => {}
-        other => bail!("{other:?}, wanted a read of 4 bytes at {gpa:#x}"),
-    }
+    expect_eq!(vcpu.begin_read(gva, 4)?, Some(Event::read(gpa, 4)));
     // The same values: the instruction must still be completed once.
     let sregs = vcpu.sregs()?;
     vcpu.set_sregs(&sregs)?;

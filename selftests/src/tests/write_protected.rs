@@ -9,28 +9,15 @@ use crate::expect_eq;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::vcpu::{mov_to_memory, store_entry};
 use crate::guest::{Event, Machine, Mode, PAGE};
-use crate::tap::Test;
 
 const PROVES: &str = "98a69b96caca: a virtual address that is cached as MMIO and that the guest \
     maps to a page table without INVLPG is no reason to warn";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "write_protected_long",
-        proves: PROVES,
-        run: || cached(Mode::Long),
-    },
-    Test {
-        name: "write_protected_pae",
-        proves: PROVES,
-        run: || cached(Mode::Pae),
-    },
-    Test {
-        name: "write_protected_legacy",
-        proves: PROVES,
-        run: || cached(Mode::Legacy),
-    },
-];
+crate::test_table! {
+    write_protected_long: PROVES => cached(Mode::Long),
+    write_protected_pae: PROVES => cached(Mode::Pae),
+    write_protected_legacy: PROVES => cached(Mode::Legacy),
+}
 
 /// Where in the table there is no entry that is used.
 const UNUSED: u64 = 0x800;

@@ -8,16 +8,15 @@ use anyhow::{Context, Result, ensure};
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs};
 
-use super::bells::{Bell, VALUE};
-use super::slots::{Page, Slot, is_magic, own_word};
-use super::world::{HOLE_PAGE, SLOTS, World, count};
-use crate::diff::random::Random;
+use super::bell::{Bell, VALUE};
+use super::slot::{Page, Slot, is_magic, own_word};
+use super::tally::count;
+use super::world::{ALIAS, HOLE_PAGE, SLOTS, World};
 use crate::expect_eq;
 use crate::guest::cpu::{CR0_WP, CR4_PGE};
-use crate::guest::layout::SCRATCH;
-use crate::guest::paging::SUPERVISOR;
 use crate::guest::vcpu::load_cr3;
-use crate::guest::{Event, Machine, PageTables, Vcpu, operand, pattern_value};
+use crate::guest::{Event, Vcpu, operand, pattern_value};
+use crate::random::Random;
 
 /// Writes that ring a doorbell in one visit.
 const RINGS: u64 = 4;
@@ -28,19 +27,6 @@ const STALL: Duration = Duration::from_secs(60);
 
 /// Visits between two reloads of registers.
 const RELOAD_EVERY: u64 = 32;
-
-/// What the page of [`HOLE_PAGE`] holds where the second page tables map it.
-const ALIAS: u32 = 0x00c0_ffee;
-
-/// Page tables in which the page that is a hole is RAM.
-pub fn second_tables(machine: &Machine) -> Option<PageTables> {
-    machine.ram().write_u64(SCRATCH, ALIAS.into());
-    machine.mode().is_paged().then(|| {
-        let tables = machine.new_tables();
-        tables.map(machine.gva(HOLE_PAGE), SCRATCH, SUPERVISOR);
-        tables
-    })
-}
 
 /// A vCPU with its thread's state.
 pub struct Visitor {

@@ -1,28 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The guest, and the threads that use and change it.
+//! The guest, and what is known of it by the threads that use and change it.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use super::Limits;
-use super::bells::{self, Bell};
-use super::slots::{self, Slot};
-use super::switches::{self, Switch};
-use super::visit::{self, Visitor};
-use crate::guest::{Machine, Mode, PageTables, Zap};
-use crate::stats::Mark;
-use crate::tap::note;
+use super::bell::{Bell, KINDS};
+use super::slot::Slot;
+use super::tally::Tally;
+use crate::guest::layout::SCRATCH;
+use crate::guest::paging::SUPERVISOR;
+use crate::guest::{Machine, PageTables};
 
 /// Slots that change, each between two pages of its own.
 pub const SLOTS: usize = 2;
 /// The first page of the doorbells, one page for each. Before it are those of the slots.
 pub const BELL_PAGE: u64 = 2 * SLOTS as u64;
 /// A page that always is a hole.
-pub const HOLE_PAGE: u64 = BELL_PAGE + bells::KINDS.len() as u64;
+pub const HOLE_PAGE: u64 = BELL_PAGE + KINDS.len() as u64;
+
+/// What the page of [`HOLE_PAGE`] holds where the second page tables map it.
+pub const ALIAS: u32 = 0x00c0_ffee;
+
+/// Page tables in which the page that is a hole is RAM.
+fn second_tables(machine: &Machine) -> Option<PageTables> {
+    machine.ram().write_u64(SCRATCH, ALIAS.into());
+    machine.mode().is_paged().then(|| {
+        let tables = machine.new_tables();
+        tables.map(machine.gva(HOLE_PAGE), SCRATCH, SUPERVISOR);
+        tables
+    })
+}
 
 /// What all threads share.
 pub struct World {
@@ -40,9 +50,9 @@ pub struct World {
 }
 
 impl World {
-    fn new(machine: Machine, vcpus: u64, actors: usize) -> Result<Self> {
-        let second = visit::second_tables(&machine);
-        let bells = (BELL_PAGE..).zip(bells::KINDS);
+    pub fn new(machine: Machine, vcpus: u64, actors: usize) -> Result<Self> {
+        let second = second_tables(&machine);
+        let bells = (BELL_PAGE..).zip(KINDS);
         Ok(Self {
             machine,
             slots: [Slot::new(0)?, Slot::new(1)?],
@@ -53,6 +63,11 @@ impl World {
             busy: AtomicUsize::new(actors),
             failed: AtomicBool::new(false),
         })
+    }
+
+    /// Ends it all: what someone has seen must not be.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::SeqCst);
     }
 
     /// Whether everyone has done enough, or someone has failed.
@@ -68,11 +83,6 @@ impl World {
             }
             !self.is_over()
         })
-    }
-
-    /// Runs a thread's job; if it fails, the others need not go on.
-    fn watch(&self, job: Job<'_>) -> Result<()> {
-        job().inspect_err(|_| self.failed.store(true, Ordering::SeqCst))
     }
 
     pub fn visited(&self, vcpu: u64) {
@@ -102,140 +112,5 @@ impl World {
         while !reached() && !self.is_over() {
             thread::sleep(Duration::from_micros(50));
         }
-    }
-}
-
-/// Declares what is counted, with the words under which it is shown.
-macro_rules! tally {
-    ($($counter:ident = $name:literal,)*) => {
-        /// What was done, counted by all threads.
-        #[derive(Default)]
-        pub struct Tally {
-            $(pub $counter: AtomicU64,)*
-        }
-
-        impl fmt::Display for Tally {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let counts = [$(($name, &self.$counter)),*];
-                counts.iter().try_for_each(|(name, counter)| {
-                    write!(f, "\n{:>10} {name}", counter.load(Ordering::Relaxed))
-                })
-            }
-        }
-    };
-}
-
-tally! {
-    accesses = "accesses",
-    switches = "turns of the switch",
-    fast_switches = "turns of the fast path's switch",
-    zaps = "zaps of all page tables",
-    slot_changes = "changes of memslots",
-    dirty_logs = "dirty logs with a write to find",
-    bell_changes = "ioeventfds added or removed",
-    reloads = "reloads of CPUID and registers",
-    saw_ram = "visits to RAM while nothing changed",
-    saw_read_only = "visits to read-only RAM while nothing changed",
-    saw_hole = "visits to a hole while nothing changed",
-    saw_bell = "visits to a doorbell while nothing changed",
-    saw_no_bell = "visits to a removed doorbell while nothing changed",
-    saw_change = "visits while something changed",
-    longest_run = "ms until an event, at most",
-}
-
-/// Adds to one of the counts.
-pub fn count(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
-
-/// Runs all threads until each actor has done its share, and checks the sums.
-pub fn torture(mode: Mode, zap: Zap, limits: Limits) -> Result<()> {
-    let mut machine = Machine::new(mode)?;
-    machine.zap(zap)?;
-    let visitors = (0..limits.vcpus)
-        .map(|id| Ok(Visitor::new(id, machine.add_vcpu()?, limits.seed)))
-        .collect::<Result<Vec<_>>>()?;
-    let switches = switches::all(limits)?;
-    let turned: Vec<_> = switches.iter().map(Switch::counter).collect();
-    let actors = SLOTS + bells::KINDS.len() + switches.len();
-    let world = World::new(machine, limits.vcpus, actors)?;
-
-    let start = Mark::here(&[])?;
-    let begun = Instant::now();
-    let outcome = run_threads(&world, visitors, switches, limits);
-    note(format!(
-        "{mode}, {} s:{}",
-        begun.elapsed().as_secs(),
-        world.tally
-    ));
-    outcome?;
-    for bell in &world.bells {
-        bell.check_sum()?;
-    }
-    world.check_that_all_was_seen(&turned)?;
-    start.delta(&[])?.expect_balance().map(|_| ())
-}
-
-type Job<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
-
-fn run_threads(
-    world: &World,
-    visitors: Vec<Visitor>,
-    switches: Vec<Switch>,
-    limits: Limits,
-) -> Result<()> {
-    let mut jobs: Vec<(String, Job<'_>)> = Vec::new();
-    for visitor in visitors {
-        let name = format!("vCPU {}", visitor.id());
-        jobs.push((name, Box::new(|| visitor.run(world))));
-    }
-    for id in 0..SLOTS {
-        let churn = move || slots::churn(world, id, limits);
-        jobs.push((format!("slot {id}"), Box::new(churn)));
-    }
-    for id in 0..world.bells.len() {
-        let churn = move || bells::churn(world, id, limits);
-        jobs.push((format!("doorbell {id}"), Box::new(churn)));
-    }
-    for switch in switches {
-        jobs.push((switch.name().to_owned(), Box::new(|| switch.turn(world))));
-    }
-    thread::scope(|scope| {
-        let threads: Vec<_> = jobs
-            .into_iter()
-            .map(|(name, job)| scope.spawn(|| world.watch(job).context(name)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a thread panicked"))
-            .fold(Ok(()), Result::and)
-    })
-}
-
-impl World {
-    /// A run in which some outcome never came up, or some switch stood still, would prove less
-    /// than it says.
-    fn check_that_all_was_seen(&self, turned: &[fn(&Tally) -> &AtomicU64]) -> Result<()> {
-        let tally = &self.tally;
-        let seen = [
-            &tally.saw_ram,
-            &tally.saw_read_only,
-            &tally.saw_hole,
-            &tally.saw_bell,
-            &tally.saw_no_bell,
-            &tally.saw_change,
-            &tally.dirty_logs,
-            &tally.reloads,
-            &tally.slot_changes,
-            &tally.bell_changes,
-        ];
-        let turned = turned.iter().map(|counter| counter(tally));
-        for counter in seen.into_iter().chain(turned) {
-            ensure!(
-                counter.load(Ordering::Relaxed) > 0,
-                "something was never seen: do more rounds; {tally}"
-            );
-        }
-        Ok(())
     }
 }

@@ -5,32 +5,21 @@
 use anyhow::{Context, Result};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 
-use super::{delta, each_way, mark};
+use super::program::{delta, mark};
+use super::ways::each_way;
 use crate::expect_eq;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, Vcpu};
 use crate::host::{Modes, Vendor};
-use crate::tap::Test;
 
 const SAME: &str = "dispatch: accesses to the local APIC reach it";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_lapic",
-        proves: SAME,
-        run: lapic,
-    },
-    Test {
-        name: "fast_lapic_moved",
-        proves: "dispatch: a doorbell does not ring where the local APIC is now",
-        run: lapic_moved,
-    },
-    Test {
-        name: "fast_lapic_off",
-        proves: "dispatch: a local APIC that is off is as with the emulator",
-        run: lapic_off,
-    },
-];
+crate::test_table! {
+    fast_lapic: SAME => lapic(),
+    fast_lapic_moved: "dispatch: a doorbell does not ring where the local APIC is now"
+        => lapic_moved(),
+    fast_lapic_off: "dispatch: a local APIC that is off is as with the emulator" => lapic_off(),
+}
 
 const LAPIC: u64 = 0xfee0_0000;
 

@@ -8,75 +8,37 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
-use super::{CODE, Switch, code_page, delta, ending, mark, regs_for, run_at};
+use super::program::{CODE, code_page, delta, ending, mark, regs_for, run_at};
+use super::ways::Switch;
 use crate::guest::cpu::EFER_NXE;
 use crate::guest::layout::RAM_SIZE;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Region, SlotKind, Vcpu};
-use crate::tap::Test;
 use crate::{expect_eq, skip};
 
 const STALE: &str = "fetch cache: an instruction that was read before is not taken for another at \
     the same RIP";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_code_modified",
-        proves: STALE,
-        run: modified,
-    },
-    Test {
-        name: "fast_code_remapped",
-        proves: STALE,
-        run: remapped,
-    },
-    Test {
-        name: "fast_code_tables_4_levels",
-        proves: STALE,
-        run: || tables(Mode::Long),
-    },
-    Test {
-        name: "fast_code_tables_5_levels",
-        proves: STALE,
-        run: || tables(Mode::La57),
-    },
-    Test {
-        name: "fast_code_cr3",
-        proves: STALE,
-        run: cr3,
-    },
-    Test {
-        name: "fast_code_many_roots",
-        proves: STALE,
-        run: many_roots,
-    },
-    Test {
-        name: "fast_code_slot",
-        proves: STALE,
-        run: slot,
-    },
-    Test {
-        name: "fast_code_nx",
-        proves: "fetch cache: code that may no longer be executed is not",
-        run: no_execute,
-    },
-    Test {
-        name: "fast_code_same_places",
-        proves: "fetch cache: what is remembered of an instruction is not taken for another's, and \
-            instructions with the same places in the cache do not keep each other from being fast",
-        run: same_places,
-    },
-    Test {
-        name: "fast_code_same_bytes",
-        proves: "fetch cache: of instructions with the same bytes, each goes on behind itself",
-        run: same_bytes,
-    },
-    Test {
-        name: "fast_code_page_end",
-        proves: "fetch: an instruction at a page's end or over it is that of the pages mapped",
-        run: page_end,
-    },
-];
+crate::test_table! {
+    fast_code_modified: STALE => modified(),
+    fast_code_remapped: STALE => remapped(),
+    fast_code_tables_4_levels: STALE => tables(Mode::Long),
+    fast_code_tables_5_levels: STALE => tables(Mode::La57),
+    fast_code_cr3: STALE => cr3(),
+    fast_code_many_roots: STALE => many_roots(),
+    fast_code_slot: STALE => slot(),
+    fast_code_nx: "fetch cache: code that may no longer be executed is not" => no_execute(),
+    fast_code_same_places:
+        "fetch cache: what is remembered of an instruction is not taken for another's, and \
+            instructions with the same places in the cache do not keep each other from being fast"
+        => same_places(),
+    fast_code_same_bytes:
+        "fetch cache: of instructions with the same bytes, each goes on behind itself"
+        => same_bytes(),
+    fast_code_page_end:
+        "fetch: an instruction at a page's end or over it is that of the pages mapped"
+        => page_end(),
+}
 
 /// mov [rdi], eax; mov [rdi], rcx; mov [rdi], ah; mov word [rdi], 0x1234; and two that differ in
 /// their last byte only: mov dword [rdi + 0x00000000], 0x12345678, and 0x13345678

@@ -3,24 +3,21 @@
 
 use anyhow::{Context, Result, bail};
 use iced_x86::code_asm as asm;
-use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs, kvm_vcpu_events,
-};
+use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
 use kvm_ioctls::VcpuExit;
 
-use super::{
-    RFLAGS, Switch, code_page, delta, each_way, each_way_undisturbed, ending, mark, regs_for,
-    run_at,
+use super::program::{
+    LOAD, STORE, code_page, delta, ending, events_of, finish, mark, prepared, regs_for, run_at,
+    start_with,
 };
+use super::ways::{Switch, each_way, each_way_undisturbed, needs_more_than_bochs, needs_trap_flag};
 use crate::expect_eq;
 use crate::guest::layout::{GDT, RAM_SIZE, SCRATCH, port};
 use crate::guest::paging::{DIRTY, SUPERVISOR, USER};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Vcpu, operand};
 use crate::host::Modes;
 use crate::skip;
-use crate::tap::Test;
-
-use super::super::permission::enter_user_mode;
+use crate::tests::permission::enter_user_mode;
 
 const SAME: &str = "gate and retirement: an access ends as with the emulator";
 
@@ -28,119 +25,44 @@ const NOT_64_BIT: &str = "gate: code that is not 64-bit is left to the emulator"
 
 const KERNEL: &str = "fetch and address: code and devices are where a kernel has them";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_trap_flag",
-        proves: SAME,
-        run: trap_flag,
+crate::test_table! {
+    fast_trap_flag: SAME => trap_flag(),
+    fast_resume_flag: SAME => resume_flag(),
+    fast_guest_debug: SAME => guest_debug(),
+    fast_shadow_sti: SAME => shadow(&[0xfb]),
+    // mov ss, ecx
+    fast_shadow_mov_ss: SAME => shadow(&[0x8e, 0xd1]),
+    fast_user_mode: "gate: what the guest's page tables deny to user mode is denied" => user_mode(),
+    fast_smap: "rights: the kernel has the user's page only if RFLAGS.AC is set" => smap(),
+    fast_kernel_half_4_levels: KERNEL => kernel_half(Mode::Long, 0xffff_8880_0000_0000),
+    fast_kernel_half_5_levels: KERNEL => kernel_half(Mode::La57, 0xffa0_0000_0000_0000),
+    fast_refuses_32_bit: NOT_64_BIT => other_modes(),
+    fast_refuses_compatibility_mode: NOT_64_BIT => short_instruction(Mode::Long),
+    fast_refuses_void_l_bit: NOT_64_BIT => {
+        // VMRUN fails there, also outside long mode.
+        needs_more_than_bochs("does not enter a guest with CS.L and CS.D")?;
+        short_instruction(Mode::Pae)
     },
-    Test {
-        name: "fast_resume_flag",
-        proves: SAME,
-        run: resume_flag,
-    },
-    Test {
-        name: "fast_guest_debug",
-        proves: SAME,
-        run: guest_debug,
-    },
-    Test {
-        name: "fast_shadow_sti",
-        proves: SAME,
-        run: || shadow(&[0xfb]),
-    },
-    Test {
-        name: "fast_shadow_mov_ss",
-        proves: SAME,
-        // mov ss, ecx
-        run: || shadow(&[0x8e, 0xd1]),
-    },
-    Test {
-        name: "fast_user_mode",
-        proves: "gate: what the guest's page tables deny to user mode is denied",
-        run: user_mode,
-    },
-    Test {
-        name: "fast_smap",
-        proves: "rights: the kernel has the user's page only if RFLAGS.AC is set",
-        run: smap,
-    },
-    Test {
-        name: "fast_kernel_half_4_levels",
-        proves: KERNEL,
-        run: || kernel_half(Mode::Long, 0xffff_8880_0000_0000),
-    },
-    Test {
-        name: "fast_kernel_half_5_levels",
-        proves: KERNEL,
-        run: || kernel_half(Mode::La57, 0xffa0_0000_0000_0000),
-    },
-    Test {
-        name: "fast_refuses_32_bit",
-        proves: NOT_64_BIT,
-        run: other_modes,
-    },
-    Test {
-        name: "fast_refuses_compatibility_mode",
-        proves: NOT_64_BIT,
-        run: || short_instruction(Mode::Long),
-    },
-    Test {
-        name: "fast_refuses_void_l_bit",
-        proves: NOT_64_BIT,
-        run: || {
-            // VMRUN fails there, also outside long mode.
-            super::needs_more_than_bochs("does not enter a guest with CS.L and CS.D")?;
-            short_instruction(Mode::Pae)
-        },
-    },
-    Test {
-        name: "fast_write_to_clean_page",
-        proves: "gate: a page that was read before it was dirty is written to by the fast path, too",
-        run: write_to_clean_page,
-    },
-    Test {
-        name: "fast_stack_pointer",
-        proves: "registers: an address that depends on RSP is computed with that of now",
-        run: stack_pointer,
-    },
-];
-
-/// mov [rdi], eax, and mov eax, [rdi].
-pub(super) const STORE: [u8; 2] = [0x89, 0x07];
-pub(super) const LOAD: [u8; 2] = [0x8b, 0x07];
+    fast_write_to_clean_page:
+        "gate: a page that was read before it was dirty is written to by the fast path, too"
+        => write_to_clean_page(),
+    fast_stack_pointer: "registers: an address that depends on RSP is computed with that of now"
+        => stack_pointer(),
+}
 
 const TF: u64 = 1 << 8;
 const RF: u64 = 1 << 16;
 
-/// A vCPU with `code` in its memory; the pages that it uses were accessed.
-pub(super) fn prepared(code: &[u8]) -> Result<(Machine, Vcpu, u64)> {
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
-    let at = code_page(0);
-    // KVM does not trap after a store that goes to userspace; then the first NOP does.
-    let code = [code, &[0x90, 0x90]].concat();
-    machine.ram().write(at, &ending(&code));
-    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
-    Ok((machine, vcpu, at))
-}
-
-pub(super) fn start_with(vcpu: &mut Vcpu, regs: kvm_regs, rip: u64, rflags: u64) -> Result<()> {
-    vcpu.start(regs, rip)?;
-    let mut regs = vcpu.fd().get_regs().context("KVM_GET_REGS")?;
-    regs.rflags = RFLAGS | rflags;
-    vcpu.fd().set_regs(&regs).context("KVM_SET_REGS")
-}
-
 /// A single-step trap follows the access, or what is next.
 fn trap_flag() -> Result<()> {
-    super::needs_trap_flag()?;
+    needs_trap_flag()?;
     for code in [STORE, LOAD] {
         let (events, pushed, at) = each_way(|fast| {
             let (machine, mut vcpu, at) = prepared(&code)?;
             run_at(&mut vcpu, regs_for(&machine), at)?;
             let start = mark(&vcpu)?;
             start_with(&mut vcpu, regs_for(&machine), at, TF)?;
-            let events = super::finish(&mut vcpu)?;
+            let events = finish(&mut vcpu)?;
             delta(&start, &vcpu)?
                 .expect_ext("fast", 0)?
                 .expect_ext("refused_context", fast.into())?;
@@ -178,7 +100,7 @@ fn resume_flag() -> Result<()> {
 
 /// Userspace single-steps, from the start or from the exit for the access on.
 fn guest_debug() -> Result<()> {
-    super::needs_trap_flag()?;
+    needs_trap_flag()?;
     for code in [STORE, LOAD] {
         for late in [false, true] {
             let seen = each_way(|_| {
@@ -237,10 +159,6 @@ fn debugged(code: &[u8], late: bool) -> Result<Vec<String>> {
         }
     }
     Ok(seen)
-}
-
-pub(super) fn events_of(vcpu: &Vcpu) -> Result<kvm_vcpu_events> {
-    vcpu.fd().get_vcpu_events().context("KVM_GET_VCPU_EVENTS")
 }
 
 /// The access is in the interrupt shadow of the instruction before it, which ends with it.
@@ -345,11 +263,11 @@ fn smap() -> Result<()> {
             for _ in 0..2 {
                 start_with(&mut vcpu, regs, at, AC)?;
                 let write = Event::write(gpa, 4, regs.rax & 0xffff_ffff);
-                expect_eq!(super::finish(&mut vcpu)?, [write]);
+                expect_eq!(finish(&mut vcpu)?, [write]);
             }
             let start = mark(&vcpu)?;
             start_with(&mut vcpu, regs, at, if allowed { AC } else { 0 })?;
-            let events = super::finish(&mut vcpu)?;
+            let events = finish(&mut vcpu)?;
             delta(&start, &vcpu)?.expect_ext("fast", (fast && allowed).into())?;
             Ok((events, gva, gpa))
         })?;

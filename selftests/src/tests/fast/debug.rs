@@ -3,31 +3,19 @@
 
 use anyhow::{Context, Result};
 
-use super::context::{LOAD, STORE, prepared};
-use super::{each_way, regs_for, run_at};
+use super::program::{LOAD, STORE, prepared, regs_for, run_at};
+use super::ways::each_way;
 use crate::expect_eq;
 use crate::guest::{Event, Machine, Vcpu};
-use crate::tap::{Test, note};
+use crate::tap::note;
 
 const SAME: &str = "gate and retirement: a breakpoint is hit, or not, as with the emulator";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_breakpoint_code",
-        proves: SAME,
-        run: || breakpoint(Watch::Access),
-    },
-    Test {
-        name: "fast_breakpoint_next",
-        proves: SAME,
-        run: || breakpoint(Watch::Next),
-    },
-    Test {
-        name: "fast_breakpoint_data",
-        proves: SAME,
-        run: || breakpoint(Watch::Operand),
-    },
-];
+crate::test_table! {
+    fast_breakpoint_code: SAME => breakpoint(Watch::Access),
+    fast_breakpoint_next: SAME => breakpoint(Watch::Next),
+    fast_breakpoint_data: SAME => breakpoint(Watch::Operand),
+}
 
 /// What the breakpoint is at.
 #[derive(Clone, Copy, Debug, PartialEq)]

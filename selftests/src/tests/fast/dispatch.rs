@@ -3,16 +3,15 @@
 
 use anyhow::Result;
 
-use super::each_way;
+use super::ways::each_way;
 use crate::expect_eq;
 use crate::guest::{Bus, Event, Machine, Match, Mode};
-use crate::tap::Test;
 
-pub const TESTS: &[Test] = &[Test {
-    name: "fast_behind_coalesced",
-    proves: "dispatch: what is remembered of a doorbell does not get in before another device",
-    run: behind_coalesced,
-}];
+crate::test_table! {
+    fast_behind_coalesced:
+        "dispatch: what is remembered of a doorbell does not get in before another device"
+        => behind_coalesced(),
+}
 
 /// A coalesced zone that comes before a doorbell takes writes as long as its ring has room, and
 /// again when it has.

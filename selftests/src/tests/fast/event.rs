@@ -8,55 +8,28 @@ use anyhow::{Context, Result, bail};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuExit;
 
-use super::context::{LOAD, STORE, events_of, prepared, start_with};
-use super::{code_page, each_way, each_way_undisturbed, finish, regs_for};
+use super::program::{LOAD, STORE, code_page, events_of, finish, prepared, regs_for, start_with};
+use super::ways::{each_way, each_way_undisturbed};
 use crate::expect_eq;
 use crate::guest::{Event, Fault, Vcpu};
 use crate::host::{Modes, Vendor};
 use crate::kick::Kick;
-use crate::tap::{Test, note};
+use crate::tap::note;
 
 const LATER: &str = "retirement: an event that comes during an access is delivered behind it";
 const DELIVERY: &str = "gate: a fault of the delivery of an event is no access by the instruction \
     at RIP";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_event_pending_nmi",
-        proves: LATER,
-        run: || pending(Kind::Nmi),
-    },
-    Test {
-        name: "fast_event_pending_interrupt",
-        proves: LATER,
-        run: || pending(Kind::Interrupt),
-    },
-    Test {
-        name: "fast_event_window",
-        proves: "retirement: the interrupt window opens when it does with the emulator",
-        run: window,
-    },
-    Test {
-        name: "fast_event_stack_interrupt",
-        proves: DELIVERY,
-        run: || delivery(Kind::Interrupt, Table::Stack),
-    },
-    Test {
-        name: "fast_event_stack_exception",
-        proves: DELIVERY,
-        run: || delivery(Kind::Exception, Table::Stack),
-    },
-    Test {
-        name: "fast_event_idt_interrupt",
-        proves: DELIVERY,
-        run: || delivery(Kind::Interrupt, Table::Idt),
-    },
-    Test {
-        name: "fast_event_idt_exception",
-        proves: DELIVERY,
-        run: || delivery(Kind::Exception, Table::Idt),
-    },
-];
+crate::test_table! {
+    fast_event_pending_nmi: LATER => pending(Kind::Nmi),
+    fast_event_pending_interrupt: LATER => pending(Kind::Interrupt),
+    fast_event_window: "retirement: the interrupt window opens when it does with the emulator"
+        => window(),
+    fast_event_stack_interrupt: DELIVERY => delivery(Kind::Interrupt, Table::Stack),
+    fast_event_stack_exception: DELIVERY => delivery(Kind::Exception, Table::Stack),
+    fast_event_idt_interrupt: DELIVERY => delivery(Kind::Interrupt, Table::Idt),
+    fast_event_idt_exception: DELIVERY => delivery(Kind::Exception, Table::Idt),
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {

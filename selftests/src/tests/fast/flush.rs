@@ -10,18 +10,17 @@ use anyhow::{Result, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::Switch;
+use super::ways::Switch;
 use crate::guest::{Bus, Machine, Match, Mode};
 use crate::host;
 use crate::skip;
 use crate::stats::{Delta, Mark};
-use crate::tap::Test;
 
-pub const TESTS: &[Test] = &[Test {
-    name: "fast_asks_for_no_flush",
-    proves: "L1TF: the fast path asks for no flush of the L1 data cache, as the emulator does",
-    run: no_flush,
-}];
+crate::test_table! {
+    fast_asks_for_no_flush:
+        "L1TF: the fast path asks for no flush of the L1 data cache, as the emulator does"
+        => no_flush(),
+}
 
 /// Accesses of one count, by one instruction or by more than one cache would hold.
 const ACCESSES: u64 = 1024;

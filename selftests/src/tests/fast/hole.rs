@@ -5,17 +5,16 @@ use anyhow::{Context, Result, bail};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuExit;
 
-use super::{delta, each_way, mark};
+use super::program::{delta, mark};
+use super::ways::each_way;
 use crate::expect_eq;
 use crate::guest::{Event, Machine, Mode};
 use crate::host::{Modes, Vendor};
-use crate::tap::Test;
 
-pub const TESTS: &[Test] = &[Test {
-    name: "fast_code_hole",
-    proves: "takes_error_code: a fetch from an MMIO page is left to KVM, which gives up",
-    run: code_in_hole,
-}];
+crate::test_table! {
+    fast_code_hole: "takes_error_code: a fetch from an MMIO page is left to KVM, which gives up"
+        => code_in_hole(),
+}
 
 /// Vector of #UD.
 const UNDEFINED: u8 = 6;

@@ -3,11 +3,10 @@
 
 use anyhow::{Context, Result};
 
-use super::Switch;
+use super::ways::Switch;
 use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
 use crate::host::{self, Modes, silicon};
 use crate::stats::Mark;
-use crate::tap::Test;
 use crate::{expect_eq, skip};
 
 const ANSWERED: &str = "src/ring.rs: \
@@ -15,38 +14,14 @@ const ANSWERED: &str = "src/ring.rs: \
 const FORGOTTEN: &str = "src/bells.rs: \
     a write signals nothing that it does not signal any more";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_irqs_off_rings",
-        proves: ANSWERED,
-        run: rings,
-    },
-    Test {
-        name: "fast_irqs_off_queues",
-        proves: ANSWERED,
-        run: queues,
-    },
-    Test {
-        name: "fast_irqs_off_switched_off",
-        proves: ANSWERED,
-        run: switched_off,
-    },
-    Test {
-        name: "fast_irqs_off_memory_in_place",
-        proves: FORGOTTEN,
-        run: memory_in_place,
-    },
-    Test {
-        name: "fast_irqs_off_removed",
-        proves: FORGOTTEN,
-        run: removed,
-    },
-    Test {
-        name: "fast_irqs_off_other_value",
-        proves: FORGOTTEN,
-        run: other_value,
-    },
-];
+crate::test_table! {
+    fast_irqs_off_rings: ANSWERED => rings(),
+    fast_irqs_off_queues: ANSWERED => queues(),
+    fast_irqs_off_switched_off: ANSWERED => switched_off(),
+    fast_irqs_off_memory_in_place: FORGOTTEN => memory_in_place(),
+    fast_irqs_off_removed: FORGOTTEN => removed(),
+    fast_irqs_off_other_value: FORGOTTEN => other_value(),
+}
 
 const RINGS: u64 = 100;
 const SLOT: u32 = 9;

@@ -6,80 +6,40 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use super::{Switch, code_page, each_way, ending, mark, regs_for};
+use super::program::{code_page, delta, ending, finish, mark, regs_for};
+use super::ways::{Switch, each_way, needs_trap_flag};
 use crate::expect_eq;
 use crate::guest::cpu::{CR0_WP, CR4_PGE, EFER_NXE};
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Machine, Mode, Vcpu, pattern_value};
 use crate::host;
-use crate::tap::Test;
 
 const SAME: &str = "pending loads: they are completed once, whatever happens meanwhile";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_pending_unchanged",
-        proves: SAME,
-        run: unchanged,
+crate::test_table! {
+    fast_pending_unchanged: SAME => unchanged(),
+    fast_pending_other_register: SAME => changed(|regs| regs.rbx = 0x1234),
+    fast_pending_loaded_register: SAME => changed(|regs| regs.rax = 0x0f0e_0d0c_0b0a_0908),
+    fast_pending_rip: SAME => changed(|regs| regs.rip = code_page(1)),
+    fast_pending_rflags: SAME => changed(|regs| regs.rflags |= 0x41),
+    fast_pending_trap_flag: SAME => {
+        needs_trap_flag()?;
+        changed(|regs| regs.rflags |= 0x100)
     },
-    Test {
-        name: "fast_pending_other_register",
-        proves: SAME,
-        run: || changed(|regs| regs.rbx = 0x1234),
-    },
-    Test {
-        name: "fast_pending_loaded_register",
-        proves: SAME,
-        run: || changed(|regs| regs.rax = 0x0f0e_0d0c_0b0a_0908),
-    },
-    Test {
-        name: "fast_pending_rip",
-        proves: SAME,
-        run: || changed(|regs| regs.rip = code_page(1)),
-    },
-    Test {
-        name: "fast_pending_rflags",
-        proves: SAME,
-        run: || changed(|regs| regs.rflags |= 0x41),
-    },
-    Test {
-        name: "fast_pending_trap_flag",
-        proves: SAME,
-        run: || {
-            super::needs_trap_flag()?;
-            changed(|regs| regs.rflags |= 0x100)
+    fast_pending_root: SAME => changed_sregs(|sregs, other| sregs.cr3 = other, 7),
+    fast_pending_control: SAME => {
+        changed_sregs(
+        |sregs, _| {
+        sregs.cr0 ^= CR0_WP;
+        sregs.cr4 ^= CR4_PGE;
+        sregs.efer ^= EFER_NXE;
         },
+        1,
+        )
     },
-    Test {
-        name: "fast_pending_root",
-        proves: SAME,
-        run: || changed_sregs(|sregs, other| sregs.cr3 = other, 7),
-    },
-    Test {
-        name: "fast_pending_control",
-        proves: SAME,
-        run: || {
-            changed_sregs(
-                |sregs, _| {
-                    sregs.cr0 ^= CR0_WP;
-                    sregs.cr4 ^= CR4_PGE;
-                    sregs.efer ^= EFER_NXE;
-                },
-                1,
-            )
-        },
-    },
-    Test {
-        name: "fast_pending_switch",
-        proves: SAME,
-        run: switch_off,
-    },
-    Test {
-        name: "fast_pending_thread",
-        proves: SAME,
-        run: other_thread,
-    },
-];
+    fast_pending_switch: SAME => switch_off(),
+    fast_pending_thread: SAME => other_thread(),
+}
 
 /// mov eax, [rdi]; mov ax, [rdi]; mov ah, [rdi]; movsx rax, byte [rdi]
 const LOADS: &[(&[u8], usize)] = &[
@@ -114,7 +74,7 @@ fn pending(load: &[u8], len: usize, fast: bool) -> Result<(Machine, Vcpu)> {
     let start = mark(&vcpu)?;
     vcpu.start(regs_for(&machine), code_page(0))?;
     expect_eq!(vcpu.step()?, Some(Event::read(machine.gpa(1), len)));
-    super::delta(&start, &vcpu)?.expect_ext("fast", fast.into())?;
+    delta(&start, &vcpu)?.expect_ext("fast", fast.into())?;
     Ok((machine, vcpu))
 }
 
@@ -146,7 +106,7 @@ fn changed(change: fn(&mut kvm_regs)) -> Result<()> {
                 regs.rflags = got.rflags;
             }
             expect_eq!(got, regs, "load {load:x?}, fast {fast}");
-            expect_eq!(super::finish(&mut vcpu)?, []);
+            expect_eq!(finish(&mut vcpu)?, []);
         }
     }
     Ok(())
@@ -169,7 +129,7 @@ fn changed_sregs(change: fn(&mut kvm_sregs, u64), page: u64) -> Result<()> {
             let want = loaded(&machine, n, regs_for(&machine).rax);
             expect_eq!(regs.rax, want, "load {load:x?}");
             expect_eq!(regs.rip, code_page(0) + load.len() as u64);
-            expect_eq!(super::finish(&mut vcpu)?, []);
+            expect_eq!(finish(&mut vcpu)?, []);
             vcpu.touch(machine.gva(1), machine.gpa(page), 4)?;
             let now = vcpu.sregs()?;
             let all = [now.cr0, now.cr3, now.cr4, now.efer];

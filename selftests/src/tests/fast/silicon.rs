@@ -7,14 +7,17 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuExit;
 
-use super::context::{LOAD, STORE, prepared};
 use super::debug::{Watch, is_debugged, set_breakpoint, stops_at_breakpoints};
-use super::{CODE, Switch, code_page, delta, each_way, ending, finish, mark, regs_for, run_at};
+use super::program::{
+    CODE, LOAD, STORE, code_page, delta, ending, finish, mark, prepared, regs_for, run_at,
+    start_with,
+};
+use super::ways::{Switch, each_way};
 use crate::guest::layout::port;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Vcpu};
 use crate::host::{self, Modes, Vendor, silicon};
-use crate::tap::{Test, note};
+use crate::tap::note;
 use crate::{expect_eq, skip};
 
 const RF_SET: &str = "gate and retirement: RFLAGS.RF, which a fault sets, does not keep an access \
@@ -25,63 +28,21 @@ const BREAKPOINT: &str = "retirement: a breakpoint behind an access is hit thoug
 
 const ASSIST: &str = "decode assists: only bytes that count are taken for the instruction's";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_silicon_resume_flag",
-        proves: RF_SET,
-        run: resume_flag,
-    },
-    Test {
-        name: "fast_silicon_breakpoint_code",
-        proves: BREAKPOINT,
-        run: || breakpoint(Watch::Access),
-    },
-    Test {
-        name: "fast_silicon_breakpoint_next",
-        proves: BREAKPOINT,
-        run: || breakpoint(Watch::Next),
-    },
-    Test {
-        name: "fast_silicon_breakpoint_wildcard",
-        proves: BREAKPOINT,
-        run: breakpoint_wildcard,
-    },
-    Test {
-        name: "fast_silicon_guest_debug_code",
-        proves: BREAKPOINT,
-        run: || guest_debug(Watch::Access, false),
-    },
-    Test {
-        name: "fast_silicon_guest_debug_next",
-        proves: BREAKPOINT,
-        run: || guest_debug(Watch::Next, false),
-    },
-    Test {
-        name: "fast_silicon_guest_debug_late",
-        proves: BREAKPOINT,
-        run: || guest_debug(Watch::Next, true),
-    },
-    Test {
-        name: "fast_silicon_no_length",
-        proves: "retirement: RIP moves by the length of the instruction that was decoded",
-        run: no_length,
-    },
-    Test {
-        name: "fast_silicon_assist",
-        proves: ASSIST,
-        run: || assist(silicon::BYTES),
-    },
-    Test {
-        name: "fast_silicon_assist_cut",
-        proves: ASSIST,
-        run: || assist(silicon::BYTES | silicon::CUT),
-    },
-    Test {
-        name: "fast_silicon_assist_page_end",
-        proves: ASSIST,
-        run: assist_page_end,
-    },
-];
+crate::test_table! {
+    fast_silicon_resume_flag: RF_SET => resume_flag(),
+    fast_silicon_breakpoint_code: BREAKPOINT => breakpoint(Watch::Access),
+    fast_silicon_breakpoint_next: BREAKPOINT => breakpoint(Watch::Next),
+    fast_silicon_breakpoint_wildcard: BREAKPOINT => breakpoint_wildcard(),
+    fast_silicon_guest_debug_code: BREAKPOINT => guest_debug(Watch::Access, false),
+    fast_silicon_guest_debug_next: BREAKPOINT => guest_debug(Watch::Next, false),
+    fast_silicon_guest_debug_late: BREAKPOINT => guest_debug(Watch::Next, true),
+    fast_silicon_no_length:
+        "retirement: RIP moves by the length of the instruction that was decoded"
+        => no_length(),
+    fast_silicon_assist: ASSIST => assist(silicon::BYTES),
+    fast_silicon_assist_cut: ASSIST => assist(silicon::BYTES | silicon::CUT),
+    fast_silicon_assist_page_end: ASSIST => assist_page_end(),
+}
 
 const RF: u64 = 1 << 16;
 
@@ -156,7 +117,7 @@ fn breakpoint(watch: Watch) -> Result<()> {
             let stack = vcpu.fd().get_regs().context("KVM_GET_REGS")?.rsp;
 
             // Behind the breakpoint at the access, as IRET would go on.
-            super::context::start_with(&mut vcpu, regs_for(&machine), at, RF)?;
+            start_with(&mut vcpu, regs_for(&machine), at, RF)?;
             let again = finish(&mut vcpu)?;
             let accesses = [&events, &again]
                 .iter()

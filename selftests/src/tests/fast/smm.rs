@@ -6,20 +6,19 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::KVM_CAP_MULTI_ADDRESS_SPACE;
 
-use super::{CODE, delta, each_way, mark};
+use super::program::{CODE, delta, mark};
+use super::ways::each_way;
 use crate::guest::cpu::{CR0_PE, CR0_PG, CR4_PAE, EFER_LME};
 use crate::guest::layout::{GDT, SCRATCH, SMM_HANDLER};
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, SMM_SPACE, SlotKind, pattern_value};
 use crate::stats::Mark;
-use crate::tap::Test;
 use crate::{expect_eq, skip};
 
-pub const TESTS: &[Test] = &[Test {
-    name: "fast_smm",
-    proves: "gate: accesses in system management mode are left to the emulator, and are the same",
-    run: accesses,
-}];
+crate::test_table! {
+    fast_smm: "gate: accesses in system management mode are left to the emulator, and are the same"
+        => accesses(),
+}
 
 /// Where the handler goes on as 64-bit code.
 const HANDLER_64: u64 = SMM_HANDLER + 0x200;

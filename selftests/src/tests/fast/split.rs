@@ -10,28 +10,19 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
-use super::each_way;
+use super::ways::each_way;
 use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Machine, Mode, PAGE, Vcpu, pattern};
-use crate::tap::Test;
 
 const PIECES: &str = "page crossings: every piece of an access has its address and its data, \
     whichever threads run the vCPU meanwhile";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "fast_split_store_threads",
-        proves: PIECES,
-        run: stores,
-    },
-    Test {
-        name: "fast_split_load_threads",
-        proves: PIECES,
-        run: loads,
-    },
-];
+crate::test_table! {
+    fast_split_store_threads: PIECES => stores(),
+    fast_split_load_threads: PIECES => loads(),
+}
 
 /// A store of the first bytes of [`DATA`] to the address in RDI; PUSH gets it as RSP, less 8.
 struct Store {

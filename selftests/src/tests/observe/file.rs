@@ -7,54 +7,36 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Heat, access, errno, machine_with, need_faults, watched};
+use super::heat::Heat;
+use super::watch::{access, errno, machine_with, need_faults, watched};
 use crate::expect_eq;
 use crate::guest::{Machine, Mode};
 use crate::stats::device::{Device, PATH, Snapshot};
-use crate::tap::Test;
 
 const LIFE: &str = "the statistics file: VMs that end while it is open stay in it, and no longer";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "observe_file_pieces",
-        proves: "the statistics file: one snapshot, in pieces of any size",
-        run: pieces,
-    },
-    Test {
-        name: "observe_file_errors",
-        proves: "the statistics file: wrong uses fail as documented",
-        run: errors,
-    },
-    Test {
-        name: "observe_file_mode",
-        proves: "the statistics file: only root may open it",
-        run: mode,
-    },
-    Test {
-        name: "observe_file_ended",
-        proves: LIFE,
-        run: ended,
-    },
-    Test {
-        name: "observe_file_ended_limit",
-        proves: LIFE,
-        run: ended_limit,
-    },
-    Test {
-        name: "observe_file_vm_churn",
-        proves: "the statistics file: any snapshot fits together, whatever comes and goes",
-        run: vm_churn,
-    },
-    Test {
-        name: "observe_file_killed_reader",
-        proves: "the statistics file: a reader that is killed leaves nothing behind",
-        run: killed_reader,
-    },
-];
+crate::test_table! {
+    observe_file_pieces: "the statistics file: one snapshot, in pieces of any size" => pieces(),
+    observe_file_errors: "the statistics file: wrong uses fail as documented" => errors(),
+    observe_file_mode: "the statistics file: only root may open it" => mode(),
+    observe_file_ended: LIFE => ended(),
+    observe_file_ended_limit: LIFE => ended_limit(),
+    observe_file_vm_churn:
+        "the statistics file: any snapshot fits together, whatever comes and goes"
+        => vm_churn(),
+    observe_file_killed_reader: "the statistics file: a reader that is killed leaves nothing behind"
+        => killed_reader(),
+    observe_file_counting:
+        "who has the statistics file open for writing has heat on, whatever others do"
+        => counting(),
+    observe_file_killed_counting:
+        "heat ends with the process that had the statistics file open for writing"
+        => killed_counting(),
+}
 
 fn pieces() -> Result<()> {
     let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
@@ -250,20 +232,20 @@ fn vm_churn() -> Result<()> {
     })
 }
 
-fn killed_reader() -> Result<()> {
-    let _heat = Heat::on()?;
+/// Runs `f` in a process of its own until it is killed, while `meanwhile` runs here.
+fn with_killed(
+    f: impl FnOnce() -> Result<()>,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     // SAFETY: this process has one thread.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let _ = read_until(&AtomicBool::new(false), 16);
-        // SAFETY: ends the child; it gets here only if reading has failed.
+        let _ = f();
+        // SAFETY: ends the child; it gets here only if `f` has failed.
         unsafe { libc::_exit(1) };
     }
     ensure!(child > 0, "fork: {:?}", errno());
-    for _ in 0..3 {
-        let (machine, mut vcpus) = machine_with(2)?;
-        access(&machine, &mut vcpus[1], 1, 4, (20, 0))?;
-    }
+    let result = meanwhile();
     let mut status = 0;
     // SAFETY: `child` is a child that has not been waited for, `status` is ours.
     unsafe {
@@ -273,9 +255,89 @@ fn killed_reader() -> Result<()> {
     expect_eq!(
         libc::WIFSIGNALED(status),
         true,
-        "the reader ended by itself: {status:#x}"
+        "the child ended by itself: {status:#x}"
     );
+    result
+}
+
+fn killed_reader() -> Result<()> {
+    let _heat = Heat::on()?;
+    with_killed(
+        || read_until(&AtomicBool::new(false), 16).map(drop),
+        || {
+            for _ in 0..3 {
+                let (machine, mut vcpus) = machine_with(2)?;
+                access(&machine, &mut vcpus[1], 1, 4, (20, 0))?;
+            }
+            Ok(())
+        },
+    )?;
     // Nobody has kept the VMs.
     expect_eq!(Device::open()?.my_vms()?.len(), 0);
+    Ok(())
+}
+
+/// Whether heat is on.
+fn is_hot(device: &Device) -> Result<bool> {
+    Ok(device.snapshot()?.flags & 1 != 0)
+}
+
+fn counting() -> Result<()> {
+    let (heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
+    let mut hot = 0;
+    // Accesses before each step; what is counted is those while heat is on.
+    let mut expect = |step: &str, on: bool| -> Result<()> {
+        expect_eq!(is_hot(&device)?, on, "{step}");
+        access(&machine, &mut vcpu, 1, 4, (3, 0))?;
+        hot += if on { 3 } else { 0 };
+        let vms = device.my_vms()?;
+        let count = vms.first().map_or(0, |vm| {
+            vm.vcpus[0]
+                .page(machine.gpa(1))
+                .get("count")
+                .copied()
+                .unwrap_or(0)
+        });
+        expect_eq!(count, hot, "{step}");
+        Ok(())
+    };
+    expect("only read", false)?;
+    let first = Device::open_counting()?;
+    expect("open for writing", true)?;
+    let write_only = File::options().write(true).open(PATH)?;
+    drop(first);
+    expect("another one", true)?;
+    heat.set(true)?;
+    heat.set(false)?;
+    expect("the parameter off", true)?;
+    drop(write_only);
+    expect("closed", false)?;
+    heat.set(true)?;
+    drop(Device::open_counting()?);
+    expect("the parameter on", true)?;
+    heat.set(false)?;
+    expect("neither", false)
+}
+
+fn killed_counting() -> Result<()> {
+    let _heat = Heat::off()?;
+    let device = Device::open()?;
+    with_killed(
+        || {
+            let _counting = Device::open_counting()?;
+            loop {
+                thread::park();
+            }
+        },
+        || {
+            let start = Instant::now();
+            while !is_hot(&device)? {
+                ensure!(start.elapsed() < Duration::from_secs(60), "heat stays off");
+                thread::sleep(Duration::from_millis(10));
+            }
+            Ok(())
+        },
+    )?;
+    expect_eq!(is_hot(&device)?, false);
     Ok(())
 }

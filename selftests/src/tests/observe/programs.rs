@@ -12,41 +12,35 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::heat::{HEAT, Heat};
 use super::trace::{events_of, expect_program, my_vm, of_vm, run_program};
-use super::{HEAT, Heat, PAGE_COUNTS, access, machine_with};
+use super::watch::{PAGE_COUNTS, access, machine_with};
 use crate::expect_eq;
-use crate::guest::{Machine, Vcpu};
+use crate::guest::vcpu::{mov_from_memory, mov_to_memory};
+use crate::guest::{Machine, Mode, Vcpu};
 use crate::skip;
 use crate::stats::device::{Device, PATH};
-use crate::tap::Test;
+use crate::stats::kvm::vcpu_stats;
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "observe_by_trace_cmd",
-        proves: "trace-cmd records one event for each access, with all that is known of it",
-        run: trace_cmd,
-    },
-    Test {
-        name: "observe_by_perf",
-        proves: "perf records one event for each access, with all that is known of it",
-        run: perf,
-    },
-    Test {
-        name: "observe_by_perf_filtered",
-        proves: "the fields of the events can be used in filters",
-        run: perf_filtered,
-    },
-    Test {
-        name: "observe_by_kvm_mmio",
-        proves: "kvm-mmio shows exactly what a guest did while a command ran",
-        run: kvm_mmio,
-    },
-    Test {
-        name: "observe_by_nobody",
-        proves: "kvm-mmio tells who is not root what is wrong",
-        run: nobody,
-    },
-];
+crate::test_table! {
+    observe_by_trace_cmd:
+        "trace-cmd records one event for each access, with all that is known of it"
+        => trace_cmd(),
+    observe_by_perf: "perf records one event for each access, with all that is known of it"
+        => perf(),
+    observe_by_perf_filtered: "the fields of the events can be used in filters" => perf_filtered(),
+    observe_by_kvm_mmio: "kvm-mmio shows exactly what a guest did while a command ran"
+        => kvm_mmio(),
+    observe_by_tracepoints: "kvm-mmio shows exactly what a guest did, by the tracepoints of any KVM"
+        => tracepoints(),
+    observe_by_instruction:
+        "kvm-mmio tells which instruction of a guest did what, and how long it took"
+        => instructions(),
+    observe_own_vm:
+        "who runs a VM reads its statistics by KVM_GET_STATS_FD without any rights"
+        => own_vm(),
+    observe_by_nobody: "kvm-mmio tells who is not root what is wrong" => nobody(),
+}
 
 /// Of vCPU 1, to have more events than fit into one piece of a trace buffer.
 const MANY: u64 = 200;
@@ -222,47 +216,81 @@ fn number(line: &Value, name: &str) -> u64 {
     line[name].as_u64().unwrap_or(u64::MAX)
 }
 
+/// `kvm-mmio stat`, which counts by page while it lives.
+struct Stat {
+    recorder: Recorder,
+    json: Scratch,
+    names: Scratch,
+}
+
+impl Stat {
+    /// With a name for page 2 of the machine.
+    fn start(machine: &Machine, source: &str) -> Result<Self> {
+        let (json, names) = (
+            Scratch::new(&format!("{source}-json")),
+            Scratch::new(&format!("{source}-toml")),
+        );
+        let name = format!(
+            "[[region]]\nname = \"bell\"\nstart = {:#x}\n",
+            machine.gpa(2)
+        );
+        fs::write(&names.0, name)?;
+        let stat = ["--json", "stat", "--source", source, "--per-vcpu"];
+        let files = ["--regions", names.path()?, "-o", json.path()?, "--"];
+        let recorder = Recorder::start("kvm-mmio", &[&stat[..], &files].concat())?;
+        Ok(Self {
+            recorder,
+            json,
+            names,
+        })
+    }
+
+    /// Ends it, and fails unless it has counted exactly what `run_guest()` does.
+    fn expect_guest(self, machine: &Machine) -> Result<()> {
+        self.recorder.stop()?;
+        drop(self.names);
+        let text = fs::read_to_string(&self.json.0)?;
+        let lines = text.lines().map(serde_json::from_str);
+        let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
+        let me = u64::from(std::process::id());
+        let pages = lines.iter().filter(|line| line["kind"] == "page");
+        let mine: Vec<_> = pages.filter(|line| number(line, "tgid") == me).collect();
+        expect_eq!(mine.len(), 3, "{text}");
+        // vCPU, page, and its counts.
+        for (vcpu, page, wanted) in [
+            (0, 1, [4, 1, 3, 0, 4]),
+            (0, 2, [2, 0, 2, 2, 0]),
+            (1, 3, [MANY, 0, MANY, 0, MANY]),
+        ] {
+            let gpa = format!("{:#x}", machine.gpa(page));
+            let line = mine.iter().find(|line| line["gpa"] == *gpa);
+            let line = line.with_context(|| format!("nothing of {gpa}: {text}"))?;
+            let counts = PAGE_COUNTS.map(|name| number(line, name));
+            expect_eq!(counts, wanted, "{line}");
+            expect_eq!(number(line, "vcpu"), vcpu);
+            expect_eq!(line["device"] == "bell", page == 2, "{line}");
+        }
+        Ok(())
+    }
+}
+
 fn kvm_mmio() -> Result<()> {
     need("kvm-mmio")?;
     let _heat = Heat::off()?;
-    let (json, names) = (Scratch::new("json"), Scratch::new("toml"));
     let (machine, mut vcpus) = machine_with(2)?;
-    let name = format!(
-        "[[region]]\nname = \"bell\"\nstart = {:#x}\n",
-        machine.gpa(2)
-    );
-    fs::write(&names.0, name)?;
-    let stat = ["--json", "stat", "--per-vcpu", "--regions", names.path()?];
-    let recorder = Recorder::start(
-        "kvm-mmio",
-        &[&stat[..], &["-o", json.path()?, "--"]].concat(),
-    )?;
-    expect_eq!(fs::read_to_string(HEAT)?, "Y\n");
+    let stats = [
+        Stat::start(&machine, "module")?,
+        Stat::start(&machine, "tracepoints")?,
+    ];
+    // A third one that ends takes nothing from the others.
+    run("kvm-mmio", &["stat", "--", "true"])?;
+    let status = run("kvm-mmio", &["status"])?;
+    ensure!(status.contains("kvm-mmio, counts by page"), "{status}");
     run_guest(&machine, &mut vcpus)?;
-    recorder.stop()?;
-    expect_eq!(fs::read_to_string(HEAT)?, "N\n");
-
-    let text = fs::read_to_string(&json.0)?;
-    let lines = text.lines().map(serde_json::from_str);
-    let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
-    let me = u64::from(std::process::id());
-    let pages = lines.iter().filter(|line| line["kind"] == "page");
-    let mine: Vec<_> = pages.filter(|line| number(line, "tgid") == me).collect();
-    expect_eq!(mine.len(), 3, "{text}");
-    // vCPU, page, and its counts.
-    for (vcpu, page, wanted) in [
-        (0, 1, [4, 1, 3, 0, 4]),
-        (0, 2, [2, 0, 2, 2, 0]),
-        (1, 3, [MANY, 0, MANY, 0, MANY]),
-    ] {
-        let gpa = format!("{:#x}", machine.gpa(page));
-        let line = mine.iter().find(|line| line["gpa"] == *gpa);
-        let line = line.with_context(|| format!("nothing of {gpa}: {text}"))?;
-        let counts = PAGE_COUNTS.map(|name| number(line, name));
-        expect_eq!(counts, wanted, "{line}");
-        expect_eq!(number(line, "vcpu"), vcpu);
-        expect_eq!(line["device"] == "bell", page == 2, "{line}");
+    for stat in stats {
+        stat.expect_guest(&machine)?;
     }
+    expect_eq!(fs::read_to_string(HEAT)?, "N\n");
 
     let status = run("kvm-mmio", &["status"])?;
     ensure!(
@@ -274,8 +302,98 @@ fn kvm_mmio() -> Result<()> {
     Ok(())
 }
 
+/// Needs neither the extension nor a patch.
+fn tracepoints() -> Result<()> {
+    need("kvm-mmio")?;
+    let (machine, mut vcpus) = machine_with(2)?;
+    let stat = Stat::start(&machine, "tracepoints")?;
+    run_guest(&machine, &mut vcpus)?;
+    stat.expect_guest(&machine)
+}
+
+/// The same, of which each access is one instruction at the start of its program.
+fn instructions() -> Result<()> {
+    need("kvm-mmio")?;
+    let (machine, mut vcpus) = machine_with(2)?;
+    let mut address = |vcpu: usize, size, is_read: bool| {
+        let vcpu = &mut vcpus[vcpu];
+        match is_read {
+            true => vcpu.load(mov_from_memory(Mode::Long, size)),
+            false => vcpu.load(mov_to_memory(Mode::Long, size)),
+        }
+    };
+    let sites = [
+        (1, address(0, 4, false)?, 3),
+        (1, address(0, 8, true)?, 1),
+        (2, address(0, 2, false)?, 2),
+        (3, address(1, 1, false)?, MANY),
+    ];
+    let (json, symbols) = (Scratch::new("sites-json"), Scratch::new("symbols"));
+    fs::write(&symbols.0, format!("{:x} T ring_bell\n", sites[2].1))?;
+    let me = std::process::id();
+    let symbols_of_me = format!("{me}={}", symbols.path()?);
+    let stat = [
+        "--json",
+        "stat",
+        "--by",
+        "rip",
+        "--latency",
+        "--symbols",
+        &symbols_of_me,
+    ];
+    let files = ["-o", json.path()?, "--"];
+    let recorder = Recorder::start("kvm-mmio", &[&stat[..], &files].concat())?;
+    run_guest(&machine, &mut vcpus)?;
+    recorder.stop()?;
+
+    let text = fs::read_to_string(&json.0)?;
+    let lines: Vec<Value> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let mine = lines.iter().filter(|line| line["kind"] == "group");
+    let mine: Vec<_> = mine
+        .filter(|line| number(line, "tgid") == u64::from(me))
+        .collect();
+    expect_eq!(mine.len(), sites.len(), "{text}");
+    for (page, rip, count) in sites {
+        let (gpa, rip) = (format!("{:#x}", machine.gpa(page)), format!("{rip:#x}"));
+        let line = mine
+            .iter()
+            .find(|line| line["gpa"] == *gpa && line["rip"] == *rip);
+        let line = line.with_context(|| format!("nothing of {rip} at {gpa}: {text}"))?;
+        expect_eq!(number(line, "count"), count, "{line}");
+        expect_eq!(line["symbol"] == "ring_bell+0x0", page == 2, "{line}");
+        let [min, p50, p99, max] =
+            ["min", "p50", "p99", "max"].map(|name| number(&line["latency_ns"], name));
+        ensure!(0 < min && min <= p50 && p50 <= p99 && p99 <= max, "{line}");
+        ensure!(max < 300 * 1_000_000_000, "{line}");
+    }
+    Ok(())
+}
+
+fn own_vm() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    // SAFETY: plain system calls, in the process of this test alone.
+    let left = unsafe { (libc::setgid(NOBODY), libc::setuid(NOBODY)) };
+    expect_eq!(left, (0, 0));
+    ensure!(
+        fs::File::create("/proc/sys/kernel/panic").is_err(),
+        "it may do all"
+    );
+    let exits = |vcpu: &Vcpu| -> Result<u64> {
+        let stats = vcpu_stats(vcpu.fd())?;
+        stats.get("mmio_exits").copied().context("no mmio_exits")
+    };
+    let before = exits(&vcpu)?;
+    access(&machine, &mut vcpu, 1, 4, (3, 2))?;
+    expect_eq!(exits(&vcpu)? - before, 5);
+    Ok(())
+}
+
+const NOBODY: u32 = 65534;
+
 fn nobody() -> Result<()> {
-    const NOBODY: u32 = 65534;
     need("kvm-mmio")?;
     let _heat = Heat::off()?;
     expect_eq!(Path::new(PATH).exists(), true);

@@ -8,44 +8,26 @@ use anyhow::{Context, Result, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::{Heat, access, need_faults, values, watched};
+use super::heat::Heat;
+use super::watch::{access, need_faults, values, watched};
 use crate::guest::{Bus, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
 use crate::host::{Modes, Vendor};
 use crate::stats::device::{Device, Vm};
-use crate::tap::Test;
 use crate::{expect_eq, skip};
 
 const EVENTS: &str = "tracepoints: one event for each access, with all that is known of it";
 
-pub const TESTS: &[Test] = &[
-    Test {
-        name: "observe_trace_access",
-        proves: EVENTS,
-        run: accesses,
-    },
-    Test {
-        name: "observe_trace_with_heat",
-        proves: "tracepoints and heat: either is whole with the other",
-        run: with_heat,
-    },
-    Test {
-        name: "observe_trace_miss",
-        proves: "tracepoints: one event for each MMIO fault that is no access",
-        run: misses,
-    },
-    Test {
-        name: "observe_kvm_trace",
-        proves: "KVM's tracepoint kvm_mmio: one event for each write, with its bytes and no \
-            others (CVE-2017-17741)",
-        run: kvm_trace,
-    },
-    Test {
-        name: "observe_kvm_page_fault",
-        proves: "KVM's tracepoint kvm_page_fault: one event for each nested page fault, also of \
-            doorbells that are answered before interrupts are on",
-        run: kvm_page_fault,
-    },
-];
+crate::test_table! {
+    observe_trace_access: EVENTS => accesses(),
+    observe_trace_with_heat: "tracepoints and heat: either is whole with the other" => with_heat(),
+    observe_trace_miss: "tracepoints: one event for each MMIO fault that is no access" => misses(),
+    observe_kvm_trace: "KVM's tracepoint kvm_mmio: one event for each write, with its bytes and no \
+            others (CVE-2017-17741)" => kvm_trace(),
+    observe_kvm_page_fault:
+        "KVM's tracepoint kvm_page_fault: one event for each nested page fault, also of \
+            doorbells that are answered before interrupts are on"
+        => kvm_page_fault(),
+}
 
 /// The tracepoints of the extension, all of them.
 const EXTENSION: &str = "kvm_mmio_ext";

@@ -2,13 +2,13 @@
 //! Steps that change what an address means: memslots, page tables, CR3, paging itself, SMM, and
 //! nested guests.
 
-use super::l2;
-use super::machine::{RAM, Root, WINDOW, WINDOW_PAGES};
-use super::program::{Guest, Step};
-use super::random::Random;
-use super::slots::{HostOp, SLOT_PAGES};
-use super::smm;
+use super::step::{Guest, L2, Step};
+use super::{access, smi};
+use crate::diff::nested::{Entry, Hypervisor};
+use crate::diff::slots::{HostOp, SLOT_PAGES};
+use crate::diff::space::{RAM, WINDOW, WINDOW_PAGES};
 use crate::guest::{Mode, PAGE, SlotKind};
+use crate::random::Random;
 
 /// Registers that the steps here use.
 const AX: u8 = 0;
@@ -25,7 +25,7 @@ pub struct Changes {
 pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Step {
     let hypervisor = guest.hypervisor().filter(|_| random.percent(30));
     if let Some(hypervisor) = hypervisor {
-        return l2::step(random, guest, hypervisor);
+        return vmrun(random, guest, hypervisor);
     }
     match random.below(12) {
         0..3 if changes.slots => slot(random),
@@ -35,8 +35,27 @@ pub fn step(random: &mut Random, guest: &mut Guest<'_>, changes: Changes) -> Ste
             guest.switch_paging();
             switch_paging(guest)
         }
-        10.. => smm::step(random),
+        10.. => smi::step(random),
         _ => invlpg(random),
+    }
+}
+
+/// The program enters L2, which makes one to four accesses, and goes on.
+fn vmrun(random: &mut Random, guest: &Guest<'_>, hypervisor: &Hypervisor) -> Step {
+    let nested_root = hypervisor.nested_root.filter(|_| random.percent(50));
+    let root = guest.pick_root(random).gpa;
+    let accesses = 1 + random.below(4);
+    Step {
+        l2: Some(L2 {
+            steps: (0..accesses)
+                .map(|_| access::access(random, guest))
+                .collect(),
+            entry: Entry {
+                cr3: nested_root.filter(|_| random.percent(50)).unwrap_or(root),
+                nested_paging: nested_root.is_some(),
+            },
+        }),
+        ..Step::default()
     }
 }
 
@@ -67,19 +86,14 @@ fn set_pte(mode: Mode, at: u64, entry: u64, gva: u64) -> Step {
     }
 }
 
-pub fn pick_root<'a>(random: &mut Random, guest: &Guest<'a>) -> &'a Root {
-    let roots = guest.roots();
-    &roots[random.below(roots.len() as u64) as usize]
-}
-
 /// A page of the window gets another page frame: MMIO or RAM.
 fn remap(random: &mut Random, guest: &Guest<'_>) -> Step {
     let page = random.below(WINDOW_PAGES);
-    let entry = pick_root(random, guest).entries[page as usize];
+    let entry = guest.pick_root(random).entries[page as usize];
     let frame = match random.below(3) {
         0 => RAM + random.below(2) * PAGE,
         _ => {
-            let others = &pick_root(random, guest).entries;
+            let others = &guest.pick_root(random).entries;
             random.pick(others).value & !(PAGE - 1)
         }
     };
@@ -101,7 +115,7 @@ fn invlpg(random: &mut Random) -> Step {
 
 fn load_cr3(random: &mut Random, guest: &Guest<'_>) -> Step {
     Step {
-        registers: vec![(AX, pick_root(random, guest).gpa)],
+        registers: vec![(AX, guest.pick_root(random).gpa)],
         bytes: vec![0x0f, 0x22, 0xd8],
         ..Step::default()
     }

@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! ioeventfds that come and go.
+//! An ioeventfd that comes and goes.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 
-use super::Limits;
 use super::truth::Truth;
-use super::world::{World, count};
-use crate::diff::random::Random;
 use crate::expect_eq;
-use crate::guest::{Bus, Doorbell, Match};
+use crate::guest::{Bus, Doorbell, Machine, Match};
 
 /// What is written to all of them.
 pub const VALUE: u32 = 0x1234_5678;
@@ -53,9 +50,8 @@ impl Bell {
     }
 
     /// Adds the doorbell, or removes it.
-    fn toggle(&self, world: &World) -> Result<()> {
+    pub fn toggle(&self, machine: &Machine) -> Result<()> {
         let mut registered = self.registered.lock().expect("no thread panics meanwhile");
-        let machine = &world.machine;
         self.truth.begin();
         match registered.take() {
             Some(mut bell) => {
@@ -85,15 +81,4 @@ impl Bell {
         );
         Ok(())
     }
-}
-
-/// The actor that changes doorbell `id`.
-pub fn churn(world: &World, id: usize, limits: Limits) -> Result<()> {
-    let mut random = Random::new(limits.seed << 8 | 0xbe00 | id as u64);
-    for _ in world.rounds(limits.changes) {
-        world.bells[id].toggle(world)?;
-        count(&world.tally.bell_changes, 1);
-        world.wait_for_visits(random.below(24));
-    }
-    Ok(())
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Parameters of modules that are turned all the time.
+//! Parameters of modules are turned all the time.
 
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
 
-use super::Limits;
-use super::world::{Tally, World, count};
 use crate::host;
+use crate::torture::limits::Limits;
+use crate::torture::tally::{Tally, count};
+use crate::torture::world::World;
 
 /// A parameter that is Y or N. It is put back at the end.
 pub struct Switch {
@@ -30,6 +31,9 @@ pub fn all(limits: Limits) -> Result<Vec<Switch>> {
         let own = |name, share, counter| Switch::new("kvm_mmio_ext", name, share, counter);
         switches.push(own("enabled", limits.switches, |tally| &tally.switches)?);
         switches.push(own("fast", limits.changes, |tally| &tally.fast_switches)?);
+        switches.push(own("irqsoff", limits.changes, |tally| {
+            &tally.irqsoff_switches
+        })?);
     }
     Ok(switches)
 }

@@ -1,105 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Random programs of accesses and of what changes the meaning of the next ones.
+//! Programs as machine code, and as text.
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
-use super::access;
-use super::control::{self, Changes};
-use super::l2::{self, Hypervisor, L2};
-use super::machine::Root;
-use super::random::Random;
-use super::slots::HostOp;
+use super::step::{L2, Step};
+use crate::diff::nested;
+use crate::diff::slots::HostOp;
 use crate::guest::Mode;
-use crate::guest::layout::{MMIO_GPA, MMIO_GVA, SMM_HANDLER, port};
-
-/// One or a few instructions, and what has to be in registers before them.
-#[derive(Clone, Default)]
-pub struct Step {
-    pub registers: Vec<(u8, u64)>,
-    pub bytes: Vec<u8>,
-    /// The offset of a 32-bit displacement from the next instruction, and where it leads.
-    pub relative: Option<(usize, u64)>,
-    /// What a nested guest does at the start of the step.
-    pub l2: Option<L2>,
-    /// What the host does at the end of the step.
-    pub host: Option<HostOp>,
-    /// What the guest does at the end of the program, to leave all as it was.
-    pub undo: Option<Box<Self>>,
-}
-
-/// The guest as a program finds it at some point.
-pub struct Guest<'a> {
-    mode: Mode,
-    paged: bool,
-    roots: &'a [Root],
-    hypervisor: Option<&'a Hypervisor>,
-}
-
-impl<'a> Guest<'a> {
-    pub fn new(mode: Mode, roots: &'a [Root], hypervisor: Option<&'a Hypervisor>) -> Self {
-        Self {
-            mode,
-            paged: mode.is_paged(),
-            roots,
-            hypervisor,
-        }
-    }
-
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    /// The page tables that it can choose from.
-    pub fn roots(&self) -> &'a [Root] {
-        self.roots
-    }
-
-    /// What it has for guests of its own, if it can have some.
-    pub fn hypervisor(&self) -> Option<&'a Hypervisor> {
-        self.hypervisor
-    }
-
-    pub fn is_long(&self) -> bool {
-        self.mode.is_long()
-    }
-
-    pub fn is_paged(&self) -> bool {
-        self.paged
-    }
-
-    pub fn switch_paging(&mut self) {
-        self.paged = !self.paged;
-    }
-
-    /// General registers.
-    pub fn registers(&self) -> u64 {
-        if self.is_long() { 16 } else { 8 }
-    }
-
-    /// The linear address of the MMIO window.
-    pub fn window(&self) -> u64 {
-        if self.paged { MMIO_GVA } else { MMIO_GPA }
-    }
-}
-
-/// A program of `length` steps, about `percent` of which are no accesses.
-pub fn generate(
-    random: &mut Random,
-    mut guest: Guest<'_>,
-    length: usize,
-    percent: u64,
-    changes: Changes,
-) -> Vec<Step> {
-    (0..length)
-        .map(|_| {
-            if random.percent(percent) {
-                control::step(random, &mut guest, changes)
-            } else {
-                access::access(random, &guest)
-            }
-        })
-        .collect()
-}
+use crate::guest::layout::{SMM_HANDLER, port};
 
 /// A program as it runs.
 pub struct Program {
@@ -163,12 +71,12 @@ impl Program {
         for step in &l2.steps {
             self.add(step, mode, address);
         }
-        self.code.extend(l2::END);
+        self.code.extend(nested::END);
         let length = (self.code.len() - start) as u32;
         self.code[start - 4..start].copy_from_slice(&length.to_le_bytes());
         // The second time KVM knows all pages.
         for _ in 0..2 {
-            self.code.extend(l2.enter(address + start as u64));
+            self.code.extend(l2.entry.code(address + start as u64));
         }
     }
 

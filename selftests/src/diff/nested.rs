@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Nested guests: the program enters L2, which accesses RAM and MMIO a few times, and goes on.
+//! What it takes to have nested guests: the VMCB, the page tables, and the code that enters them.
 //! L1 and L2 share FS, GS and all registers but RAX, RSP, RIP and RFLAGS.
 
 use anyhow::{Context, Result, ensure};
 use kvm_bindings::{Msrs, kvm_msr_entry, kvm_segment, kvm_sregs};
 
-use super::machine::{RAM, Root, WINDOW, WINDOW_PAGES};
-use super::program::{Guest, Step};
-use super::random::Random;
-use super::{access, control};
+use super::space::{RAM, Root, WINDOW, WINDOW_PAGES};
 use crate::guest::cpu::EFER_SVME;
 use crate::guest::layout::port;
 use crate::guest::paging::{SUPERVISOR, USER};
@@ -70,45 +67,19 @@ pub const END: [u8; 3] = [0x0f, 0x01, 0xd9];
 /// What L1 has for its guests.
 pub struct Hypervisor {
     /// A page table that only guests with nested paging can use, if there are any.
-    nested_root: Option<u64>,
+    pub nested_root: Option<u64>,
 }
 
-/// What an L2 does, and how it is entered.
-#[derive(Clone)]
-pub struct L2 {
-    pub steps: Vec<Step>,
-    cr3: u64,
-    nested_paging: bool,
+/// How an L2 is entered.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    pub cr3: u64,
+    pub nested_paging: bool,
 }
 
-/// VMRUN, with one to four accesses.
-pub fn step(random: &mut Random, guest: &Guest<'_>, hypervisor: &Hypervisor) -> Step {
-    let nested_root = hypervisor.nested_root.filter(|_| random.percent(50));
-    let root = control::pick_root(random, guest).gpa;
-    let accesses = 1 + random.below(4);
-    Step {
-        l2: Some(L2 {
-            steps: (0..accesses)
-                .map(|_| access::access(random, guest))
-                .collect(),
-            cr3: nested_root.filter(|_| random.percent(50)).unwrap_or(root),
-            nested_paging: nested_root.is_some(),
-        }),
-        ..Step::default()
-    }
-}
-
-impl L2 {
-    /// Another one, entered in the same way.
-    pub fn with_steps(&self, steps: &[Step]) -> Self {
-        Self {
-            steps: steps.to_vec(),
-            ..*self
-        }
-    }
-
+impl Entry {
     /// What L1 does to run the code at `rip` as L2.
-    pub fn enter(&self, rip: u64) -> Vec<u8> {
+    pub fn code(&self, rip: u64) -> Vec<u8> {
         let mut code = Vec::new();
         // mov eax, VMCB
         code.push(0xb8);

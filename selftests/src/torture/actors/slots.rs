@@ -1,73 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memslots that come, go, move, change their backing, and are logged.
+//! Memslots come, go, move, change their backing, and are logged.
 
 use anyhow::{Context, Result, ensure};
 
-use super::Limits;
-use super::truth::Truth;
-use super::world::{World, count};
-use crate::diff::random::Random;
-use crate::guest::{Machine, PAGE, Region, SlotKind};
-
-/// What a page is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
-    Hole,
-    /// RAM that holds this number at its start.
-    Ram(u32),
-    /// As above; writes are MMIO.
-    ReadOnly(u32),
-}
-
-/// A slot, at one of two pages or nowhere, with one of two regions.
-pub struct Slot {
-    id: u64,
-    pages: [Truth<Page>; 2],
-    regions: [Region; 2],
-}
-
-/// Where each vCPU writes in a region. It writes increasing numbers, and nobody else does.
-pub const fn own_word(vcpu: u64) -> u64 {
-    64 * (1 + vcpu)
-}
-
-/// The numbers at the start of regions; MMIO reads return none like that, see `visit`.
-const MAGIC: u32 = 0xa5 << 24;
-
-pub const fn is_magic(value: u32) -> bool {
-    value >> 24 == MAGIC >> 24
-}
-
-impl Slot {
-    pub fn new(id: u64) -> Result<Self> {
-        Ok(Self {
-            id,
-            pages: [Truth::new(Page::Hole), Truth::new(Page::Hole)],
-            regions: [Region::new(PAGE)?, Region::new(PAGE)?],
-        })
-    }
-
-    /// The slot that page `page` of the MMIO window belongs to, and what that page is.
-    pub fn of_page(slots: &[Self], page: u64) -> (&Self, &Truth<Page>) {
-        let slot = &slots[page as usize / 2];
-        (slot, &slot.pages[page as usize % 2])
-    }
-
-    /// Whether the word of a vCPU holds `value` in one of the regions.
-    pub fn holds(&self, vcpu: u64, value: u32) -> bool {
-        let word = |region: &Region| region.read_u64(own_word(vcpu)) as u32;
-        self.regions.iter().any(|region| word(region) == value)
-    }
-
-    /// KVM's number of the slot; 0 is that of the guest's own memory.
-    fn number(&self) -> u32 {
-        1 + self.id as u32
-    }
-
-    fn gpa(&self, machine: &Machine, side: usize) -> u64 {
-        machine.gpa(2 * self.id + side as u64)
-    }
-}
+use crate::guest::{PAGE, SlotKind};
+use crate::random::Random;
+use crate::torture::limits::Limits;
+use crate::torture::slot::{MAGIC, Page, Slot};
+use crate::torture::tally::count;
+use crate::torture::truth::Truth;
+use crate::torture::world::World;
 
 /// The slot as it is now.
 struct Placed {

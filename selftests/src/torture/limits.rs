@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How much to do.
+
+use std::sync::OnceLock;
+
+/// Of each kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub seed: u64,
+    pub vcpus: u64,
+    /// Turns of the switch `enabled`.
+    pub switches: u64,
+    /// Changes of each memslot, and of each ioeventfd.
+    pub changes: u64,
+}
+
+static LIMITS: OnceLock<Limits> = OnceLock::new();
+
+/// Sets the limits, before the first test runs.
+pub fn set_limits(limits: Limits) {
+    LIMITS.set(limits).expect("the limits are set once");
+}
+
+pub fn limits() -> Limits {
+    *LIMITS.get().expect("the limits have been set")
+}
