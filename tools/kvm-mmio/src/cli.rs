@@ -12,16 +12,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use regex_lite::Regex;
 
-use crate::failure;
+use crate::failure::{self, Failure};
 use crate::group::By;
 use crate::metrics;
-use crate::region::{self, Given, Names, Owner, Region};
+use crate::region::{self, Given, Monitor, Names, Owner, Region};
+use crate::source::Choice;
 use crate::summary::{Filter, Sort, View};
+use crate::symbols::Symbols;
 
 /// Shows which pages of a VM trap as MMIO, how often, and what becomes of the accesses
 ///
-/// The figures are those of the kernel module kvm_mmio_ext, in /dev/kvm_mmio_ext. Pages are
-/// counted while the module's parameter `heat` is set: top, record and stat set it while they run.
+/// The figures are those of the kernel module kvm_mmio_ext, in /dev/kvm_mmio_ext, or where it is
+/// not loaded of KVM's tracepoints. Pages are counted while top, record or stat run.
 #[derive(Debug, Parser)]
 #[command(name = "kvm-mmio", version, after_help = failure::HELP)]
 pub struct Cli {
@@ -78,6 +80,18 @@ pub struct NameFiles {
     /// standard input
     #[arg(long, value_name = "[PID=]FILE", value_parser = owned_file)]
     mtree: Vec<OwnedFile>,
+    /// Ask the QMP monitor of a QEMU for `info mtree`, again whenever the VM accesses new pages
+    #[arg(long, value_name = "PID=SOCKET", value_parser = monitor)]
+    qmp: Vec<(u32, PathBuf)>,
+}
+
+/// `PID=SOCKET`.
+fn monitor(text: &str) -> Result<(u32, PathBuf), String> {
+    let parts = text.split_once('=').and_then(|(pid, socket)| {
+        let pid = pid.parse().ok()?;
+        Some((pid, socket.into()))
+    });
+    parts.ok_or_else(|| "not the PID of a QEMU, `=` and its socket".to_owned())
 }
 
 /// A file of names, and whose they are.
@@ -102,8 +116,12 @@ fn owned_file(text: &str) -> Result<OwnedFile, std::convert::Infallible> {
 }
 
 impl NameFiles {
-    /// The ranges that are given.
+    /// The ranges that are given, those of monitors as they are now.
     pub fn given(&self) -> Result<Vec<Given>> {
+        Ok(self.names()?.given())
+    }
+
+    fn files(&self) -> Result<Vec<Given>> {
         let mut given = Vec::new();
         let mut take = |file: &OwnedFile, regions: Vec<Region>| {
             let owner = file.owner;
@@ -120,7 +138,10 @@ impl NameFiles {
 
     /// Of what runs now.
     pub fn names(&self) -> Result<Names> {
-        Ok(Names::new(self.given()?, BTreeMap::new()))
+        let open = |(process, socket): &(u32, PathBuf)| Monitor::open(*process, socket.clone());
+        let mut names = Names::new(self.files()?, BTreeMap::new());
+        names.monitors = self.qmp.iter().map(open).collect::<Result<_>>()?;
+        Ok(names)
     }
 }
 
@@ -194,9 +215,22 @@ pub struct Layout {
     /// Comma-separated values in place of a table
     #[arg(long)]
     pub csv: bool,
+    /// Names for --by rip: the guest's /proc/kallsyms or System.map, or an ELF file with symbols,
+    /// at the addresses that the guest runs them at
+    #[arg(long, value_name = "[PID=]FILE", value_parser = owned_file)]
+    symbols: Vec<OwnedFile>,
 }
 
 impl Layout {
+    /// The functions of guests that are given.
+    pub fn symbols(&self) -> Result<Vec<(Owner, Symbols)>> {
+        if !self.symbols.is_empty() && self.by != By::Rip {
+            return Err(Failure::Usage("--symbols is for --by rip".to_owned()).into());
+        }
+        let read = |file: &OwnedFile| Ok((file.owner, Symbols::read(&file.path)?));
+        self.symbols.iter().map(read).collect()
+    }
+
     /// As the list says, with rows of what is wanted.
     pub fn view(&self, list: &List) -> View {
         View {
@@ -206,8 +240,45 @@ impl Layout {
     }
 }
 
+/// What the counts are from.
+#[derive(Args, Debug)]
+pub struct Counting {
+    /// What counts
+    #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
+    pub source: Choice,
+}
+
+/// Which part of a recording is shown.
+#[derive(Args, Debug)]
+pub struct Span {
+    /// Only what was after so much of the recording, in seconds or as 500ms, 10s, 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    since: Option<Duration>,
+    /// Only what was before
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    until: Option<Duration>,
+}
+
+impl Span {
+    /// Whether what was from one sample to the next, by their times, is shown.
+    pub fn has(&self, first: Duration, last: Duration) -> bool {
+        self.since.is_none_or(|since| first >= since)
+            && self.until.is_none_or(|until| last <= until)
+    }
+}
+
+/// What only tracepoints tell.
+#[derive(Args, Debug)]
+pub struct Latency {
+    /// Also how long accesses take, the VMM included, at the cost of an event for each VM entry
+    #[arg(long)]
+    pub latency: bool,
+}
+
 #[derive(Args, Debug)]
 pub struct Top {
+    #[command(flatten)]
+    pub counting: Counting,
     /// Time between two updates, in seconds or as 500ms, 10s, 5m, 1h
     #[arg(long, short, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub interval: Duration,
@@ -225,6 +296,10 @@ pub struct Top {
 
 #[derive(Args, Debug)]
 pub struct Record {
+    #[command(flatten)]
+    pub counting: Counting,
+    #[command(flatten)]
+    pub latency: Latency,
     /// The file to write, `-` for standard output
     #[arg(long, short, value_name = "FILE", default_value = "kvm-mmio.rec")]
     pub output: PathBuf,
@@ -237,6 +312,13 @@ pub struct Record {
     /// End after this time, in place of Ctrl-C
     #[arg(long, short, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
+    /// Begin a new file after each such time; those before are FILE.1, the newest, FILE.2 ...
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub rotate: Option<Duration>,
+    /// Most files before that are kept
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "rotate",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub keep: u32,
     #[command(flatten)]
     pub names: NameFiles,
     /// Record while a command runs
@@ -249,6 +331,8 @@ pub struct Report {
     /// A recording, `-` for standard input
     #[arg(default_value = "kvm-mmio.rec")]
     pub file: PathBuf,
+    #[command(flatten)]
+    pub span: Span,
     #[command(flatten)]
     pub layout: Layout,
     #[command(flatten)]
@@ -263,6 +347,8 @@ pub struct Diff {
     pub before: PathBuf,
     /// A recording that it is compared with
     pub after: PathBuf,
+    #[command(flatten)]
+    pub span: Span,
     /// Most pages that are listed
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub top: usize,
@@ -293,6 +379,8 @@ pub struct Plot {
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub top: u16,
     #[command(flatten)]
+    pub span: Span,
+    #[command(flatten)]
     pub select: Select,
     #[command(flatten)]
     pub names: NameFiles,
@@ -300,6 +388,10 @@ pub struct Plot {
 
 #[derive(Args, Debug)]
 pub struct Stat {
+    #[command(flatten)]
+    pub counting: Counting,
+    #[command(flatten)]
+    pub latency: Latency,
     /// Write the result to a file in place of standard error
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -6,6 +6,7 @@ use std::io::Write;
 use anyhow::Result;
 
 use crate::reading::{Clock, Counts};
+use crate::site::{Quantiles, Times};
 use crate::summary::Summary;
 
 /// A summary: its groups if there are any, else its pages.
@@ -13,12 +14,15 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> Result<()> {
     let clock = &summary.clock;
     let vm = ["vm", "pid", "process", "ended"];
     if summary.grouped() {
-        line(out, &[&vm, &["device", "pages"][..], &COUNTS].concat())?;
+        let parts = summary.by.titles().iter().map(|title| title.to_lowercase());
+        let parts: Vec<_> = parts.collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        line(out, &[&vm, &parts[..], &["pages"], &COUNTS].concat())?;
         for group in &summary.groups {
-            let device = group.device.clone().unwrap_or_default();
             let mut cells = of_vm(group.vm, group.tgid, &group.process, group.ended);
-            cells.extend([device, group.pages.to_string()]);
-            cells.extend(counts(&group.counts, clock));
+            cells.extend(group.part.cells());
+            cells.push(group.pages.to_string());
+            cells.extend(counts(&group.counts, &group.times, clock));
             line(out, &cells)?;
         }
         return Ok(());
@@ -37,13 +41,13 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> Result<()> {
             row.name.clone(),
             row.device.clone(),
         ]);
-        cells.extend(counts(&row.counts, clock));
+        cells.extend(counts(&row.counts, &row.times(), clock));
         line(out, &cells)?;
     }
     Ok(())
 }
 
-const COUNTS: [&str; 8] = [
+const COUNTS: [&str; 12] = [
     "accesses",
     "reads",
     "writes",
@@ -52,6 +56,10 @@ const COUNTS: [&str; 8] = [
     "fast",
     "wildcard",
     "seconds",
+    "min_ns",
+    "p50_ns",
+    "p99_ns",
+    "max_ns",
 ];
 
 fn of_vm(vm: u64, tgid: u32, process: &str, ended: bool) -> Vec<String> {
@@ -63,16 +71,35 @@ fn of_vm(vm: u64, tgid: u32, process: &str, ended: bool) -> Vec<String> {
     ]
 }
 
-fn counts(counts: &Counts, clock: &Clock) -> [String; 8] {
+/// Empty is what the source does not know.
+fn counts(counts: &Counts, times: &Times, clock: &Clock) -> [String; 12] {
+    let times = times.quantiles();
+    let time = |part: fn(&Quantiles) -> u64| {
+        times
+            .as_ref()
+            .map(part)
+            .map_or_else(String::new, |time| time.to_string())
+    };
+    let known = |text: String| {
+        if clock.is_traced() {
+            String::new()
+        } else {
+            text
+        }
+    };
     [
         counts.count.to_string(),
         counts.reads.to_string(),
         counts.writes.to_string(),
         counts.kernel.to_string(),
         counts.userspace.to_string(),
-        counts.fast.to_string(),
+        known(counts.fast.to_string()),
         counts.wildcard.to_string(),
-        clock.seconds(counts.cycles).to_string(),
+        known(clock.seconds(counts.cycles).to_string()),
+        time(|times| times.min),
+        time(|times| times.p50),
+        time(|times| times.p99),
+        time(|times| times.max),
     ]
 }
 
@@ -113,20 +140,20 @@ mod tests {
     #[test]
     fn pages() {
         let wanted = "vm,pid,process,ended,vcpu,page,name,device,\
-            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds\r\n\
+            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds,min_ns,p50_ns,p99_ns,max_ns\r\n\
             1,4711,\"a \"\"b\"\", c\",0,,0xfe003000,0xfe003000,PCI hole,\
-            10000,0,10000,10000,0,10000,0,0.0075\r\n\
+            10000,0,10000,10000,0,10000,0,0.0075,,,,\r\n\
             1,4711,\"a \"\"b\"\", c\",0,,0xfee00000,local APIC,local APIC,\
-            600,100,500,600,0,600,0,0.00045\r\n";
+            600,100,500,600,0,600,0,0.00045,,,,\r\n";
         assert_eq!(text(By::Page), wanted);
     }
 
     #[test]
     fn groups() {
-        let wanted = "vm,pid,process,ended,device,pages,\
-            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds\r\n\
-            1,4711,\"a \"\"b\"\", c\",0,,3,10620,120,10500,10600,20,10620,0,0.007965\r\n\
-            2,4712,,1,,1,42,40,2,0,42,42,0,0.0000315\r\n";
+        let wanted = "vm,pid,process,ended,pages,\
+            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds,min_ns,p50_ns,p99_ns,max_ns\r\n\
+            1,4711,\"a \"\"b\"\", c\",0,3,10620,120,10500,10600,20,10620,0,0.007965,,,,\r\n\
+            2,4712,,1,1,42,40,2,0,42,42,0,0.0000315,,,,\r\n";
         assert_eq!(text(By::Vm), wanted);
     }
 }

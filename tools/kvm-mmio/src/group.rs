@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Pages taken together: what a VM, or one of its devices, has in sum.
+//! What is taken together: all that a VM has, one of its devices, vCPUs or instructions.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::reading::Counts;
+use crate::site::{Site, Times};
 use crate::summary::{Row, Sort};
 
 /// What has a row of its own.
@@ -18,51 +19,162 @@ pub enum By {
     /// Each device of each VM
     Device,
     Vm,
+    Vcpu,
+    /// Each instruction that accesses a page, which only tracepoints tell
+    Rip,
 }
 
-/// Pages of a VM that are taken together.
+impl By {
+    /// What rows are called, one and many.
+    pub fn rows(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Page => ("page", "pages"),
+            Self::Device => ("device", "devices"),
+            Self::Vm => ("VM", "VMs"),
+            Self::Vcpu => ("vCPU", "vCPUs"),
+            Self::Rip => ("instruction", "instructions"),
+        }
+    }
+
+    /// The columns of [`Part::cells`].
+    pub fn titles(self) -> &'static [&'static str] {
+        match self {
+            Self::Page | Self::Vm => &[],
+            Self::Device => &["device"],
+            Self::Vcpu => &["vCPU"],
+            Self::Rip => &["page", "name", "instruction", "symbol"],
+        }
+    }
+}
+
+/// What of a VM it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
+pub enum Part {
+    All {},
+    Device {
+        device: String,
+    },
+    Vcpu {
+        vcpu: u32,
+    },
+    Site {
+        #[serde(serialize_with = "hexadecimal")]
+        gpa: u64,
+        name: String,
+        /// None: one of too many.
+        #[serde(serialize_with = "hexadecimal_if_any")]
+        rip: Option<u64>,
+        symbol: Option<String>,
+    },
+}
+
+fn hexadecimal<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{number:#x}"))
+}
+
+fn hexadecimal_if_any<S: Serializer>(
+    number: &Option<u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match number {
+        Some(number) => hexadecimal(number, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Part {
+    /// As the columns of a table; empty is what is not known.
+    pub fn cells(&self) -> Vec<String> {
+        match self {
+            Self::All {} => Vec::new(),
+            Self::Device { device } => vec![device.clone()],
+            Self::Vcpu { vcpu } => vec![vcpu.to_string()],
+            Self::Site {
+                gpa,
+                name,
+                rip,
+                symbol,
+            } => vec![
+                format!("{gpa:#x}"),
+                name.clone(),
+                rip.map_or_else(|| "others".to_owned(), |rip| format!("{rip:#x}")),
+                symbol.clone().unwrap_or_default(),
+            ],
+        }
+    }
+}
+
+/// Pages of a VM, or parts of their counts, that are taken together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
     pub vm: u64,
     pub tgid: u32,
     pub process: String,
     pub ended: bool,
-    /// None: all of the VM.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    pub pages: usize,
     #[serde(flatten)]
+    pub part: Part,
+    pub pages: usize,
+    #[serde(skip)]
     pub counts: Counts,
+    #[serde(skip)]
+    pub times: Times,
 }
 
 impl Group {
-    fn new(row: &Row, device: Option<String>) -> Self {
+    fn new(row: &Row, part: Part) -> Self {
         Self {
             vm: row.key.vm,
             tgid: row.tgid,
             process: row.process.clone(),
             ended: row.ended,
-            device,
+            part,
             pages: 0,
             counts: Counts::default(),
+            times: Times::default(),
         }
+    }
+}
+
+/// The parts that a row has a share in, and these.
+fn parts(row: &Row, by: By) -> Vec<(Part, Site)> {
+    let all = |part| {
+        let (counts, times) = (row.counts, row.times());
+        vec![(part, Site { counts, times })]
+    };
+    let site = |(&rip, site): (&Option<u64>, &Site)| {
+        let part = Part::Site {
+            gpa: row.key.gpa,
+            name: row.name.clone(),
+            rip,
+            symbol: rip.and_then(|rip| row.symbols.get(&rip).cloned()),
+        };
+        (part, site.clone())
+    };
+    let vcpu = row.key.vcpu.unwrap_or_default();
+    let device = row.device.clone();
+    match by {
+        By::Page => Vec::new(),
+        By::Device => all(Part::Device { device }),
+        By::Vm => all(Part::All {}),
+        By::Vcpu => all(Part::Vcpu { vcpu }),
+        By::Rip => row.sites.iter().map(site).collect(),
     }
 }
 
 /// The groups that rows make, the most first; none if rows are pages.
 pub fn groups(rows: &[Row], by: By, sort: Sort) -> Vec<Group> {
-    if by == By::Page {
-        return Vec::new();
-    }
-    let mut groups: BTreeMap<(u64, Option<String>), (Group, BTreeSet<u64>)> = BTreeMap::new();
+    let mut groups: BTreeMap<(u64, Part), (Group, BTreeSet<u64>)> = BTreeMap::new();
     for row in rows {
-        let device = (by == By::Device).then(|| row.device.clone());
-        let (group, pages) = groups
-            .entry((row.key.vm, device.clone()))
-            .or_insert_with(|| (Group::new(row, device), BTreeSet::new()));
-        group.counts += row.counts;
-        pages.insert(row.key.gpa);
-        group.pages = pages.len();
+        for (part, share) in parts(row, by) {
+            let (group, pages) = groups
+                .entry((row.key.vm, part.clone()))
+                .or_insert_with(|| (Group::new(row, part), BTreeSet::new()));
+            group.counts += share.counts;
+            group.times += &share.times;
+            pages.insert(row.key.gpa);
+            group.pages = pages.len();
+        }
     }
     let mut groups: Vec<Group> = groups.into_values().map(|(group, _)| group).collect();
     groups.sort_by_key(|group| Reverse(sort.key(&group.counts)));
@@ -76,31 +188,62 @@ mod tests {
     use crate::region::Names;
     use crate::summary::{View, rows};
 
-    fn grouped(by: By, sort: Sort) -> Vec<(u64, Option<String>, usize, u64)> {
+    fn grouped(by: By, sort: Sort) -> Vec<(u64, Vec<String>, usize, u64)> {
         let view = View {
             per_vcpu: true,
             ..View::default()
         };
-        let rows = rows(&sample::two_vms(), &Names::default(), &view);
+        let rows = rows(&sample::traced(), &Names::default(), &view);
         let groups = groups(&rows, by, sort).into_iter();
-        let parts = |group: Group| (group.vm, group.device, group.pages, group.counts.count);
+        let parts = |group: Group| {
+            let cells = group.part.cells();
+            (group.vm, cells, group.pages, group.counts.count)
+        };
         groups.map(parts).collect()
     }
 
+    fn row(vm: u64, cells: &[&str], pages: usize, count: u64) -> (u64, Vec<String>, usize, u64) {
+        let cells = cells.iter().map(|&cell| cell.to_owned()).collect();
+        (vm, cells, pages, count)
+    }
+
     #[test]
-    fn vms_and_devices() {
-        let device = |name: &str| Some(name.to_owned());
+    fn of_pages() {
         assert_eq!(grouped(By::Page, Sort::Accesses), []);
         assert_eq!(
             grouped(By::Vm, Sort::Accesses),
-            [(1, None, 3, 10620), (2, None, 1, 42)]
+            [row(1, &[], 3, 10620), row(2, &[], 1, 42)]
         );
         assert_eq!(
             grouped(By::Device, Sort::Userspace),
             [
-                (2, device("HPET"), 1, 42),
-                (1, device("PCI hole"), 2, 10020),
-                (1, device("local APIC"), 1, 600),
+                row(2, &["HPET"], 1, 42),
+                row(1, &["PCI hole"], 2, 10020),
+                row(1, &["local APIC"], 1, 600),
+            ]
+        );
+        assert_eq!(
+            grouped(By::Vcpu, Sort::Accesses),
+            [
+                row(1, &["0"], 3, 9620),
+                row(1, &["1"], 1, 1000),
+                row(2, &["0"], 1, 42),
+            ]
+        );
+    }
+
+    #[test]
+    fn of_instructions() {
+        assert_eq!(
+            grouped(By::Rip, Sort::Accesses),
+            [
+                row(
+                    1,
+                    &["0xfe003000", "0xfe003000", "0xffffffff81000010", ""],
+                    1,
+                    9990
+                ),
+                row(1, &["0xfe003000", "0xfe003000", "others", ""], 1, 10),
             ]
         );
     }

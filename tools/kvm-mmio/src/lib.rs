@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where the MMIO of virtual machines goes: what kvm_mmio_ext has counted, shown.
 
+pub mod advice;
 pub mod child;
 pub mod cli;
 pub mod command;
@@ -12,8 +13,13 @@ pub mod http;
 pub mod metrics;
 pub mod output;
 pub mod plot;
+pub mod qmp;
 pub mod reading;
 pub mod recording;
 pub mod region;
 pub mod signal;
+pub mod site;
+pub mod source;
 pub mod summary;
+pub mod symbols;
+pub mod trace;

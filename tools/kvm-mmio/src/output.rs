@@ -8,7 +8,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::group::{By, Group};
-use crate::reading::{Counts, HEAT, Last};
+use crate::reading::{Clock, Counts, HEAT, Last};
+use crate::site::{Quantiles, Times};
 use crate::summary::{Summary, VmSummary};
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
@@ -23,8 +24,8 @@ pub const COLUMNS: &[(&str, &str)] = &[
     ("PID", "its process, in the initial namespace"),
     (
         "process",
-        "what that is called: QEMU's -name, Firecracker's --id, else the program; - if nobody \
-         knows; (ended) if the VM has",
+        "what that is called: QEMU's -name, Firecracker's --id, else the program and its \
+         unit; - if nobody knows; (ended) if the VM has",
     ),
     ("vCPU", "with --per-vcpu: number of the vCPU"),
     ("page", "guest physical address"),
@@ -52,6 +53,15 @@ pub const COLUMNS: &[(&str, &str)] = &[
          userspace does",
     ),
     (
+        "min, p50, p99, max ns",
+        "in place of that with --latency: the least, that of half, that of 99 %, and the greatest time \
+         from the VM exit to the next entry, what userspace does included",
+    ),
+    (
+        "instruction, symbol",
+        "with --by rip: where the guest was, and what that is called in --symbols",
+    ),
+    (
         "last",
         "direction, bytes and highest bit of the value of the last one",
     ),
@@ -63,6 +73,10 @@ const PROCESS: usize = 24;
 /// A file of names that may be of either of two VMs names none.
 pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several processes: say whose \
      they are, --mtree PID=FILE, or all=FILE";
+
+/// The module counts by page only.
+const NO_SITES: &str = "the module does not tell which instructions access a page: count, or record, \
+     with --source tracepoints";
 
 /// Marks of a page's last access that the kernel does not know.
 const UNKNOWN_WIDTH: u8 = 255;
@@ -82,7 +96,9 @@ pub enum Line<'a> {
         boottime_ns: u64,
         heat: bool,
         pages_per_vcpu: u32,
+        source: &'static str,
         vms_lost: u64,
+        events_lost: u64,
         accesses: u64,
         heat_dropped: u64,
         pages_hidden: usize,
@@ -98,7 +114,42 @@ pub enum Line<'a> {
 pub struct GroupLine<'a> {
     #[serde(flatten)]
     group: &'a Group,
-    seconds: f64,
+    #[serde(flatten)]
+    counts: CountsLine,
+}
+
+/// Counts; null is what the source does not know.
+#[derive(Serialize)]
+struct CountsLine {
+    count: u64,
+    reads: u64,
+    writes: u64,
+    kernel: u64,
+    userspace: u64,
+    fast: Option<u64>,
+    wildcard: u64,
+    cycles: Option<u64>,
+    seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_ns: Option<Quantiles>,
+}
+
+impl CountsLine {
+    fn new(counts: &Counts, times: &Times, clock: &Clock) -> Self {
+        let known = |value: u64| (!clock.is_traced()).then_some(value);
+        Self {
+            count: counts.count,
+            reads: counts.reads,
+            writes: counts.writes,
+            kernel: counts.kernel,
+            userspace: counts.userspace,
+            fast: known(counts.fast),
+            wildcard: counts.wildcard,
+            cycles: known(counts.cycles),
+            seconds: known(counts.cycles).map(|cycles| clock.seconds(cycles)),
+            latency_ns: times.quantiles(),
+        }
+    }
 }
 
 /// A row of the table.
@@ -116,8 +167,7 @@ pub struct PageLine<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     shared: &'a [String],
     #[serde(flatten)]
-    counts: &'a Counts,
-    seconds: f64,
+    counts: CountsLine,
     last: LastLine,
 }
 
@@ -136,6 +186,9 @@ const OUTCOMES: &[&str] = &[
     "emulated_kernel",
     "emulated_userspace",
     "wildcard",
+    // Of tracepoints, which do not tell what is fast.
+    "kernel",
+    "userspace",
 ];
 
 fn outcome(last: &Last) -> &'static str {
@@ -176,7 +229,13 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
             boottime_ns: clock.boottime,
             heat: clock.flags & HEAT != 0,
             pages_per_vcpu: clock.pages_per_vcpu,
-            vms_lost: clock.vms_lost,
+            source: if clock.is_traced() {
+                "tracepoints"
+            } else {
+                "module"
+            },
+            vms_lost: clock.vms_lost(),
+            events_lost: clock.events_lost(),
             accesses: summary.accesses,
             heat_dropped: summary.dropped(),
             pages_hidden: summary.hidden.0,
@@ -187,8 +246,8 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
         line(out, &Line::Vm(vm))?;
     }
     for group in &summary.groups {
-        let seconds = clock.seconds(group.counts.cycles);
-        line(out, &Line::Group(GroupLine { group, seconds }))?;
+        let counts = CountsLine::new(&group.counts, &group.times, clock);
+        line(out, &Line::Group(GroupLine { group, counts }))?;
     }
     for row in &summary.rows {
         line(
@@ -202,8 +261,7 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
                 name: &row.name,
                 device: &row.device,
                 shared: &row.shared,
-                counts: &row.counts,
-                seconds: clock.seconds(row.counts.cycles),
+                counts: CountsLine::new(&row.counts, &row.times(), clock),
                 last: LastLine {
                     size_bytes: row.last.size,
                     width_bits: known_width(&row.last),
@@ -231,12 +289,43 @@ pub fn table(titles: &[&str], left: &[usize]) -> Table {
     table
 }
 
-/// The time of one access on average, in nanoseconds.
+/// Accesses by the fast path, where that is known.
+fn fast(summary: &Summary, counts: &Counts) -> String {
+    match summary.clock.is_traced() {
+        true => "-".to_owned(),
+        false => counts.fast.to_string(),
+    }
+}
+
+/// The time of one access on average, in nanoseconds, where that is known.
 pub fn time_each(summary: &Summary, counts: &Counts) -> String {
+    if summary.clock.is_traced() {
+        return "-".to_owned();
+    }
     format!(
         "{:.0}",
         summary.clock.seconds(counts.cycles) / counts.count.max(1) as f64 * 1e9
     )
+}
+
+/// The columns of times: quantiles if there are any, else the mean.
+fn time_titles(summary: &Summary) -> &'static [&'static str] {
+    match summary.has_times() {
+        true => &["min ns", "p50 ns", "p99 ns", "max ns"],
+        false => &["ns each"],
+    }
+}
+
+fn time_cells(summary: &Summary, counts: &Counts, times: &Times) -> Vec<String> {
+    if !summary.has_times() {
+        return vec![time_each(summary, counts)];
+    }
+    match times.quantiles() {
+        Some(times) => [times.min, times.p50, times.p99, times.max]
+            .map(|time| time.to_string())
+            .to_vec(),
+        None => vec!["-".to_owned(); 4],
+    }
 }
 
 /// How the last access was, such as `write 4`.
@@ -253,6 +342,7 @@ pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
     if summary.rows.is_empty() && summary.groups.is_empty() {
         let what = match &summary.unmatched {
             Some(name) => format!("no page or device is called {name:?}"),
+            None if summary.no_sites => "no instructions known".to_owned(),
             None => "no accesses to pages without memory".to_owned(),
         };
         writeln!(out, "{what} in {}", seconds(summary))?;
@@ -285,11 +375,13 @@ fn page_table(summary: &Summary) -> Table {
     let mut titles = vec![
         "VM", "PID", "process", "page", "name", "accesses", "%", "reads", "writes", "kernel",
     ];
-    titles.extend(["userspace", "fast", "ns each", "last"]);
-    let mut left = vec![2, 4, 13];
+    titles.extend(["userspace", "fast"]);
+    titles.extend(time_titles(summary));
+    titles.push("last");
+    let mut left = vec![2, 4, titles.len() - 1];
     if per_vcpu {
         titles.insert(3, "vCPU");
-        left = vec![2, 5, 14];
+        left = vec![2, 5, titles.len() - 1];
     }
     let mut table = table(&titles, &left);
     let total = summary.accesses.max(1);
@@ -307,10 +399,10 @@ fn page_table(summary: &Summary) -> Table {
             counts.writes.to_string(),
             counts.kernel.to_string(),
             counts.userspace.to_string(),
-            counts.fast.to_string(),
-            time_each(summary, counts),
-            last(&row.last),
+            fast(summary, counts),
         ];
+        cells.extend(time_cells(summary, counts, &row.times()));
+        cells.push(last(&row.last));
         if per_vcpu {
             let vcpu = row
                 .key
@@ -325,13 +417,14 @@ fn page_table(summary: &Summary) -> Table {
 
 fn group_table(summary: &Summary, by: By) -> Table {
     let mut titles = vec!["VM", "PID", "process"];
-    let mut left = vec![2];
-    if by == By::Device {
-        titles.push("device");
-        left.push(3);
+    titles.extend(by.titles());
+    let mut left: Vec<usize> = (2..titles.len()).collect();
+    if by == By::Vcpu {
+        left.pop();
     }
     titles.extend(["pages", "accesses", "%", "reads", "writes", "kernel"]);
-    titles.extend(["userspace", "fast", "ns each"]);
+    titles.extend(["userspace", "fast"]);
+    titles.extend(time_titles(summary));
     let mut table = table(&titles, &left);
     let total = summary.accesses.max(1);
     for group in &summary.groups {
@@ -341,7 +434,14 @@ fn group_table(summary: &Summary, by: By) -> Table {
             group.tgid.to_string(),
             process(&group.process, group.ended),
         ];
-        cells.extend(group.device.clone());
+        let parts = group.part.cells().into_iter();
+        cells.extend(parts.map(|cell| {
+            if cell.is_empty() {
+                "-".to_owned()
+            } else {
+                cell
+            }
+        }));
         cells.extend([
             group.pages.to_string(),
             counts.count.to_string(),
@@ -350,9 +450,9 @@ fn group_table(summary: &Summary, by: By) -> Table {
             counts.writes.to_string(),
             counts.kernel.to_string(),
             counts.userspace.to_string(),
-            counts.fast.to_string(),
-            time_each(summary, counts),
+            fast(summary, counts),
         ]);
+        cells.extend(time_cells(summary, counts, &group.times));
         table.add_row(cells);
     }
     table
@@ -379,23 +479,26 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
     let (pages, accesses) = summary.hidden;
     if pages != 0 {
-        let (one, many) = match summary.by {
-            By::Page => ("more page", "more pages"),
-            By::Device => ("more device", "more devices"),
-            By::Vm => ("more VM", "more VMs"),
-        };
-        let (pages, accesses) = (
-            plural(pages as u64, one, many),
-            plural(accesses, "access", "accesses"),
-        );
-        notes.push(format!("{pages} with {accesses} not shown (--top)"));
+        let (one, many) = summary.by.rows();
+        let what = if pages == 1 { one } else { many };
+        let accesses = plural(accesses, "access", "accesses");
+        notes.push(format!(
+            "{pages} more {what} with {accesses} not shown (--top)"
+        ));
+    }
+    if summary.no_sites {
+        notes.push(NO_SITES.to_owned());
     }
     if summary.names_unused {
         notes.push(NAMES_UNUSED.to_owned());
     }
     if summary.dropped() != 0 {
+        let who = match summary.clock.is_traced() {
+            true => "this program counts",
+            false => "the kernel counts",
+        };
         notes.push(format!(
-            "{} of no page: the kernel counts {} pages for each vCPU",
+            "{} of no page: {who} {} pages for each vCPU",
             plural(summary.dropped(), "access", "accesses"),
             summary.clock.pages_per_vcpu
         ));
@@ -403,10 +506,16 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     if summary.clock.flags & HEAT == 0 {
         notes.push("counting by page was off, at least for a part of the time".to_owned());
     }
-    if summary.clock.vms_lost != 0 {
+    if summary.clock.events_lost() != 0 {
+        notes.push(format!(
+            "{} lost, as the kernel had no room for them: there were more accesses",
+            plural(summary.clock.events_lost(), "event was", "events were"),
+        ));
+    }
+    if summary.clock.vms_lost() != 0 {
         notes.push(format!(
             "{} not in this: they ended, and the kernel keeps {}",
-            plural(summary.clock.vms_lost, "VM is", "VMs are"),
+            plural(summary.clock.vms_lost(), "VM is", "VMs are"),
             summary.clock.vms_kept
         ));
     }

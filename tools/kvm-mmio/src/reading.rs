@@ -8,10 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::site::{Place, Site};
+
 /// A module parameter, as a bit of [`Clock::flags`].
 pub const HEAT: u32 = 1 << 0;
 pub const ENABLED: u32 = 1 << 1;
 pub const FAST: u32 = 1 << 2;
+/// The counts are of tracepoints, which do not tell what is fast, and how long it takes.
+pub const TRACED: u32 = 1 << 31;
 
 /// When something was read, and what held for all VMs then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +30,25 @@ pub struct Clock {
     pub pages_per_vcpu: u32,
     /// Most ended VMs that are kept while somebody reads.
     pub vms_kept: u32,
-    /// Ended VMs that were not.
-    pub vms_lost: u64,
+    /// Ended VMs that were not; with [`TRACED`], events that had no room.
+    pub lost: u64,
 }
 
 impl Clock {
+    pub fn is_traced(&self) -> bool {
+        self.flags & TRACED != 0
+    }
+
+    /// Ended VMs that are in no count.
+    pub fn vms_lost(&self) -> u64 {
+        if self.is_traced() { 0 } else { self.lost }
+    }
+
+    /// Events that are in no count.
+    pub fn events_lost(&self) -> u64 {
+        if self.is_traced() { self.lost } else { 0 }
+    }
+
     /// How long some cycles of the TSC are.
     pub fn seconds(&self, cycles: u64) -> f64 {
         cycles as f64 / (f64::from(self.tsc_khz.max(1)) * 1000.0)
@@ -135,6 +153,8 @@ pub struct Vcpu {
     pub counters: Vec<u64>,
     /// By guest-physical address.
     pub pages: BTreeMap<u64, Page>,
+    /// By page and instruction, with [`TRACED`].
+    pub sites: BTreeMap<Place, Site>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -163,7 +183,7 @@ impl Reading {
     /// from nothing; pages that were not accessed are left out.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut grown = self.clone();
-        grown.clock.vms_lost -= earlier.clock.vms_lost.min(grown.clock.vms_lost);
+        grown.clock.lost -= earlier.clock.lost.min(grown.clock.lost);
         for (id, vm) in &mut grown.vms {
             let before = earlier.vms.get(id);
             vm.heat_dropped -= before.map_or(0, |vm| vm.heat_dropped).min(vm.heat_dropped);
@@ -172,6 +192,7 @@ impl Reading {
                     vcpu.subtract(before);
                 }
                 vcpu.pages.retain(|_, page| page.counts.count != 0);
+                vcpu.sites.retain(|_, site| *site != Site::default());
             }
         }
         grown
@@ -179,9 +200,9 @@ impl Reading {
 
     /// Adds what has grown later.
     pub fn add(&mut self, later: &Self) {
-        let vms_lost = self.clock.vms_lost + later.clock.vms_lost;
+        let lost = self.clock.lost.saturating_add(later.clock.lost);
         self.clock = Clock {
-            vms_lost,
+            lost,
             ..later.clock
         };
         self.counters.clone_from(&later.counters);
@@ -229,6 +250,11 @@ impl Vcpu {
                 page.counts = page.counts - before.counts;
             }
         }
+        for (place, site) in &mut self.sites {
+            if let Some(before) = earlier.sites.get(place) {
+                *site = site.since(before);
+            }
+        }
     }
 
     fn add(&mut self, later: &Self) {
@@ -240,6 +266,9 @@ impl Vcpu {
             let page = self.pages.entry(*gpa).or_default();
             page.counts += later.counts;
             page.last = later.last;
+        }
+        for (place, later) in &later.sites {
+            *self.sites.entry(*place).or_default() += later;
         }
     }
 }
@@ -262,6 +291,7 @@ mod tests {
                 .iter()
                 .map(|&(gpa, count)| (gpa, page(count)))
                 .collect(),
+            ..Vcpu::default()
         };
         let vm_state = Vm {
             vcpus: [(0, vcpu)].into(),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// How soon a signal is noticed.
 const STEP: Duration = Duration::from_millis(20);
@@ -28,7 +28,7 @@ impl Stop {
     /// From now on these signals do not end the program.
     pub fn on_signals() -> Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
-        for number in [SIGINT, SIGTERM, SIGHUP] {
+        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)?;
         }
         Ok(Self(signal))

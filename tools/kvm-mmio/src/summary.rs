@@ -9,9 +9,11 @@ use clap::ValueEnum;
 use regex_lite::Regex;
 use serde::Serialize;
 
+use crate::advice::{Advice, advice};
 use crate::group::{By, Group, groups};
 use crate::reading::{Clock, Counts, Last, Page, Reading, Vcpu, Vm};
 use crate::region::{Maps, Names};
+use crate::site::{Site, Times};
 
 /// Which pages are shown.
 #[derive(Clone, Debug, Default)]
@@ -120,9 +122,20 @@ pub struct Row {
     pub shared: Vec<String>,
     pub counts: Counts,
     pub last: Last,
+    /// By instruction, where these are known.
+    pub sites: BTreeMap<Option<u64>, Site>,
+    /// What instructions are called.
+    pub symbols: BTreeMap<u64, String>,
 }
 
 impl Row {
+    /// How long accesses took, if that is known.
+    pub fn times(&self) -> Times {
+        let mut sum = Times::default();
+        self.sites.values().for_each(|site| sum += &site.times);
+        sum
+    }
+
     /// Whether the page, its device or one of those that share it is called so.
     fn has_name(&self, name: &Regex) -> bool {
         let mut names = [&self.name, &self.device].into_iter().chain(&self.shared);
@@ -131,7 +144,7 @@ impl Row {
 }
 
 /// The names of pages of all VMs that are shown.
-fn maps(reading: &Reading, names: &Names, filter: &Filter) -> Maps {
+fn maps<'a>(reading: &Reading, names: &'a Names, filter: &Filter) -> Maps<'a> {
     let shown = reading
         .vms
         .iter()
@@ -144,8 +157,9 @@ pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
     let maps = maps(reading, names, &view.filter);
     let mut rows: Vec<Row> = pages(reading, view)
         .into_iter()
-        .map(|(key, (vm, page))| {
+        .map(|(key, Sum { vm, page, sites })| {
             let map = maps.of(vm.tgid);
+            let symbol = |rip: u64| Some((rip, maps.symbol(vm.tgid, rip)?));
             Row {
                 key,
                 tgid: vm.tgid,
@@ -156,6 +170,8 @@ pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
                 shared: map.shared(key.gpa),
                 counts: page.counts,
                 last: page.last,
+                symbols: sites.keys().flatten().copied().filter_map(symbol).collect(),
+                sites,
             }
         })
         .filter(|row| {
@@ -170,9 +186,29 @@ pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
     rows
 }
 
+/// What is known of a page of a VM, or of a vCPU.
+struct Sum<'a> {
+    vm: &'a Vm,
+    page: Page,
+    sites: BTreeMap<Option<u64>, Site>,
+}
+
+impl Sum<'_> {
+    fn add(&mut self, vcpu: &Vcpu, gpa: u64, page: &Page) {
+        self.page.counts += page.counts;
+        if page.last.tsc >= self.page.last.tsc {
+            self.page.last = page.last;
+        }
+        for ((_, rip), site) in vcpu.sites.range((gpa, None)..=(gpa, Some(u64::MAX))) {
+            *self.sites.entry(*rip).or_default() += site;
+        }
+    }
+}
+
 /// The pages of a reading, with their VMs.
-fn pages<'a>(reading: &'a Reading, view: &View) -> BTreeMap<Key, (&'a Vm, Page)> {
-    let mut pages: BTreeMap<Key, (&Vm, Page)> = BTreeMap::new();
+fn pages<'a>(reading: &'a Reading, view: &View) -> BTreeMap<Key, Sum<'a>> {
+    let mut pages: BTreeMap<Key, Sum> = BTreeMap::new();
+    let per_vcpu = view.per_vcpu || view.by == By::Vcpu;
     let shown = reading
         .vms
         .iter()
@@ -183,13 +219,14 @@ fn pages<'a>(reading: &'a Reading, view: &View) -> BTreeMap<Key, (&'a Vm, Page)>
                 let key = Key {
                     vm: id,
                     gpa,
-                    vcpu: view.per_vcpu.then_some(vcpu),
+                    vcpu: per_vcpu.then_some(vcpu),
                 };
-                let (_, sum) = pages.entry(key).or_insert((vm, Page::default()));
-                sum.counts += page.counts;
-                if page.last.tsc >= sum.last.tsc {
-                    sum.last = page.last;
-                }
+                let sum = pages.entry(key).or_insert_with(|| Sum {
+                    vm,
+                    page: Page::default(),
+                    sites: BTreeMap::new(),
+                });
+                sum.add(state, gpa, page);
             }
         }
     }
@@ -216,6 +253,9 @@ pub struct Summary {
     pub names_unused: bool,
     /// What names had to match, if none did.
     pub unmatched: Option<String>,
+    /// Instructions are wanted, and there are accesses of which they are not known.
+    pub no_sites: bool,
+    pub advice: Vec<Advice>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -240,6 +280,8 @@ impl Summary {
         let mut rows = rows(grown, names, view);
         let name = view.filter.name.as_ref().filter(|_| rows.is_empty());
         let accesses = rows.iter().map(|row| row.counts.count).sum();
+        let advice = advice(&rows, grown.clock.is_traced());
+        let no_sites = view.by == By::Rip && rows.iter().any(|row| row.sites.is_empty());
         let mut groups = groups(&rows, view.by, view.sort);
         if view.by != By::Page {
             rows.clear();
@@ -274,12 +316,21 @@ impl Summary {
             unmatched: name
                 .filter(|_| !pages(grown, view).is_empty())
                 .map(|name| name.as_str().to_owned()),
+            no_sites,
+            advice,
         }
     }
 
     /// Whether groups are shown in place of pages.
     pub fn grouped(&self) -> bool {
         self.by != By::Page
+    }
+
+    /// Whether it is known how long accesses took.
+    pub fn has_times(&self) -> bool {
+        let of_groups = self.groups.iter().map(|group| group.times.quantiles());
+        let of_rows = self.rows.iter().map(|row| row.times().quantiles());
+        of_groups.chain(of_rows).any(|times| times.is_some())
     }
 
     pub fn dropped(&self) -> u64 {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `kvm-mmio top` in a real terminal.
 
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 // The generator of statistics files finds the types that it needs at this crate's root.
-use kvm_mmio::reading;
+use kvm_mmio::{reading, site};
 #[allow(dead_code)]
 #[path = "../src/device/sample.rs"]
 mod sample;
@@ -87,7 +88,7 @@ fn a_session() {
     let kernel = Kernel::with(&sample::two_vms());
     let tmux = Tmux::start(&kernel, "NO_COLOR=1", "--interval 0.2");
     tmux.wait_for("0 pages, 0 accesses/s; every 0.2 s");
-    assert_eq!(kernel.heat(), "Y");
+    assert!(kernel.counts());
     kernel.write("dev/kvm_mmio_ext", sample::file(&doubled()));
     let screen = tmux.wait_for("4 pages");
     let words: Vec<&str> = screen[6].split_whitespace().collect();
@@ -107,29 +108,61 @@ fn a_session() {
         !screen.iter().any(|line| line.contains("kvm-mmio top")),
         "{screen:?}"
     );
-    assert_eq!(kernel.heat(), "N");
+    assert!(!kernel.counts());
 }
 
-#[test]
-#[ignore = "needs tmux"]
-fn an_end_by_a_signal_puts_everything_back() {
-    let kernel = Kernel::with(&sample::two_vms());
-    let tmux = Tmux::start(&kernel, "", "--interval 0.2");
-    tmux.wait_for("0 pages");
+/// The process of `top` on this kernel.
+fn pid(kernel: &Kernel) -> String {
     let program = kernel.folder().display().to_string();
     let found = Command::new("pgrep")
         .args(["-f", &format!("^[^ ]*kvm-mmio --root {program}")])
         .output();
     let pid = String::from_utf8(found.unwrap().stdout).unwrap();
-    assert!(
-        Command::new("kill")
-            .arg(pid.trim())
-            .status()
-            .unwrap()
-            .success()
+    pid.trim().to_owned()
+}
+
+#[test]
+#[ignore = "needs tmux"]
+fn an_end_by_a_signal_puts_everything_back() {
+    for signal in ["-TERM", "-QUIT"] {
+        let kernel = Kernel::with(&sample::two_vms());
+        let tmux = Tmux::start(&kernel, "", "--interval 0.2");
+        tmux.wait_for("0 pages");
+        let kill = Command::new("kill").args([signal, &pid(&kernel)]).status();
+        assert!(kill.unwrap().success());
+        let screen = tmux.wait_for("status 0");
+        assert!(!screen[0].contains("kvm-mmio top"), "{signal}: {screen:?}");
+        assert!(!kernel.counts());
+    }
+}
+
+/// Without the signal that comes first as a rule: what is drawn, and what is put back, fails.
+#[test]
+#[ignore = "needs tmux"]
+fn a_terminal_that_goes_silently_is_no_failure() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let end = kernel.path("end");
+    let program = env!("CARGO_BIN_EXE_kvm-mmio");
+    let shell = format!(
+        "trap '' HUP; {program} --root {} top --interval 0.2 2> {}; echo $? > {}",
+        kernel.folder().display(),
+        kernel.path("errors").display(),
+        end.display()
     );
-    tmux.wait_for("status 0");
-    assert_eq!(kernel.heat(), "N");
+    let tmux = Tmux { kernel: &kernel };
+    tmux.run(&["-f/dev/null", "new-session", "-d", "-x140", "-y14", &shell]);
+    tmux.wait_for("0 pages");
+    drop(tmux);
+    let start = Instant::now();
+    while !fs::read_to_string(&end).is_ok_and(|text| text.ends_with('\n')) {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "it is still there"
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(fs::read_to_string(end).unwrap(), "0\n");
+    assert_eq!(fs::read_to_string(kernel.path("errors")).unwrap(), "");
 }
 
 #[test]
@@ -140,7 +173,7 @@ fn a_terminal_that_goes_ends_it() {
     tmux.wait_for("0 pages");
     drop(tmux);
     let start = Instant::now();
-    while kernel.heat() != "N" {
+    while kernel.counts() {
         assert!(
             start.elapsed() < Duration::from_secs(20),
             "it is still there"

@@ -41,7 +41,7 @@ struct Side {
 
 fn side(path: &std::path::Path, args: &Diff, filter: &Filter) -> Result<(Side, Played)> {
     let mut total = Total::default();
-    let played = play(path, &args.names, |step| total.add(&step))?;
+    let played = play(path, &args.names, &args.span, |step| total.add(&step))?;
     let view = View {
         filter: filter.clone(),
         ..View::default()

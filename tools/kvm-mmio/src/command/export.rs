@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cli::Export;
-use crate::device::{Heat, System};
+use crate::device::System;
 use crate::failure::{Failure, warn};
 use crate::http::{Answer, Request, Server};
 use crate::metrics::{Format, Limits, render};
@@ -85,7 +85,7 @@ fn lines(reading: Option<&Reading>, names: &Names, top: usize) -> Result<Vec<u8>
 /// module may be loaded later.
 fn listen(system: &System, args: &Export, address: SocketAddr, names: Names) -> Result<()> {
     let stop = Stop::on_signals()?;
-    let _heat = args.heat.then(|| Heat::on(system)).transpose()?;
+    let _counting = args.heat.then(|| system.open_counting()).transpose()?;
     let server = Server::bind(address)?;
     warn(format_args!("http://{}/metrics", server.address()?));
     let (names, first) = (Mutex::new(names), Once::new());

@@ -63,17 +63,23 @@ fn man(mut out: &mut dyn Write, command: &clap::Command) -> Result<()> {
 }
 
 const FILES: &[(&str, &str)] = &[
+    ("/dev/kvm_mmio_ext", "the statistics of the module"),
     (
-        "/dev/kvm_mmio_ext",
-        "the statistics of the module, which all figures are from",
+        "/sys/kernel/tracing/events/kvm",
+        "KVM's tracepoints, which figures are from where the module is not loaded",
     ),
     (
         "/sys/module/kvm_mmio_ext/parameters/heat",
-        "whether accesses are counted by page; top, record and stat switch it on while they run",
+        "whether accesses are counted by page while nobody has the statistics open for that, as \
+         top, record and stat have",
     ),
     (
         "/proc/PID/cmdline, /proc/PID/comm",
         "what a VM is called: QEMU's -name, Firecracker's --id, else the program",
+    ),
+    (
+        "/proc/PID/cgroup",
+        "the unit of systemd that is named with the program",
     ),
     (
         "kvm-mmio.rec",
@@ -98,6 +104,22 @@ const EXAMPLES: &[(&str, &str)] = &[
     (
         "kvm-mmio stat -f virtio -- sleep 1m",
         "exactly how often a minute's pages of virtio devices were accessed",
+    ),
+    (
+        "kvm-mmio stat --by rip --symbols 4711=kallsyms -- sleep 10",
+        "the instructions of a guest that access each page, by the guest's own /proc/kallsyms",
+    ),
+    (
+        "kvm-mmio stat --latency -- sleep 10",
+        "how long accesses take, the VMM included",
+    ),
+    (
+        "kvm-mmio top --qmp 4711=/run/web.qmp",
+        "the pages of a VM by the names that its QEMU gives them now",
+    ),
+    (
+        "kvm-mmio record --rotate 1h --keep 24",
+        "always the last day, a file for each hour",
     ),
     (
         "kvm-mmio export -o /var/lib/prometheus/node-exporter/kvm-mmio.prom",

@@ -30,7 +30,7 @@ pub fn run(out: &mut dyn Write, args: &Plot, json: bool) -> Result<()> {
     let mut collector = Collector::new(args.select.filter());
     let output = args.output.clone().unwrap_or_else(|| default_output(args));
     let format = format(args.format, &output)?;
-    let played = play(&args.file, &args.names, |step| {
+    let played = play(&args.file, &args.names, &args.span, |step| {
         collector.add(&step.grown, step.elapsed);
     })?;
     let matrix = collector.matrix(&played.names, args.top.into());

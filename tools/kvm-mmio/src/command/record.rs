@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -11,13 +11,14 @@ use serde::Serialize;
 
 use crate::child::{self, Running};
 use crate::cli::Record;
-use crate::device::{Device, Heat, System, warn_of_setting};
+use crate::device::{System, warn_of_setting};
 use crate::failure::Failure;
 use crate::output;
 use crate::reading::Reading;
 use crate::recording::{Recorder, Start};
 use crate::region::Names;
 use crate::signal::{Stop, next_after};
+use crate::source::{Source, Wanted};
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Result<()> {
     if args.command.is_empty() {
@@ -74,6 +75,69 @@ fn create(path: &Path, force: bool) -> Result<Box<dyn Write>> {
     })?))
 }
 
+/// The files of a ring that go on with a recording: how the number `n` before this one is called.
+fn numbered(path: &Path, n: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}
+
+/// Makes place for the next file of a ring; the oldest goes.
+fn rotate(path: &Path, keep: u32) -> io::Result<()> {
+    let older = |n| match n {
+        0 => path.to_owned(),
+        n => numbered(path, n),
+    };
+    for n in (0..keep).rev() {
+        match fs::rename(older(n), older(n + 1)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what a ring cannot be made of, or would overwrite.
+fn check_ring(args: &Record) -> Result<()> {
+    if args.rotate.is_none() {
+        return Ok(());
+    }
+    if is_stdout(&args.output) || args.output.metadata().is_ok_and(|node| !node.is_file()) {
+        return Err(Failure::Usage("--rotate needs a file".to_owned()).into());
+    }
+    let first = numbered(&args.output, 1);
+    if first.exists() && !args.force {
+        bail!(
+            "{} exists: --force overwrites it, --output names another",
+            first.display()
+        );
+    }
+    Ok(())
+}
+
+/// A recording that begins now.
+fn begin(
+    system: &System,
+    args: &Record,
+    counters: &[String],
+    force: bool,
+) -> Result<Recorder<Output>> {
+    let file = create(&args.output, force)?;
+    let start = Start {
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: system.kernel(),
+        wall_clock: SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |time| time.as_secs()),
+        interval_ms: args.interval.as_millis() as u64,
+        counters: counters.to_vec(),
+        regions: Vec::new(),
+    };
+    Ok(Recorder::new(BufWriter::new(file), start)?)
+}
+
+type Output = BufWriter<Box<dyn Write>>;
+
 fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
@@ -83,29 +147,24 @@ fn record(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Re
         let message = "a recording on standard output is for a program that reads it";
         return Err(Failure::Usage(message.to_owned()).into());
     }
-    let given = args.names.given()?;
+    let names = args.names.names()?;
     let stop = Stop::on_signals()?;
-    let device = system.open()?;
-    let first = device.read()?;
-    let file = create(&args.output, args.force)?;
-    let heat = Heat::on(system)?;
-    warn_of_setting(&first);
-    let start = Start {
-        program: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel: system.kernel(),
-        wall_clock: SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0, |time| time.as_secs()),
-        interval_ms: args.interval.as_millis() as u64,
-        counters: first.counters.clone(),
-        regions: Vec::new(),
+    let wanted = Wanted {
+        times: args.latency.latency,
+        ..Wanted::default()
     };
-    let mut recorder = Recorder::new(BufWriter::new(file), start)?;
-    recorder.give(given)?;
+    let source = Source::open(system, args.counting.source, wanted)?;
+    let first = source.read()?;
+    check_ring(args)?;
+    let recorder = begin(system, args, &first.counters, args.force)?;
+    warn_of_setting(&first);
     let mut session = Session {
         system,
+        args,
         recorder,
-        names: Names::default(),
+        begun: Instant::now(),
+        bytes: 0,
+        names,
         last: Reading::default(),
         progress: Progress {
             file: args.output.display().to_string(),
@@ -113,40 +172,40 @@ fn record(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Re
         },
         started: Instant::now(),
     };
-    session.sample(&device)?;
+    session.sample(&source)?;
     let mut command = match args.command.as_slice() {
         [] => None,
         command => Some(Running::start(command)?),
     };
-    session.run(&device, args, &stop, command.as_mut())?;
+    session.run(&source, args, &stop, command.as_mut())?;
     let status = command
         .as_mut()
         .map(|command| command.wait(&stop))
         .transpose()?;
-    session.sample(&device)?;
-    drop(heat);
+    session.sample(&source)?;
     session.finish(out, args, json)?;
     status.map_or(Ok(()), child::result)
 }
 
-struct Session<'a, W: Write> {
+struct Session<'a> {
     system: &'a System,
-    recorder: Recorder<W>,
-    /// Of processes.
+    args: &'a Record,
+    recorder: Recorder<Output>,
+    /// When the file was.
+    begun: Instant,
+    /// Of the files before.
+    bytes: u64,
     names: Names,
     last: Reading,
     progress: Progress,
     started: Instant,
 }
 
-impl<W: Write> Session<'_, W> {
-    fn sample(&mut self, device: &Device) -> Result<()> {
-        let reading = device.read()?;
+impl Session<'_> {
+    fn sample(&mut self, source: &Source) -> Result<()> {
+        let reading = source.read()?;
         self.names.learn(self.system, &reading);
-        self.recorder
-            .name(&self.names.processes)
-            .and_then(|()| self.recorder.add(&reading))
-            .context("cannot write the recording")?;
+        self.write(&reading)?;
         if self.progress.samples != 0 {
             let grown = reading.since(&self.last);
             let vcpus = grown.vms.values().flat_map(|vm| vm.vcpus.values());
@@ -155,15 +214,42 @@ impl<W: Write> Session<'_, W> {
         }
         self.last = reading;
         self.progress.samples += 1;
-        self.progress.bytes = self.recorder.bytes;
+        self.progress.bytes = self.bytes + self.recorder.bytes;
         self.progress.seconds = self.started.elapsed().as_secs_f64();
+        if self
+            .args
+            .rotate
+            .is_some_and(|time| self.begun.elapsed() >= time)
+        {
+            self.rotate()?;
+        }
         Ok(())
+    }
+
+    fn write(&mut self, reading: &Reading) -> Result<()> {
+        self.recorder
+            .name(&self.names.processes)
+            .and_then(|()| self.recorder.give(self.names.given()))
+            .and_then(|()| self.recorder.add(reading))
+            .context("cannot write the recording")
+    }
+
+    /// Goes on in a new file, which begins with what the last one has ended with.
+    fn rotate(&mut self) -> Result<()> {
+        // What is where a file is created must not be the one that is written.
+        rotate(&self.args.output, self.args.keep).context("cannot rename the recording")?;
+        let next = begin(self.system, self.args, &self.last.counters, true)?;
+        let done = std::mem::replace(&mut self.recorder, next);
+        self.bytes += done.finish().context("cannot write the recording")?;
+        self.begun = Instant::now();
+        let last = self.last.clone();
+        self.write(&last)
     }
 
     /// Samples until a signal comes, the time is over or the command has ended.
     fn run(
         &mut self,
-        device: &Device,
+        source: &Source,
         args: &Record,
         stop: &Stop,
         mut command: Option<&mut Running>,
@@ -184,16 +270,17 @@ impl<W: Write> Session<'_, W> {
                 status.clear();
                 return Ok(());
             }
-            self.sample(device)?;
+            self.sample(source)?;
             status.show(&self.progress.text(args.duration));
         }
     }
 
     fn finish(mut self, out: &mut dyn Write, args: &Record, json: bool) -> Result<()> {
-        self.progress.bytes = self
-            .recorder
-            .finish()
-            .context("cannot write the recording")?;
+        self.progress.bytes = self.bytes
+            + self
+                .recorder
+                .finish()
+                .context("cannot write the recording")?;
         if json {
             output::header(out, "record")?;
             return output::line(out, &self.progress);

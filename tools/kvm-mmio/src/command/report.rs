@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{Layout, NameFiles, Report};
+use crate::advice::Advice;
+use crate::cli::{Layout, NameFiles, Report, Span};
 use crate::csv;
 use crate::failure::{Failure, warn};
 use crate::output;
@@ -19,8 +20,10 @@ use crate::region::Names;
 use crate::summary::Summary;
 
 pub fn run(out: &mut dyn Write, args: &Report, json: bool) -> Result<()> {
+    let symbols = args.layout.symbols()?;
     let mut total = Total::default();
-    let played = play(&args.file, &args.names, |step| total.add(&step))?;
+    let mut played = play(&args.file, &args.names, &args.span, |step| total.add(&step))?;
+    played.names.symbols = symbols;
     let list = &args.list;
     let summary = Summary::new(
         &total.grown,
@@ -44,14 +47,27 @@ pub fn show(
 ) -> Result<()> {
     if json {
         output::header(out, command)?;
-        return output::summary_json(out, summary);
+        output::summary_json(out, summary)?;
+        let mut advice = summary.advice.iter();
+        return advice.try_for_each(|advice| output::line(out, advice));
     }
     if layout.csv {
         // What one has to know has no place in it.
         output::notes(summary).iter().for_each(warn);
         return csv::summary(out, summary);
     }
-    output::summary_text(out, summary)
+    output::summary_text(out, summary)?;
+    for advice in &summary.advice {
+        let accesses = output::plural(advice.accesses, "access", "accesses");
+        let Advice {
+            topic,
+            device,
+            text,
+            ..
+        } = advice;
+        writeln!(out, "advice ({topic}): {device}, {accesses}: {text}")?;
+    }
+    Ok(())
 }
 
 /// All that a recording says, in sum.
@@ -104,7 +120,12 @@ fn open(path: &Path) -> io::Result<Box<dyn Read>> {
 }
 
 /// Goes over a recording. Names of pages from files go before those that it has.
-pub fn play(path: &Path, names: &NameFiles, mut each: impl FnMut(Step)) -> Result<Played> {
+pub fn play(
+    path: &Path,
+    names: &NameFiles,
+    span: &Span,
+    mut each: impl FnMut(Step),
+) -> Result<Played> {
     // What can be wrong is found before a long recording is read.
     let given = names.given()?;
     let name = path.display().to_string();
@@ -112,6 +133,7 @@ pub fn play(path: &Path, names: &NameFiles, mut each: impl FnMut(Step)) -> Resul
         .with_context(|| format!("cannot open {name}; `kvm-mmio record` makes a recording"))?;
     let damaged = |damage| Failure::Damaged(name.clone(), damage);
     let mut player = Player::new(BufReader::new(file)).map_err(damaged)?;
+    let mut begin = None;
     let mut before: Option<Reading> = None;
     let damage = loop {
         let now = match player.step() {
@@ -119,7 +141,13 @@ pub fn play(path: &Path, names: &NameFiles, mut each: impl FnMut(Step)) -> Resul
             Ok(None) => break None,
             Err(damage) => break Some(damage),
         };
-        if let Some(before) = &before {
+        let begin = *begin.get_or_insert(now.clock.boottime);
+        let time =
+            |reading: &Reading| Duration::from_nanos(reading.clock.boottime.saturating_sub(begin));
+        if let Some(before) = before
+            .as_ref()
+            .filter(|before| span.has(time(before), time(now)))
+        {
             each(Step {
                 grown: now.since(before),
                 elapsed: now.elapsed_since(before),

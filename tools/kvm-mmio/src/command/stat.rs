@@ -10,9 +10,11 @@ use anyhow::{Context, Result};
 use super::report::show;
 use crate::child::{self, Running};
 use crate::cli::Stat;
-use crate::device::{Heat, System, warn_of_setting};
+use crate::device::{System, warn_of_setting};
+use crate::group::By;
 use crate::region::Names;
 use crate::signal::Stop;
+use crate::source::{Source, Wanted};
 use crate::summary::Summary;
 
 pub fn run(system: &System, args: &Stat, json: bool) -> Result<()> {
@@ -21,7 +23,8 @@ pub fn run(system: &System, args: &Stat, json: bool) -> Result<()> {
 
 fn count(system: &System, args: &Stat, json: bool) -> Result<ExitStatus> {
     // What can be wrong is found before anything runs.
-    let names = args.names.names()?;
+    let mut names = args.names.names()?;
+    names.symbols = args.layout.symbols()?;
     let mut out: Box<dyn Write> = match &args.output {
         Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
         None => Box::new(io::stderr()),
@@ -35,15 +38,17 @@ fn count(system: &System, args: &Stat, json: bool) -> Result<ExitStatus> {
 fn measure(system: &System, args: &Stat, mut names: Names) -> Result<(ExitStatus, Summary)> {
     let stop = Stop::on_signals()?;
     // Open all the time: the kernel keeps the counts of VMs that end meanwhile.
-    let device = system.open()?;
-    let before = device.read()?;
+    let wanted = Wanted {
+        sites: args.layout.by == By::Rip,
+        times: args.latency.latency,
+    };
+    let source = Source::open(system, args.counting.source, wanted)?;
+    let before = source.read()?;
     names.learn(system, &before);
-    let heat = Heat::on(system)?;
     warn_of_setting(&before);
     let status = Running::start(&args.command)?.wait(&stop)?;
-    let after = device.read()?;
+    let after = source.read()?;
     names.learn(system, &after);
-    drop(heat);
     let (grown, elapsed) = (after.since(&before), after.elapsed_since(&before));
     Ok((
         status,

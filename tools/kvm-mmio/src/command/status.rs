@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::device::System;
 use crate::failure::{Failure, Status};
 use crate::output;
+use crate::trace;
 
 /// How a thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,7 +121,9 @@ fn checks(system: &System) -> Vec<Check> {
         checks.push(switch(system, "heat", State::Ok, ""));
         checks.extend(mask(system));
         checks.push(statistics(system));
+        checks.extend(readers(system));
     }
+    checks.push(source(system));
     checks
 }
 
@@ -128,7 +131,8 @@ const MODULE: &str = "kvm_mmio_ext";
 const ENABLE: &str = "echo Y > /sys/module/kvm_mmio_ext/parameters/enabled";
 
 /// The kernels that there are patches for.
-const SUPPORTED: &str = "the hooks are for Linux 7.3: build one with patches/7.3 applied";
+const SUPPORTED: &str = "the hooks are for Linux 7.3 (patches/7.3) and Linux 7.2 (the same, with \
+     what patches/7.2 has in place of some): patches/README.rst says how to build one";
 
 /// Whether KVM has the hooks: a function of theirs is among the symbols of the kernel.
 fn kernel(system: &System) -> Check {
@@ -279,6 +283,51 @@ fn statistics(system: &System) -> Check {
             Check::new(name, state, format!("{error:#}"), "")
         }
     }
+}
+
+/// What counts, what the other source would add, and at what cost.
+fn source(system: &System) -> Check {
+    let name = "source";
+    let traced = trace::explain_absence(system);
+    match (system.has_module(MODULE), traced) {
+        (true, None) => Check::new(
+            name,
+            State::Ok,
+            "the module",
+            "KVM's tracepoints add instructions and single times (--by rip, --latency), and cost \
+             more",
+        ),
+        (true, Some(why)) => Check::ok(name, format!("the module only: {why}")),
+        (false, None) => Check::new(
+            name,
+            State::Note,
+            "KVM's tracepoints",
+            "the module adds what is fast and how long it takes, and costs less",
+        ),
+        (false, Some(why)) => Check::new(name, State::Note, format!("none: {why}"), ""),
+    }
+}
+
+/// Who keeps the module from being unloaded, if somebody does.
+fn readers(system: &System) -> Option<Check> {
+    let readers: Vec<_> = system
+        .readers()
+        .iter()
+        .map(|reader| {
+            let name = system.process_name(reader.pid).unwrap_or_default();
+            let counts = if reader.counts {
+                ", counts by page"
+            } else {
+                ""
+            };
+            format!("{} {name}{counts}", reader.pid)
+        })
+        .collect();
+    (!readers.is_empty()).then(|| {
+        let value = format!("have it open: {}", readers.join("; "));
+        let advice = "rmmod says that the module is in use until they have ended";
+        Check::new("readers", State::Ok, value, advice)
+    })
 }
 
 #[cfg(test)]

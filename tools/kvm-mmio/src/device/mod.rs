@@ -5,15 +5,15 @@
 pub mod sample;
 pub mod wire;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::failure::{Failure, warn};
-use crate::reading::Reading;
+use crate::reading::{ENABLED, HEAT, Reading};
 
 /// The kernel as this program sees it: below another root in tests and containers.
 #[derive(Clone, Debug)]
@@ -49,19 +49,77 @@ impl System {
     }
 
     /// What a process is called, if it lives and can be seen from here: as its VMM was told to
-    /// call the VM, else as its program.
+    /// call the VM, else as its program and the unit of systemd that it is in.
     pub fn process_name(&self, tgid: u32) -> Option<String> {
         let read = |file| fs::read(self.path(&format!("/proc/{tgid}/{file}")));
         let program = read("comm").ok()?;
         let arguments = read("cmdline").unwrap_or_default();
-        let name = guest_name(&String::from_utf8_lossy(&arguments));
-        let name = name.unwrap_or_else(|| String::from_utf8_lossy(&program).trim().to_owned());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let program = text(&program);
+        let cgroup = || unit(&text(&read("cgroup").unwrap_or_default()));
+        let of_unit = || cgroup().map(|unit| format!("{program} in {unit}"));
+        let name = guest_name(&String::from_utf8_lossy(&arguments)).or_else(of_unit);
+        let name = name.unwrap_or(program);
         Some(name.replace(|c: char| c.is_control(), "?"))
     }
 
-    pub fn open(&self) -> Result<Device> {
-        Device::open(self)
+    /// The processes that have the statistics file open, this one excepted, as far as they can be
+    /// seen: the module stays as long as there are any.
+    pub fn readers(&self) -> Vec<Reader> {
+        let device = self.path(DEVICE);
+        let mut readers = Vec::new();
+        for process in entries(&self.path("/proc")) {
+            let pid = process
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok());
+            let Some(pid) = pid.filter(|pid| *pid != std::process::id()) else {
+                continue;
+            };
+            let files: Vec<_> = entries(&process.join("fd"))
+                .filter(|file| fs::read_link(file).is_ok_and(|target| target == device))
+                .collect();
+            // The mode of a link in /proc is that of the open file.
+            let mode = |file| fs::symlink_metadata(file).map_or(0, |link| link.mode());
+            if !files.is_empty() {
+                readers.push(Reader {
+                    pid,
+                    counts: files.iter().any(|file| mode(file) & 0o200 != 0),
+                });
+            }
+        }
+        readers.sort_by_key(|reader| reader.pid);
+        readers
     }
+
+    pub fn open(&self) -> Result<Device> {
+        Device::open(self, File::options().read(true))
+    }
+
+    /// The same. The kernel counts by page as long as it is open, which ends with this process
+    /// however that ends.
+    pub fn open_counting(&self) -> Result<Device> {
+        let device = Device::open(self, File::options().read(true).write(true))?;
+        match device.read()?.clock.flags & HEAT {
+            0 => Err(Failure::Unavailable(NOT_COUNTING.to_owned()).into()),
+            _ => Ok(device),
+        }
+    }
+}
+
+/// Who has the statistics file open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    pub pid: u32,
+    /// The kernel counts by page meanwhile.
+    pub counts: bool,
+}
+
+const DEVICE: &str = "/dev/kvm_mmio_ext";
+
+/// What a folder has, if it can be seen.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 /// The name that a VM has in the command line of its VMM: `-name guest=NAME` of QEMU, which
@@ -87,6 +145,21 @@ fn guest_name(arguments: &str) -> Option<String> {
     None
 }
 
+/// The unit that a control group is of, unless it is a session or a whole user's; `\x2d` is a
+/// hyphen in the name of a unit.
+fn unit(cgroup: &str) -> Option<String> {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    let name = path.rsplit('/').find(is_unit)?;
+    let is_user = ["session-", "user@", "init.scope"]
+        .iter()
+        .any(|user| name.starts_with(user));
+    (!is_user).then(|| name.replace("\\x2d", "-"))
+}
+
+const NOT_COUNTING: &str = "the module does not count by page while its file is open for \
+    writing: it is older than this program";
+
 /// The statistics file, open. While it is, the kernel keeps the counts of VMs that end.
 pub struct Device {
     file: File,
@@ -94,9 +167,9 @@ pub struct Device {
 }
 
 impl Device {
-    fn open(system: &System) -> Result<Self> {
-        let path = system.path("/dev/kvm_mmio_ext");
-        match File::open(&path) {
+    fn open(system: &System, how: &OpenOptions) -> Result<Self> {
+        let path = system.path(DEVICE);
+        match how.open(&path) {
             Ok(file) => Ok(Self { file, path }),
             Err(error) => Err(explain(system, &path, &error).into()),
         }
@@ -135,7 +208,7 @@ fn explain(system: &System, path: &Path, error: &io::Error) -> Failure {
     let path = path.display();
     match error.kind() {
         ErrorKind::PermissionDenied => {
-            Failure::Denied(format!("{path} can be read by root only: run this as root"))
+            Failure::Denied(format!("you may not open {path}: run this as root"))
         }
         ErrorKind::NotFound if system.has_module("kvm_mmio_ext") => Failure::Unavailable(format!(
             "the module kvm_mmio_ext is loaded, but there is no {path}: the module is older than \
@@ -153,60 +226,9 @@ fn explain(system: &System, path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-/// Counting by page, switched on for as long as this lives.
-pub struct Heat {
-    path: PathBuf,
-    /// It was off before.
-    switch_off: bool,
-}
-
-impl Heat {
-    pub fn on(system: &System) -> Result<Self> {
-        let path = system.path("/sys/module/kvm_mmio_ext/parameters/heat");
-        let was = fs::read_to_string(&path).map_err(|error| {
-            Failure::Unavailable(format!(
-                "the extension cannot count by page: {}: {error}",
-                path.display()
-            ))
-        })?;
-        let switch_off = was.trim() == "N";
-        if switch_off {
-            fs::write(&path, "Y").map_err(|error| match error.kind() {
-                ErrorKind::PermissionDenied => Failure::Denied(format!(
-                    "{} can be written by root only: run this as root",
-                    path.display()
-                )),
-                _ => Failure::Unavailable(format!("cannot write {}: {error}", path.display())),
-            })?;
-        }
-        Ok(Self { path, switch_off })
-    }
-}
-
-impl Heat {
-    /// Switches counting off again, if it was off.
-    pub fn restore(&self) {
-        if !self.switch_off {
-            return;
-        }
-        if let Err(error) = fs::write(&self.path, "N") {
-            warn(format_args!(
-                "counting by page stays on: {}: {error}",
-                self.path.display()
-            ));
-        }
-    }
-}
-
-impl Drop for Heat {
-    fn drop(&mut self) {
-        self.restore();
-    }
-}
-
 /// Says why no access is fast, if so.
 pub fn warn_of_setting(reading: &Reading) {
-    if reading.clock.flags & crate::reading::ENABLED == 0 {
+    if reading.clock.flags & ENABLED == 0 {
         warn(
             "the extension is switched off, every access goes to KVM's emulator: \
              echo Y > /sys/module/kvm_mmio_ext/parameters/enabled",
@@ -217,6 +239,22 @@ pub fn warn_of_setting(reading: &Reading) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_units() {
+        for (cgroup, name) in [
+            ("0::/system.slice/vm@web.service", Some("vm@web.service")),
+            (
+                "12:cpu:/\n0::/machine.slice/machine-ch\\x2d1\\x2dweb.scope/vcpu0",
+                Some("machine-ch-1-web.scope"),
+            ),
+            ("0::/user.slice/user-0.slice/session-3.scope", None),
+            ("0::/", None),
+            ("", None),
+        ] {
+            assert_eq!(unit(cgroup).as_deref(), name, "{cgroup:?}");
+        }
+    }
 
     #[test]
     fn names_of_guests() {

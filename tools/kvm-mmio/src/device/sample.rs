@@ -4,8 +4,9 @@
 use proptest::prelude::*;
 
 use crate::reading::{
-    Clock, Counts, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, Vcpu, Vm,
+    Clock, Counts, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, TRACED, Vcpu, Vm,
 };
+use crate::site::Site;
 
 const CUMULATIVE: u8 = 0;
 const INSTANT: u8 = 1;
@@ -108,7 +109,7 @@ impl Form {
         ] {
             file.extend(number.to_le_bytes());
         }
-        file.extend(clock.vms_lost.to_le_bytes());
+        file.extend(clock.lost.to_le_bytes());
         file.extend((reading.vms.len() as u32).to_le_bytes());
         file.resize(desc_offset, 0);
         file.extend(descriptors);
@@ -210,7 +211,7 @@ pub fn idle() -> Reading {
             flags: ENABLED | FAST,
             pages_per_vcpu: 256,
             vms_kept: 64,
-            vms_lost: 0,
+            lost: 0,
         },
         counters: COUNTERS.iter().map(|name| (*name).to_owned()).collect(),
         vms: [].into(),
@@ -273,7 +274,32 @@ fn vcpu(pages: &[(u64, Page)]) -> Vcpu {
             0,
         ],
         pages: pages.iter().copied().collect(),
+        ..Vcpu::default()
     }
+}
+
+/// The same, with instructions of the hottest page.
+pub fn traced() -> Reading {
+    let mut reading = two_vms();
+    for (&vcpu, state) in &mut reading.vms.get_mut(&1).unwrap().vcpus {
+        let counts = |count| Counts {
+            count,
+            kernel: count,
+            ..Counts::default()
+        };
+        let mut site = Site {
+            counts: counts(state.pages[&0xfe00_3000].counts.count - 5),
+            ..Site::default()
+        };
+        site.times.record(1 << (10 + vcpu));
+        let rest = Site {
+            counts: counts(5),
+            ..Site::default()
+        };
+        let rip = Some(0xffff_ffff_8100_0010);
+        state.sites = [((0xfe00_3000, rip), site), ((0xfe00_3000, None), rest)].into();
+    }
+    reading
 }
 
 /// A VM with two vCPUs that share a doorbell, and one that has ended.
@@ -320,7 +346,11 @@ prop_compose! {
 fn any_vm() -> impl Strategy<Value = Vm> {
     let pages = prop::collection::btree_map(any::<u64>(), any_page(), 0..4);
     let counters = prop::collection::vec(any::<u64>(), COUNTERS.len());
-    let vcpu = (counters, pages).prop_map(|(counters, pages)| Vcpu { counters, pages });
+    let vcpu = (counters, pages).prop_map(|(counters, pages)| Vcpu {
+        counters,
+        pages,
+        ..Vcpu::default()
+    });
     let vcpus = prop::collection::btree_map(any::<u32>(), vcpu, 0..3);
     (any::<(u32, bool, u64)>(), vcpus).prop_map(|((tgid, ended, heat_dropped), vcpus)| Vm {
         tgid,
@@ -334,17 +364,17 @@ fn any_vm() -> impl Strategy<Value = Vm> {
 pub fn reading() -> impl Strategy<Value = Reading> {
     let clock = any::<(u64, u64, [u32; 4], u64)>();
     let vms = prop::collection::btree_map(any::<u64>(), any_vm(), 0..4);
-    (clock, vms).prop_map(|((boottime, tsc, numbers, vms_lost), vms)| {
+    (clock, vms).prop_map(|((boottime, tsc, numbers, lost), vms)| {
         let [tsc_khz, flags, pages_per_vcpu, vms_kept] = numbers;
         Reading {
             clock: Clock {
                 boottime,
                 tsc,
                 tsc_khz,
-                flags,
+                flags: flags & !TRACED,
                 pages_per_vcpu,
                 vms_kept,
-                vms_lost,
+                lost,
             },
             vms,
             ..idle()

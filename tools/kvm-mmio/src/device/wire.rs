@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::reading::{Clock, Counts, Direction, Last, Page, Reading, Vcpu, Vm};
+use crate::reading::{Clock, Counts, Direction, Last, Page, Reading, TRACED, Vcpu, Vm};
 
 const MAGIC: &[u8; 8] = b"KVMMMIOX";
 const VERSION: u64 = 2;
@@ -293,10 +293,10 @@ fn clock(header: Part) -> Result<Clock, WireError> {
         tsc: header.number(40, 8)?,
         boottime: header.number(48, 8)?,
         tsc_khz: short(56)?,
-        flags: short(60)?,
+        flags: short(60)? & !TRACED,
         pages_per_vcpu: short(64)?,
         vms_kept: short(68)?,
-        vms_lost: header.number(72, 8)?,
+        lost: header.number(72, 8)?,
     })
 }
 
@@ -387,7 +387,7 @@ impl<'a> Walk<'a> {
                 id as u32,
                 Vcpu {
                     counters,
-                    pages: BTreeMap::new(),
+                    ..Vcpu::default()
                 },
             );
         self.vcpu = Some(id as u32);

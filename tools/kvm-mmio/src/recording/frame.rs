@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use thiserror::Error;
 
 /// First bytes of each recording. The last one is the version of the format.
-pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x03";
+pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x04";
 
 /// The first version that this program reads. Later ones have more kinds of frames.
 const OLDEST: u8 = 2;
@@ -188,7 +188,7 @@ mod tests {
         let message = fault.unwrap().to_string();
         assert_eq!(
             message,
-            "the format is version 1, this program knows 2 to 3"
+            "the format is version 1, this program knows 2 to 4"
         );
     }
 

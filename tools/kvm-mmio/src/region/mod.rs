@@ -3,6 +3,7 @@
 
 mod builtin;
 mod config;
+mod monitor;
 mod mtree;
 mod names;
 
@@ -13,6 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+pub use monitor::Monitor;
 pub use names::{Given, Maps, Names, Owner};
 
 /// Bytes of a page, the unit in which the kernel counts.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Map, Region};
+use super::{Map, Monitor, Region};
 use crate::device::System;
 use crate::reading::Reading;
+use crate::symbols::Symbols;
 
 /// Which VMs a range is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,7 +32,7 @@ impl Owner {
 }
 
 /// A range, and whose it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Given {
     pub owner: Owner,
     pub region: Region,
@@ -43,14 +44,22 @@ pub struct Names {
     given: Vec<Given>,
     /// By PID.
     pub processes: BTreeMap<u32, String>,
+    /// Of guests, and whose they are.
+    pub symbols: Vec<(Owner, Symbols)>,
+    pub monitors: Vec<Monitor>,
 }
 
 impl Names {
     pub fn new(given: Vec<Given>, processes: BTreeMap<u32, String>) -> Self {
-        Self { given, processes }
+        Self {
+            given,
+            processes,
+            ..Self::default()
+        }
     }
 
-    /// Asks the running kernel for the names of processes that are not known yet. Of those that
+    /// Asks the running kernel for the names of processes that are not known yet, and monitors for
+    /// what has changed. Of those that
     /// have ended, somebody else may have the number.
     pub fn learn(&mut self, system: &System, reading: &Reading) {
         for vm in reading.vms.values().filter(|vm| !vm.ended) {
@@ -59,6 +68,14 @@ impl Names {
                 self.processes.extend(name.map(|name| (vm.tgid, name)));
             }
         }
+        let monitors = self.monitors.iter_mut();
+        monitors.for_each(|monitor| monitor.follow(reading));
+    }
+
+    /// All ranges that are known now.
+    pub fn given(&self) -> Vec<Given> {
+        let asked = self.monitors.iter().flat_map(Monitor::given);
+        self.given.iter().cloned().chain(asked).collect()
     }
 
     /// What a process is called; empty if nobody knows.
@@ -67,13 +84,11 @@ impl Names {
     }
 
     /// The names of pages for VMs of these processes.
-    pub fn maps(&self, processes: &BTreeSet<u32>) -> Maps {
+    pub fn maps(&self, processes: &BTreeSet<u32>) -> Maps<'_> {
         let alone = processes.len() == 1;
+        let given = self.given();
         let map = |process| {
-            let own = self
-                .given
-                .iter()
-                .filter(|given| given.owner.has(process, alone));
+            let own = given.iter().filter(|given| given.owner.has(process, alone));
             Map::from(own.map(|given| given.region.clone()).collect::<Vec<_>>())
         };
         Maps {
@@ -81,19 +96,38 @@ impl Names {
                 .iter()
                 .map(|&process| (process, map(process)))
                 .collect(),
-            unused: !alone && self.given.iter().any(|given| given.owner == Owner::Only),
+            unused: !alone && self.owners().any(|owner| owner == Owner::Only),
+            symbols: &self.symbols,
+            alone,
         }
+    }
+
+    fn owners(&self) -> impl Iterator<Item = Owner> {
+        let symbols = self.symbols.iter().map(|(owner, _)| *owner);
+        self.given.iter().map(|given| given.owner).chain(symbols)
     }
 }
 
 /// The names of pages, by process.
-pub struct Maps {
+pub struct Maps<'a> {
     maps: BTreeMap<u32, Map>,
     /// There are names that nobody has, as it is not known whose they are.
     pub unused: bool,
+    symbols: &'a [(Owner, Symbols)],
+    /// There is one process.
+    alone: bool,
 }
 
-impl Maps {
+impl Maps<'_> {
+    /// What an instruction of a process' guest is called.
+    pub fn symbol(&self, process: u32, rip: u64) -> Option<String> {
+        let mut own = self
+            .symbols
+            .iter()
+            .filter(|(owner, _)| owner.has(process, self.alone));
+        own.find_map(|(_, symbols)| symbols.name(rip))
+    }
+
     pub fn of(&self, process: u32) -> &Map {
         &self.maps[&process]
     }

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -56,8 +56,16 @@ impl Kernel {
         fs::write(self.path(name), content).unwrap();
     }
 
-    pub fn heat(&self) -> String {
-        fs::read_to_string(self.path("sys/module/kvm_mmio_ext/parameters/heat")).unwrap()
+    /// Whether another process has the statistics open so that the kernel counts by page.
+    pub fn counts(&self) -> bool {
+        let device = self.path("dev/kvm_mmio_ext");
+        let is_other = |process: &Path| !process.ends_with(std::process::id().to_string());
+        let processes = entries(Path::new("/proc")).filter(|process| is_other(process));
+        let files = processes.flat_map(|process| entries(&process.join("fd")).collect::<Vec<_>>());
+        let ours = files.filter(|file| fs::read_link(file).is_ok_and(|target| target == device));
+        // That of a link in /proc tells how the file was opened.
+        let mut modes = ours.filter_map(|file| Some(fs::symlink_metadata(file).ok()?.mode()));
+        modes.any(|mode| mode & 0o200 != 0)
     }
 
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
@@ -73,6 +81,12 @@ impl Kernel {
     pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Done {
         Done::from(self.command(arguments).output().unwrap())
     }
+}
+
+/// What a folder has, if it is there still.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 pub struct Done {

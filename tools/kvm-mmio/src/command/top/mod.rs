@@ -4,24 +4,23 @@
 mod app;
 mod screen;
 mod table;
+mod terminal;
 
 use std::io::{self, IsTerminal, Write};
-use std::process;
-use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use ratatui::DefaultTerminal;
+use anyhow::Result;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::cli::Top;
-use crate::device::{Device, Heat, System, warn_of_setting};
+use crate::device::{System, warn_of_setting};
 use crate::output;
 use crate::region::Names;
 use crate::signal::{Stop, next_after};
+use crate::source::{Source, Wanted};
 use crate::summary::Summary;
 use app::{Action, App};
+use terminal::{Screen, has_gone, leave_with};
 
 pub use screen::KEYS;
 
@@ -31,21 +30,23 @@ const STEP: Duration = Duration::from_millis(50);
 pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Result<()> {
     let names = args.names.names()?;
     let stop = Stop::on_signals()?;
-    let device = system.open()?;
-    let heat = Arc::new(Heat::on(system)?);
+    let source = Source::open(system, args.counting.source, Wanted::default())?;
     let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
     if terminal && !args.text && !json {
-        leave_with_terminal(stop.clone(), Arc::downgrade(&heat));
-        return interactive(&device, system, args, names, &stop);
+        leave_with(stop.clone());
+        let ended = interactive(&source, system, args, names, &stop);
+        return ended.or_else(|error| match error.downcast_ref() {
+            Some(io) if has_gone(io) => Ok(()),
+            _ => Err(error),
+        });
     }
-    let source = (&device, system);
-    lines(out, source, args, names, &stop, json)
+    lines(out, (&source, system), args, names, &stop, json)
 }
 
 /// A table at each interval.
 fn lines(
     out: &mut dyn Write,
-    (device, system): (&Device, &System),
+    (source, system): (&Source, &System),
     args: &Top,
     mut names: Names,
     stop: &Stop,
@@ -54,7 +55,7 @@ fn lines(
     if json {
         output::header(out, "top")?;
     }
-    let mut before = device.read()?;
+    let mut before = source.read()?;
     warn_of_setting(&before);
     let mut next = Instant::now();
     for _ in 0..args.count.unwrap_or(u64::MAX) {
@@ -62,7 +63,7 @@ fn lines(
         if !stop.sleep_until(next, || Ok(false))? {
             break;
         }
-        let now = device.read()?;
+        let now = source.read()?;
         names.learn(system, &now);
         let (grown, elapsed) = (now.since(&before), now.elapsed_since(&before));
         let summary = Summary::new(&grown, elapsed, &names, &args.list.view(), args.list.top);
@@ -78,39 +79,8 @@ fn lines(
     Ok(())
 }
 
-/// The terminal, put back as it was whatever happens.
-struct Screen(DefaultTerminal);
-
-impl Screen {
-    fn open() -> Result<Self> {
-        let terminal = ratatui::try_init().context("cannot use the terminal; try --text")?;
-        Ok(Self(terminal))
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        ratatui::restore();
-    }
-}
-
-/// Ends the program if it has not ended a while after a signal: crossterm waits forever for a key
-/// of a terminal that has hung up.
-fn leave_with_terminal(stop: Stop, heat: Weak<Heat>) {
-    thread::spawn(move || {
-        while !stop.requested() {
-            thread::sleep(STEP);
-        }
-        thread::sleep(20 * STEP);
-        if let Some(heat) = heat.upgrade() {
-            heat.restore();
-        }
-        process::exit(0);
-    });
-}
-
 fn interactive(
-    device: &Device,
+    source: &Source,
     system: &System,
     args: &Top,
     names: Names,
@@ -118,7 +88,7 @@ fn interactive(
 ) -> Result<()> {
     let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut app = App::new(names, args.list.view(), args.interval, color);
-    app.update(device.read()?, system);
+    app.update(source.read()?, system);
     let mut screen = Screen::open()?;
     let mut next = Instant::now() + app.interval;
     let mut updates = 0;
@@ -139,7 +109,7 @@ fn interactive(
             return Ok(());
         }
         if Instant::now() >= next {
-            app.update(device.read()?, system);
+            app.update(source.read()?, system);
             next = Instant::now() + app.interval;
             updates += 1;
             if args.count.is_some_and(|count| updates >= count) {

@@ -76,8 +76,13 @@ fn header(app: &App, lines: &[Line]) -> Paragraph<'static> {
             "accesses of no page",
         ));
     }
-    if clock.vms_lost != 0 {
-        notes.push(plural(clock.vms_lost, "VM lost", "VMs lost"));
+    for (lost, one, many) in [
+        (clock.vms_lost(), "VM lost", "VMs lost"),
+        (clock.events_lost(), "event lost", "events lost"),
+    ] {
+        if lost != 0 {
+            notes.push(plural(lost, one, many));
+        }
     }
     let first = format!(
         "kvm-mmio top: {}, {}, {:.0} accesses/s; every {:.1} s, by {}",

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Where counts are from.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::device::{Device, System};
+use crate::failure::Failure;
+use crate::reading::Reading;
+use crate::trace::Trace;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// The module if it is loaded, else the tracepoints
+    #[default]
+    Auto,
+    /// The module kvm_mmio_ext
+    Module,
+    /// KVM's tracepoints, which are in any kernel
+    Tracepoints,
+}
+
+/// What is wanted besides counts by page. Only tracepoints have it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Counts by instruction.
+    pub sites: bool,
+    /// How long accesses take.
+    pub times: bool,
+}
+
+/// What counts by page, as long as it is open.
+pub enum Source {
+    Module(Device),
+    Tracepoints(Trace),
+}
+
+impl Source {
+    pub fn open(system: &System, choice: Choice, wanted: Wanted) -> Result<Self> {
+        let more = wanted.sites || wanted.times;
+        match choice {
+            Choice::Module if more => Err(Failure::Usage(NOT_OF_MODULE.to_owned()).into()),
+            Choice::Module => Ok(Self::Module(system.open_counting()?)),
+            Choice::Tracepoints => Ok(Self::Tracepoints(Trace::start(system, wanted.times)?)),
+            Choice::Auto if system.has_module("kvm_mmio_ext") => {
+                let choice = if more {
+                    Choice::Tracepoints
+                } else {
+                    Choice::Module
+                };
+                Self::open(system, choice, wanted)
+            }
+            Choice::Auto => Self::open(system, Choice::Tracepoints, wanted).map_err(with_module),
+        }
+    }
+
+    /// All counts now.
+    pub fn read(&self) -> Result<Reading> {
+        match self {
+            Self::Module(device) => device.read(),
+            Self::Tracepoints(trace) => trace.read(),
+        }
+    }
+}
+
+const NOT_OF_MODULE: &str = "the module tells neither instructions nor single times: leave out \
+    --source module";
+
+/// That the module is not there either.
+fn with_module(error: anyhow::Error) -> anyhow::Error {
+    let text = |error: &str| {
+        format!(
+            "the module kvm_mmio_ext is not loaded, and {error}; `kvm-mmio status` says what is \
+             missing"
+        )
+    };
+    match error.downcast::<Failure>() {
+        Ok(Failure::Denied(error)) => Failure::Denied(text(&error)).into(),
+        Ok(Failure::Unavailable(error)) => Failure::Unavailable(text(&error)).into(),
+        Ok(failure) => failure.into(),
+        Err(error) => error,
+    }
+}
