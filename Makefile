@@ -7,7 +7,7 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules modules_install tools install demo check check-long mutants selftests fuzz bench check-here bench-here macro shell lint clean distclean
+.PHONY: help setup kernel modules modules_install tools install deb demo check check-long check-packages mutants selftests fuzz bench check-here bench-here macro shell lint clean distclean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -19,8 +19,8 @@ setup: python	## make the lab's own Debian, and get what else it needs
 kernel: python	## build the patched kernel of the test machines
 	@lab/kernel release
 
-modules: python	## build kvm_mmio_ext.ko (KDIR=tree: for your own kernel)
-	@lab/modules $(if $(KDIR),--kdir "$(KDIR)")
+modules: python	## build kvm_mmio_ext.ko (KDIR=tree: for your own kernel; KERNEL=release: Debian's)
+	@lab/modules $(if $(KDIR),--kdir "$(KDIR)") $(if $(KERNEL),--kernel "$(KERNEL)")
 
 modules_install:	## install kvm_mmio_ext.ko for your own kernel (KDIR=tree), once it is built
 	@[ -n "$(KDIR)" ] || { echo "name a kernel tree: make KDIR=... modules_install" >&2; exit 1; }
@@ -36,6 +36,9 @@ tools:		## build the command kvm-mmio
 install:	## install kvm-mmio, once it is built (PREFIX=, DESTDIR=)
 	@$(MAKE) --no-print-directory -C tools/kvm-mmio install
 
+deb: python	## make the packages kvm-mmio-ext-dkms and kvm-mmio, for Debian's kernels as they are
+	@lab/deb
+
 demo: python	## measure a guest's MMIO with the extension off and on
 	@lab/demo
 
@@ -46,6 +49,9 @@ check-long: python	## the same for longer, and on kernels that check themselves
 	@lab/check --long
 	@lab/check --kernel debug --machine svm
 	@lab/check --kernel kcsan
+
+check-packages: python	## install the packages in a Debian of their own, boot it, remove them
+	@lab/packages
 
 mutants: python	## break the extension in many places and see that a test notices each
 	@lab/mutants

@@ -19,6 +19,15 @@ CHART = lib.ROOT / "Documentation" / "bench.svg"
 # For a run that is limited to some machines or rows.
 NOTHING = "Not measured in the last run."
 
+# The rows of README's table, as they are called there, and its machines.
+HEADLINE = {"mmio_event_match4": "doorbell with datamatch",
+            "mmio_queues_8_900_others": "the same, 8 of them, 900 others",
+            "mmio_queues_900": "the same, 900 of them in turn",
+            "mmio_event_len0": "doorbell of zero length",
+            "mmio_user_write": "exit to userspace, write",
+            "mmio_user_read": "exit to userspace, read"}
+HEADLINE_MACHINES = ("svm", "vmx")
+
 # The rows of the short tables.
 SHORT = ("pio_user_write", "mmio_user_write", "mmio_user_read", "mmio_user_write_8_pages",
          "pio_event_match4", "mmio_event_match4", "mmio_event_match4_8_pages", "mmio_event_len0",
@@ -56,6 +65,26 @@ def short(run, tdp, kind=results.plain):
             description = next(row for row in found if row)["description"]
             rows.append([description, *(three(row) if row else "-" for row in found)])
     return table(["off / seed / on", *(results.title(boot) for boot in boots)], rows)
+
+
+def headline(run):
+    """A few rows for who has read nothing yet, and where they are from."""
+    rows = []
+    for boot in loaded(run):
+        if boot["machine"] in HEADLINE_MACHINES and boot["run"]["tdp"]:
+            rows += [headline_row(boot, name) for name in HEADLINE if name in boot["rows"]]
+    return f"""\
+{table(["access, off and on", "off", "on", "on/off", "on/port"], rows)}
+
+Measured {run["created"][:10]} at revision ``{run["revision"]}``, {run["repetitions"]} x {run["iterations"]} accesses."""
+
+
+def headline_row(boot, name):
+    row = boot["rows"][name]
+    off, on = (median(row, state) for state in ("off", "on"))
+    port = median(results.port_of(boot, row), "on")
+    return [f"{HEADLINE[name]}, {boot['machine']} {boot['paging']}", number(off), number(on),
+            number(ratio(on, off), 2), number(ratio(on, port), 2)]
 
 
 def matrix(run, machine, tdp):
@@ -131,6 +160,7 @@ of the unpatched kernel."""
 PLACES = {
     "provenance": provenance,
     "summary": summary,
+    "headline": headline,
     "tdp": lambda run: short(run, True),
     "shadow": lambda run: short(run, False),
     "targets": lambda run: checks(check for check in results.all_checks(run) if not check.promised),

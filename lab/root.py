@@ -24,7 +24,7 @@ PACKAGES = sorted("""
     tmux trace-cmd uuid-dev xz-utils zstd
     bindgen cargo rust-clippy rust-src rustc rustfmt
     bochs bochs-term bochsbios busybox-static iproute2 isolinux qemu-system-x86 syslinux-common
-    vgabios xorriso
+    e2fsprogs mmdebstrap vgabios xorriso
     bash-completion man-db shellcheck""".split())
 KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

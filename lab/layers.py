@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Find modules of a Rust crate that import one another in a circle.
+
+  lab/layers.py FOLDER[=MODULE]...
+
+The folders together are one crate: each holds the files of the crate's root, or those of
+MODULE where one is named (`rust/kvm=kvm`). Within each folder the arrows between its files
+and its folders must go one way; a folder counts as one thing with all that is in it. A name
+counts as an arrow to where it is defined, so a mod.rs that only names or hands on what is
+below it draws none. The status is 1 if there is a circle, each of which is printed.
+"""
+
+import collections
+import pathlib
+import re
+import sys
+
+# Comments, strings and characters, in which nothing is code.
+NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|b?r(#*)".*?"\1|b?"(?:\\.|[^"\\])*"|b?\'(?:\\.[^\']*|[^\\\'])\'', re.S)
+USE = re.compile(r"(\bpub\b(?:\([^)]*\))?\s+)?\buse\s+([^;]+);")
+INLINE = re.compile(r"\bmod\s+\w+\s*\{")
+MACRO = re.compile(r"#\[macro_export\]\s*macro_rules!\s*(\w+)")
+PATH = re.compile(r"(?<![\w:])(?:\w+\s*::\s*)+\w+")
+TOKEN = re.compile(r"\w+|::|[{},*]")
+
+Use = collections.namedtuple("Use", "path name at handed_on")
+
+
+class Module:
+    """A file: what it imports, and the other paths that are in it."""
+
+    def __init__(self, path):
+        self.path = path
+        blank = lambda found: re.sub(r"[^\n]", " ", found[0])
+        self.code = NO_CODE.sub(blank, path.read_text())
+        self.inline = [(found.start(), self.end(found.end())) for found in INLINE.finditer(self.code)]
+        self.uses = [Use(self.outward(path, found.start()), name, found.start(), bool(found[1]))
+                     for found in USE.finditer(self.code)
+                     for path, name in leaves(TOKEN.findall(found[2]))]
+        rest = USE.sub(blank, self.code)
+        self.paths = [(self.outward(re.findall(r"\w+", found[0]), found.start()), found.start())
+                      for found in PATH.finditer(rest)]
+
+    def end(self, at):
+        """Where the block that has begun before `at` is over."""
+        depth = 1
+        while depth and at < len(self.code):
+            depth += {"{": 1, "}": -1}.get(self.code[at], 0)
+            at += 1
+        return at
+
+    def outward(self, path, at):
+        """The path as it is outside of the modules that are inside of the file."""
+        path = list(path)
+        for _ in (span for span in self.inline if span[0] < at < span[1]):
+            if path[0] == "super":
+                path = path[1:] if path[1:2] == ["super"] else ["self", *path[1:]]
+        return path
+
+    def line(self, at):
+        return self.code.count("\n", 0, at) + 1
+
+
+def leaves(tokens):
+    """The paths of `a::{b, c::d as e}`, and the names that they get."""
+    path, stack, renamed = [], [], None
+    for token in [*tokens, ","]:
+        if token == "{":
+            stack.append(list(path))
+        elif token in ",}":
+            if path and (not stack or path != stack[-1]):
+                whole = path[:-1] if path[-1] == "self" else path
+                yield whole, renamed if renamed not in (None, "as") else whole[-1]
+            renamed = None
+            if token == "}":
+                stack.pop()
+            path = list(stack[-1]) if stack else []
+        elif token == "as":
+            renamed = token
+        elif renamed == "as":
+            renamed = token
+        elif token != "::":
+            path.append(token)
+
+
+def read(folders):
+    """The modules of a crate by their paths, from {folder: the module that is there}."""
+    modules = {}
+    for folder, mount in folders.items():
+        for path in sorted(folder.rglob("*.rs")):
+            name = path.relative_to(folder).with_suffix("").parts
+            # Programs are crates of their own.
+            if name[0] == "bin":
+                continue
+            if name[-1] in ("mod", "lib", "main"):
+                name = name[:-1]
+            modules[(*mount, *name)] = Module(path)
+    return modules
+
+
+class Crate:
+    def __init__(self, folders):
+        self.modules = read(folders)
+        self.macros = {name: module for module, file in self.modules.items() for name in MACRO.findall(file.code)}
+        self.bound = {module: {use.name: use.path for use in file.uses} for module, file in self.modules.items()}
+
+    def exists(self, name):
+        """Whether it is a module, or a folder of them without a file."""
+        return any(module[:len(name)] == name for module in self.modules)
+
+    def resolve(self, module, path, seen=()):
+        """The module that a path leads to from `module`, and the names that are left of the path;
+        None if it leads out of the crate."""
+        at, rest = module, list(path)
+        if rest[0] == "crate":
+            at, rest = (), rest[1:]
+        elif rest[0] in ("super", "self"):
+            while rest and rest[0] in ("super", "self"):
+                at, rest = at[:len(at) - (rest[0] == "super")], rest[1:]
+        elif not self.exists((*at, rest[0])) and rest[0] not in self.bound.get(at, {}):
+            return None
+        while rest:
+            name, key = rest[0], (at, rest[0])
+            if self.exists((*at, name)):
+                at, rest = (*at, name), rest[1:]
+            elif name in self.bound.get(at, {}) and key not in seen:
+                return self.resolve(at, [*self.bound[at][name], *rest[1:]], (*seen, key))
+            elif at == () and name in self.macros:
+                return self.macros[name], rest
+            else:
+                break
+        return at, rest
+
+    def arrows(self):
+        """{(module, another one that it needs): the line that says so}."""
+        arrows = {}
+        for module, file in self.modules.items():
+            named = [(use.path, use.at, use.handed_on) for use in file.uses]
+            named += [(path, at, False) for path, at in file.paths]
+            for path, at, handed_on in named:
+                found = self.resolve(module, path)
+                if not found or found[0] == module or found[0] not in self.modules:
+                    continue
+                is_below = found[0][:len(module)] == module
+                if not (handed_on and is_below):
+                    arrows.setdefault((module, found[0]), file.line(at))
+        return arrows
+
+    def circles(self):
+        """Of each folder those of its parts that are in a circle, each as the arrows of one."""
+        arrows = self.arrows()
+        folders = {module[:n] for module in self.modules for n in range(len(module))}
+        for folder in sorted(folders):
+            graph = collections.defaultdict(dict)
+            for (origin, target), line in arrows.items():
+                if origin[:len(folder)] == target[:len(folder)] == folder:
+                    ends = origin[:len(folder) + 1], target[:len(folder) + 1]
+                    if ends[0] != ends[1]:
+                        graph[ends[0]].setdefault(ends[1], (origin, target, line))
+            for group in groups(graph):
+                yield group, circle(graph, group)
+
+
+def reachable(graph, start):
+    seen, todo = set(), [start]
+    while todo:
+        new = [node for node in graph.get(todo.pop(), {}) if node not in seen]
+        seen.update(new)
+        todo += new
+    return seen
+
+
+def groups(graph):
+    """The sets of nodes each of which can reach all the others."""
+    reach = {node: reachable(graph, node) for node in list(graph)}
+    seen = set()
+    for node in sorted(graph):
+        if node in reach[node] and node not in seen:
+            group = {other for other in reach[node] if node in reach.get(other, ())}
+            seen |= group
+            yield sorted(group)
+
+
+def circle(graph, group):
+    """The arrows of a shortest circle through the first of a group."""
+    first = group[0]
+    ways, seen = [[arrow] for arrow in graph[first].items()], set()
+    for way in ways:
+        node = way[-1][0]
+        if node == first:
+            return [arrow for _, arrow in way]
+        if node not in seen:
+            seen.add(node)
+            ways += ([*way, arrow] for arrow in graph.get(node, {}).items())
+    raise ValueError(f"{first} is in no circle")
+
+
+def main(argv):
+    if not argv or argv[0].startswith("-"):
+        sys.exit(__doc__)
+    folders = {}
+    for argument in argv:
+        folder, _, mount = argument.partition("=")
+        if not pathlib.Path(folder).is_dir():
+            sys.exit(f"{folder} is no folder")
+        folders[pathlib.Path(folder)] = tuple(mount.split("::")) if mount else ()
+    crate = Crate(folders)
+    found = 0
+    for group, arrows in crate.circles():
+        found += 1
+        print(f"a circle of {', '.join('::'.join(part) or 'the root' for part in group)}:")
+        for origin, target, line in arrows:
+            print(f"  {crate.modules[origin].path}:{line} needs {crate.modules[target].path}")
+    return int(found > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
