@@ -1,0 +1,114 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+#
+# QEMU's page faults by a reserved bit say that the page is not present.
+#
+# Versions: qemu-system-x86 10.0.13 (Debian 13's) without KVM; binutils 2.44 assemble the guest.
+# Expected: a page fault because of a reserved bit has bits 0 (P) and 3 (RSVD) of its error code
+#           set, as reserved bits count in present entries only (SDM, volume 3, "Page-Fault
+#           Exceptions"; for nested pages APM, volume 2, 15.25.6).
+# Seen:     28 November 2026. A read of a page with bit 62 of its PAE entry set gives 8, not 9. A
+#           write to a read-only page gives 3 and a read of an absent page 0, as they should. The
+#           same guest finds 3, 0 and 9 in Bochs 3.0.
+# Matters:  to kernels and hypervisors that put reserved bits into entries to be told of accesses,
+#           as KVM does for MMIO, and take P for granted then.
+#
+# 0: as seen. 1: it has changed. 2: it could not be tried.
+set -eu
+
+untried() { echo "$0: not tried: $1" >&2; exit 2; }
+changed() { echo "$0: changed: $1" >&2; exit 1; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+# Packages of Debian 13 with all that they need, unpacked below root/, whatever is installed here.
+mkdir -p lists/partial archives/partial root
+: >status
+mirror=$(apt-get update --print-uris 2>log | sed -n "s#^'\(.*/debian\(\.list\)*/\)dists/.*#\1#p" | head -n1)
+[ "$mirror" ] || untried "APT knows no mirror of Debian $(tail -n1 log)"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >sources
+apt="apt-get -qq -o Dir::Etc::sourcelist=$work/sources -o Dir::Etc::sourceparts=- -o Dir::State::Lists=$work/lists
+	-o Dir::State::status=$work/status -o Dir::Cache=$work -o Debug::NoLocking=1 -o APT::Sandbox::User=root"
+$apt update --error-on=any >log 2>&1 || untried "$(tail -n1 log)"
+$apt install --download-only --no-install-recommends -y binutils=2.44-3 \
+	'qemu-system-x86=1:10.0.13+ds-0+deb13u1' >log 2>&1 || untried "$(tail -n1 log)"
+for deb in archives/*.deb; do dpkg-deb -x "$deb" root; done
+libraries=$(find root/usr/lib/x86_64-linux-gnu -maxdepth 1 -type d | tr '\n' :)
+run() {
+	program=$1; shift
+	timeout 120 root/usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries" "root/usr/bin/$program" "$@"
+}
+
+# A boot sector. It prints an error code a fault, and goes on behind the access.
+cat >guest.s <<'END'
+	.code16
+	.globl	_start
+_start:	cli
+	xor	%ax, %ax
+	mov	%ax, %ds
+	lgdtl	gdt_at
+	lidtl	idt_at
+	mov	%cr0, %eax
+	or	$1, %al
+	mov	%eax, %cr0
+	ljmpl	$8, $flat
+
+	.code32
+flat:	mov	$16, %eax
+	mov	%eax, %ds
+	mov	%eax, %es
+	mov	%eax, %ss
+	mov	$0x7000, %esp
+	mov	$0x10000, %edi			# Four entries at 10000, 512 at 11000, the IDT at 12000.
+	xor	%eax, %eax
+	mov	$0xc00, %ecx
+	rep stosl
+	movl	$0x11001, 0x10000
+	movl	$0x83, 0x11000			# The first 2 MB, as they are,
+	movl	$0x81, 0x11008			# the second read-only,
+	movl	$0x83, 0x11018			# the fourth with a reserved bit; no third.
+	movl	$0x40000000, 0x1101c
+	movl	$0x80000 + fault, 0x12070	# Interrupt gate 14
+	movl	$0x8e00, 0x12074
+	mov	$0x10000, %eax
+	mov	%eax, %cr3
+	mov	$0x20, %eax			# PAE
+	mov	%eax, %cr4
+	mov	%cr0, %eax
+	or	$0x80010000, %eax		# Paging, write protection
+	mov	%eax, %cr0
+	mov	$absent, %ebx
+	movb	$0, 0x200000
+absent:	mov	$bit, %ebx
+	movb	0x400000, %al
+bit:	mov	$end, %ebx
+	movb	0x600000, %al
+end:	out	%al, $0xf4			# The end of QEMU
+	hlt
+
+fault:	pop	%eax
+	add	$'0', %al
+	out	%al, $0xe9
+	mov	%ebx, (%esp)
+	iret
+
+	.balign	8
+gdt:	.quad	0, 0x00cf9a000000ffff, 0x00cf92000000ffff
+gdt_at:	.word	23
+	.long	gdt
+idt_at:	.word	127
+	.long	0x12000
+	.org	510
+	.word	0xaa55
+END
+run as --32 guest.s -o guest.o
+run ld -m elf_i386 -Ttext 0x7c00 --oformat binary guest.o -o guest
+
+run qemu-system-x86_64 -accel tcg -cpu max -L root/usr/share/qemu -L root/usr/share/seabios \
+	-nodefaults -display none -debugcon file:found -device isa-debug-exit,iobase=0xf4 \
+	-drive file=guest,format=raw >log 2>&1 || [ -s found ] || untried "$(tail -n1 log)"
+found=$(cat found)
+echo "read-only, absent, reserved bit: $found"
+[ "$found" = 308 ] || changed "QEMU's guest finds $found"
