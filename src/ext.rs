@@ -23,7 +23,7 @@ use crate::{
     ring,
     spte::Spte,
     state::{State, Vcpu},
-    stats,
+    stats::{self, Event},
     sync, //
 };
 use core::num::NonZero;
@@ -126,7 +126,10 @@ impl MmioExt for Ext {
     #[inline(always)]
     fn see_access(vcpu: &mut Vcpu<'_>, gpa: Gpa, access: Emulated) {
         match access.len {
-            0 => observe::wildcard(vcpu, gpa),
+            0 => {
+                vcpu.stats().count(Event::Wildcard);
+                observe::wildcard(vcpu, gpa);
+            }
             _ => observe::emulated(vcpu, gpa, kind(access), access.len),
         }
     }

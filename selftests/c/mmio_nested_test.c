@@ -415,6 +415,8 @@ static void count_access_by(struct test *t, bool l2)
 	bool on = mmio_ext_on() && get_kvm_param_bool("mmio_caching");
 	bool any_fast = on && !l2 && mmio_ext_switch(MMIO_EXT_FAST);
 	u64 nr_faults = on ? ARRAY_SIZE(accesses) : 0;
+	/* KVM signals a zero-length ioeventfd without asking anybody, if it can. */
+	u64 nr_skipped = on && !l2 && !any_fast ? 1 : 0;
 	u64 faults = mmio_ext_stat("faults");
 	u64 passed = mmio_ext_stat("passed");
 	u64 fast = mmio_ext_stat("fast");
@@ -426,7 +428,8 @@ static void count_access_by(struct test *t, bool l2)
 	faults = mmio_ext_stat("faults") - faults;
 	passed = mmio_ext_stat("passed") - passed;
 	fast = mmio_ext_stat("fast") - fast;
-	TEST_ASSERT(faults == nr_faults && !passed && !!fast == any_fast,
+	TEST_ASSERT((faults == nr_faults || faults + nr_skipped == nr_faults) &&
+		    !passed && !!fast == any_fast,
 		    "L%d: faults %lu, passed %lu, fast %lu; wanted %lu, 0 and %s",
 		    l2 ? 2 : 1, (unsigned long)faults, (unsigned long)passed,
 		    (unsigned long)fast, (unsigned long)nr_faults, any_fast ? "some" : "0");

@@ -145,9 +145,9 @@ impl Modes {
         self.mmio_caching && self.tdp && (self.vendor == Vendor::Intel || next_rip)
     }
 
-    /// Whether the extension does, of plain stores by 64-bit code: its fast path comes first, as
-    /// it knows what else an instruction does.
-    pub fn ext_skips_wildcards(&self) -> bool {
+    /// Whether KVM does, of plain stores by 64-bit code: with the extension on its fast path comes
+    /// first, as it knows what else an instruction does.
+    pub fn skips_wildcards(&self) -> bool {
         self.fast_wildcard() && fast_path() != Some(true)
     }
 }

@@ -153,7 +153,7 @@ fn wildcard() -> Result<()> {
     access(&machine, &mut vcpu, 1, 4, (6, 0))?;
     expect_eq!(bell.rings()?, 6);
 
-    let skipped = if Modes::detect()?.ext_skips_wildcards() {
+    let skipped = if Modes::detect()?.skips_wildcards() {
         5
     } else {
         0
