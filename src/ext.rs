@@ -15,7 +15,8 @@ use crate::{
     heat::Kind,
     info_cache::Clear,
     kvm::{
-        AssistBytes, CompleteLoad, Emulated, Exit, MmioExt, Mode, PageFault, PageTables, VendorInit,
+        is_enabled, AssistBytes, CompleteLoad, Emulated, Exit, MmioExt, Mode, PageFault,
+        PageTables, VendorInit,
     },
     mmio_info::MmioInfo,
     observe,
@@ -127,7 +128,9 @@ impl MmioExt for Ext {
     fn see_access(vcpu: &mut Vcpu<'_>, gpa: Gpa, access: Emulated) {
         match access.len {
             0 => {
-                vcpu.stats().count(Event::Wildcard);
+                if is_enabled() {
+                    vcpu.stats().count(Event::Wildcard);
+                }
                 observe::wildcard(vcpu, gpa);
             }
             _ => observe::emulated(vcpu, gpa, kind(access), access.len),
