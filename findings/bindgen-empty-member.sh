@@ -12,20 +12,13 @@
 #           of the empty type itself.
 # Known:    not as such; rust-lang/rust-bindgen 3406 and 3449 are of the same padding.
 # Matters:  to bindings of Linux, whose task_struct has such a member without CONFIG_SCHEDSTATS.
-#
-# 0: as seen. 1: it has changed. 2: it could not be tried.
-set -eu
+# shellcheck source=findings/finding.sh
+. "$(dirname "$0")/finding.sh"
 
-untried() { echo "$0: not tried: $1" >&2; exit 2; }
-changed() { echo "$0: changed: $1" >&2; exit 1; }
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 for tool in cargo rustc cc python3; do
 	[ "$(command -v $tool)" ] || untried "$tool not found"
 done
 rustc=$(command -v rustc)
-cd "$work"
 
 python3 -m pip download -q --no-deps --disable-pip-version-check -d wheel libclang==18.1.1 >log 2>&1 ||
 	untried "$(tail -n1 log)"

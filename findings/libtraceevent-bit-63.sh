@@ -13,34 +13,10 @@
 # Known:    not found anywhere.
 # Matters:  to tracepoints with flags up to bit 63, as in page table entries: the file trace of
 #           tracefs is right and trace-cmd is not.
-#
-# 0: as seen. 1: it has changed. 2: it could not be tried.
-set -eu
+# shellcheck source=findings/finding.sh
+. "$(dirname "$0")/finding.sh"
 
-untried() { echo "$0: not tried: $1" >&2; exit 2; }
-changed() { echo "$0: changed: $1" >&2; exit 1; }
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-
-# Packages of Debian 13 with all that they need, unpacked below root/, whatever is installed here.
-mkdir -p lists/partial archives/partial root
-: >status
-mirror=$(apt-get update --print-uris 2>log | sed -n "s#^'\(.*/debian\(\.list\)*/\)dists/.*#\1#p" | head -n1)
-[ "$mirror" ] || untried "APT knows no mirror of Debian $(tail -n1 log)"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >sources
-apt="apt-get -qq -o Dir::Etc::sourcelist=$work/sources -o Dir::Etc::sourceparts=- -o Dir::State::Lists=$work/lists
-	-o Dir::State::status=$work/status -o Dir::Cache=$work -o Debug::NoLocking=1 -o APT::Sandbox::User=root"
-$apt update --error-on=any >log 2>&1 || untried "$(tail -n1 log)"
-$apt install --download-only --no-install-recommends -y \
-	libtraceevent1=1:1.8.4-2 python3.13 >log 2>&1 || untried "$(tail -n1 log)"
-for deb in archives/*.deb; do dpkg-deb -x "$deb" root; done
-libraries=$(find root/usr/lib/x86_64-linux-gnu -maxdepth 1 -type d | tr '\n' :)
-run() {
-	program=$1; shift
-	timeout 120 root/usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries" "root/usr/bin/$program" "$@"
-}
+debian libtraceevent1=1:1.8.4-2 python3.13
 
 cat >print.py <<'END'
 import ctypes

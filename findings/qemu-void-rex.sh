@@ -11,33 +11,10 @@
 #           REX.W, 66, MOV does instead of 16. An AMD EPYC ignores the REX. QEMU 7.2 is as 10.0.
 # Known:    unicorn-engine/unicorn issue 1782, which has QEMU's decoder, of 2023.
 # Matters:  to whoever compares a decoder with QEMU, or tests one in it.
-#
-# 0: as seen. 1: it has changed. 2: it could not be tried.
-set -eu
+# shellcheck source=findings/finding.sh
+. "$(dirname "$0")/finding.sh"
 
-untried() { echo "$0: not tried: $1" >&2; exit 2; }
-changed() { echo "$0: changed: $1" >&2; exit 1; }
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-
-# Packages of Debian 13 with all that they need, unpacked below root/, whatever is installed here.
-mkdir -p lists/partial archives/partial root
-: >status
-mirror=$(apt-get update --print-uris 2>log | sed -n "s#^'\(.*/debian\(\.list\)*/\)dists/.*#\1#p" | head -n1)
-[ "$mirror" ] || untried "APT knows no mirror of Debian $(tail -n1 log)"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >sources
-apt="apt-get -qq -o Dir::Etc::sourcelist=$work/sources -o Dir::Etc::sourceparts=- -o Dir::State::Lists=$work/lists
-	-o Dir::State::status=$work/status -o Dir::Cache=$work -o Debug::NoLocking=1 -o APT::Sandbox::User=root"
-$apt update --error-on=any >log 2>&1 || untried "$(tail -n1 log)"
-$apt install --download-only --no-install-recommends -y binutils=2.44-3 \
-	'qemu-user=1:10.0.13+ds-0+deb13u1' >log 2>&1 || untried "$(tail -n1 log)"
-for deb in archives/*.deb; do dpkg-deb -x "$deb" root; done
-run() {
-	program=$1; shift
-	root/usr/lib64/ld-linux-x86-64.so.2 --library-path root/usr/lib/x86_64-linux-gnu "root/usr/bin/$program" "$@"
-}
+debian binutils=2.44-3 'qemu-user=1:10.0.13+ds-0+deb13u1'
 
 cat >program.s <<'END'
 	.globl _start
