@@ -6,7 +6,7 @@ A run is one JSON document:
     schema, created, revision, iterations, repetitions
     boots: list of
         machine, paging ("npt=1"), kernel, cpus, emulator
-        module:  on, unloaded, irqson (on, with irqsoff=0), or heat (on, and counting by page)
+        module:  on, unloaded, or heat (on, and counting by page)
         silicon: whether the processor reports what silicon reports (lab/run --as-silicon)
         mitigations: on as the kernel has them, or off
         run:     what mmio-bench says of the machine (unit, kernel, ...)
@@ -20,18 +20,14 @@ it; each with median, min, max, spread_percent and values, in ticks per access.
 import collections
 
 STATES = ("off", "seed", "on")
-LOADING = {"heat": "heat=1", "irqson": "irqsoff=0"}
 
 # At most so many times the other: what is promised. A run that misses one fails.
 LIMIT_SEED, LIMIT_REFUSED, LIMIT_PATCHED, LIMIT_REGRESSION = 1.02, 1.02, 1.005, 1.02
 # Extension on / off: of any access, of an ioeventfd of zero length, which C serves as soon as it
 # knows the address, and of one with a length, however many there are and whatever is written.
 LIMIT_ON, LIMIT_ZERO_LENGTH, LIMIT_DOORBELL = 1.02, 1.00, 0.40
-# C is cheap where it reads neither the guest's page tables nor its code, as with shadow paging and
-# bytes from the processor. A doorbell need not cost less than so many times one by port.
-LIMIT_PORT = 1.35
 # The same, of the instructions that counting by page adds to an access.
-LIMIT_HEAT = 50
+LIMIT_HEAT = 40
 
 # Where the clock counts the instructions of one processor, repeated measurements differ
 # by no more than this, but for one above and one below that something else in the kernel
@@ -75,8 +71,8 @@ def title(boot):
     parts = [boot["machine"] + (" as silicon" if as_silicon(boot) else ""), boot["paging"]]
     if boot["module"] == "unloaded":
         parts.append("mainline kernel" if boot["kernel"] == "mainline" else "module unloaded")
-    if boot["module"] in LOADING:
-        parts.append(LOADING[boot["module"]])
+    if boot["module"] == "heat":
+        parts.append("heat=1")
     if boot["cpus"] > 1:
         parts.append(f"{boot['cpus']} processors")
     if mitigations_off(boot):
@@ -128,7 +124,7 @@ def is_doorbell(row):
     return row["space"] == "mmio" and row["receiver"] in ("datamatch", "length") and row["mode"] in ("long", "la57")
 
 
-def never_slower(name, row, port):
+def never_slower(row):
     """What an access may cost: (what, extension on, off, at most). By the smallest values where the
     limit leaves no room: whatever else a kernel does only adds to them."""
     if not row["on"]:
@@ -137,10 +133,8 @@ def never_slower(name, row, port):
     yield "on / off", on, off, LIMIT_ON
     if row["space"] == "mmio":
         yield "seed / off", median(row, "seed"), off, LIMIT_SEED
-    # As many call sites as there are doorbells are about the former.
-    if is_doorbell(row) and port and not name.endswith("_sites"):
-        most = max(LIMIT_DOORBELL, round(LIMIT_PORT * median(port, "on") / off, 3))
-        yield "on / off, doorbell", on, off, most
+    if is_doorbell(row):
+        yield "on / off, doorbell", on, off, LIMIT_DOORBELL
     if row["space"] == "mmio" and row["receiver"] == "zero_length":
         # In whole instructions.
         yield "on / off, zero length", round(least(row, "on")), round(least(row, "off")), LIMIT_ZERO_LENGTH
@@ -161,7 +155,7 @@ def checks(boot):
     for name, row in rows.items():
         off, on = (median(row, state) for state in ("off", "on"))
         if "receiver" in row:  # Earlier runs do not tell.
-            for what, above, below, most in never_slower(name, row, port_of(boot, row)):
+            for what, above, below, most in never_slower(row):
                 yield from check(name, what, above, below, most, True)
         if refused(row):
             yield from check(name, "on / off, refused by the fast path", on, off, LIMIT_REFUSED, True)
@@ -202,7 +196,7 @@ def patched(boots):
 
 def heat(boots):
     """What counting by page adds to a read or a write, row by row; by the smallest values as well."""
-    for boot, name, row, there in pairs(boots, "release", "heat", ("release", "irqson")):
+    for boot, name, row, there in pairs(boots, "release", "heat", ("release", "on")):
         if there and name.startswith("mmio_"):
             value = (least(row, "on") - least(there, "on")) / row["accesses_each"]
             what = "instructions that heat=1 adds to an access"
