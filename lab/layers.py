@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Find modules of a Rust crate that import one another in a circle.
+"""Find modules of a Rust crate that import one another in a circle, or one of a layer above.
 
-  lab/layers.py FOLDER[=MODULE]...
+  lab/layers.py [--print] [PLACE[=MODULE]...]
 
-The folders together are one crate: each holds the files of the crate's root, or those of
-MODULE where one is named (`rust/kvm=kvm`). Within each folder the arrows between its files
+The places together are one crate: each is a file, or a folder with the files of the crate's
+root, or of MODULE where one is named (`rust/kvm=kvm`; `crate` is the root). They are given from
+the lowest up, and none imports from a later one. Within each folder the arrows between its files
 and its folders must go one way; a folder counts as one thing with all that is in it. A name
 counts as an arrow to where it is defined, so a mod.rs that only names or hands on what is
-below it draws none. The status is 1 if there is a circle, each of which is printed.
+below it draws none. The status is 1 if something is wrong, which is printed.
+
+Without a place, the project's own crates are looked at. With --print, all arrows are printed.
 """
 
 import collections
+import os
 import pathlib
 import re
 import sys
@@ -26,12 +30,16 @@ TOKEN = re.compile(r"\w+|::|[{},*]")
 
 Use = collections.namedtuple("Use", "path name at handed_on")
 
+# The module, its lowest layer first, and the tests.
+OWN = (("rust/kvm=kvm", "src", "rust/exports.rs=exports", "rust/kunit/ext.rs=kunit",
+        "rust/kvm_mmio_ext_main.rs=crate"), ("selftests/src",))
+
 
 class Module:
     """A file: what it imports, and the other paths that are in it."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, layer):
+        self.path, self.layer = path, layer
         blank = lambda found: re.sub(r"[^\n]", " ", found[0])
         self.code = NO_CODE.sub(blank, path.read_text())
         self.inline = [(found.start(), self.end(found.end())) for found in INLINE.finditer(self.code)]
@@ -84,24 +92,26 @@ def leaves(tokens):
             path.append(token)
 
 
-def read(folders):
-    """The modules of a crate by their paths, from {folder: the module that is there}."""
+def read(places):
+    """The modules of a crate by their paths, from {file or folder: the module that is there}."""
     modules = {}
-    for folder, mount in folders.items():
-        for path in sorted(folder.rglob("*.rs")):
-            name = path.relative_to(folder).with_suffix("").parts
+    for layer, (place, mount) in enumerate(places.items()):
+        if place.is_file():
+            modules[mount] = Module(place, layer)
+        for path in sorted(place.rglob("*.rs")):
+            name = path.relative_to(place).with_suffix("").parts
             # Programs are crates of their own.
             if name[0] == "bin":
                 continue
             if name[-1] in ("mod", "lib", "main"):
                 name = name[:-1]
-            modules[(*mount, *name)] = Module(path)
+            modules[(*mount, *name)] = Module(path, layer)
     return modules
 
 
 class Crate:
-    def __init__(self, folders):
-        self.modules = read(folders)
+    def __init__(self, places):
+        self.modules = read(places)
         self.macros = {name: module for module, file in self.modules.items() for name in MACRO.findall(file.code)}
         self.bound = {module: {use.name: use.path for use in file.uses} for module, file in self.modules.items()}
 
@@ -146,6 +156,14 @@ class Crate:
                 if not (handed_on and is_below):
                     arrows.setdefault((module, found[0]), file.line(at))
         return arrows
+
+    def upwards(self):
+        """The arrows to a layer above."""
+        layer = lambda module: self.modules[module].layer
+        return {ends: line for ends, line in self.arrows().items() if layer(ends[1]) > layer(ends[0])}
+
+    def describe(self, origin, target, line):
+        return f"{self.modules[origin].path}:{line} needs {self.modules[target].path}"
 
     def circles(self):
         """Of each folder those of its parts that are in a circle, each as the arrows of one."""
@@ -196,23 +214,41 @@ def circle(graph, group):
     raise ValueError(f"{first} is in no circle")
 
 
-def main(argv):
-    if not argv or argv[0].startswith("-"):
-        sys.exit(__doc__)
-    folders = {}
-    for argument in argv:
-        folder, _, mount = argument.partition("=")
-        if not pathlib.Path(folder).is_dir():
-            sys.exit(f"{folder} is no folder")
-        folders[pathlib.Path(folder)] = tuple(mount.split("::")) if mount else ()
-    crate = Crate(folders)
-    found = 0
-    for group, arrows in crate.circles():
-        found += 1
+def parse(arguments):
+    places = {}
+    for argument in arguments:
+        place, _, mount = argument.partition("=")
+        if not pathlib.Path(place).exists():
+            sys.exit(f"{place} is not there")
+        places[pathlib.Path(place)] = tuple(mount.split("::")) if mount not in ("", "crate") else ()
+    return places
+
+
+def check(crate):
+    """Prints what is wrong; returns how much."""
+    upwards, circles = crate.upwards(), list(crate.circles())
+    for (origin, target), line in upwards.items():
+        print(f"{crate.describe(origin, target, line)}, which is above it")
+    for group, arrows in circles:
         print(f"a circle of {', '.join('::'.join(part) or 'the root' for part in group)}:")
-        for origin, target, line in arrows:
-            print(f"  {crate.modules[origin].path}:{line} needs {crate.modules[target].path}")
-    return int(found > 0)
+        for arrow in arrows:
+            print(f"  {crate.describe(*arrow)}")
+    return len(upwards) + len(circles)
+
+
+def main(argv):
+    places = [argument for argument in argv if argument != "--print"]
+    if any(argument.startswith("-") for argument in places):
+        sys.exit(__doc__)
+    if not places:
+        os.chdir(pathlib.Path(__file__).resolve().parent.parent)
+    wrong = 0
+    for crate in map(Crate, map(parse, [places] if places else OWN)):
+        if "--print" in argv:
+            for (origin, target), line in crate.arrows().items():
+                print(crate.describe(origin, target, line))
+        wrong += check(crate)
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
