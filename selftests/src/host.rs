@@ -25,13 +25,57 @@ pub fn set_parameter(module: &str, name: &str, value: &str) -> io::Result<()> {
     fs::write(parameter_path(module, name), value)
 }
 
+/// A module's parameter that is Y or N. It is put back when this is dropped.
+pub struct Switch {
+    module: &'static str,
+    name: &'static str,
+    before: String,
+}
+
+impl Switch {
+    pub fn keep(module: &'static str, name: &'static str) -> Result<Self> {
+        let before =
+            parameter(module, name).with_context(|| format!("{module} has no parameter {name}"))?;
+        Ok(Self {
+            module,
+            name,
+            before,
+        })
+    }
+
+    /// Whether it was on in the beginning.
+    pub fn was_on(&self) -> bool {
+        is_yes(&self.before)
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn set(&self, on: bool) -> Result<()> {
+        set_parameter(self.module, self.name, if on { "Y" } else { "N" })
+            .with_context(|| format!("turning {} of {}", self.name, self.module))
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // What could be written before can be written again; a drop has nobody to tell.
+        let _ = set_parameter(self.module, self.name, &self.before);
+    }
+}
+
+fn is_yes(value: &str) -> bool {
+    matches!(value, "Y" | "1")
+}
+
 fn is_on(module: &str, name: &str) -> bool {
-    matches!(parameter(module, name).as_deref(), Some("Y" | "1"))
+    parameter(module, name).is_some_and(|value| is_yes(&value))
 }
 
 /// The switch of the extension; None when it is not loaded.
 pub fn extension_enabled() -> Option<bool> {
-    parameter("kvm_mmio_ext", "enabled").map(|value| matches!(value.as_str(), "Y" | "1"))
+    parameter("kvm_mmio_ext", "enabled").map(|value| is_yes(&value))
 }
 
 /// Turns the extension on or off.
@@ -41,7 +85,7 @@ pub fn set_extension(enabled: bool) -> io::Result<()> {
 
 /// The switch of the extension's fast path; None when the extension is not loaded or has none.
 pub fn fast_path() -> Option<bool> {
-    parameter("kvm_mmio_ext", "fast").map(|value| matches!(value.as_str(), "Y" | "1"))
+    parameter("kvm_mmio_ext", "fast").map(|value| is_yes(&value))
 }
 
 /// Turns the fast path on or off.

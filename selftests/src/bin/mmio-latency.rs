@@ -17,7 +17,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 use kvm_mmio_selftests::guest::{Bus, Machine, Match, Mode, operand};
-use kvm_mmio_selftests::host;
+use kvm_mmio_selftests::host::{self, Switch};
 
 /// Rings a doorbell as fast as a guest can, counts the rings, and measures how late a timer is
 /// meanwhile on the same processor: with KVM's C code, with the extension but for what it does with
@@ -120,36 +120,20 @@ impl Load {
     }
 }
 
-/// Puts the extension back as it was.
+/// The extension's, put back at the end.
 struct Switches {
-    before: Vec<(&'static str, String)>,
+    enabled: Switch,
+    irqsoff: Switch,
 }
 
 impl Switches {
     fn keep() -> Result<Self> {
-        let read = |name| Ok((name, host::parameter(MODULE, name).context(name)?));
-        let before = ["enabled", "irqsoff"]
-            .map(read)
-            .into_iter()
-            .collect::<Result<_>>()?;
-        Ok(Self { before })
-    }
-
-    fn set(name: &str, on: bool) -> Result<()> {
-        host::set_parameter(MODULE, name, if on { "Y" } else { "N" })
-            .with_context(|| name.to_owned())
+        Ok(Self {
+            enabled: Switch::keep("kvm_mmio_ext", "enabled")?,
+            irqsoff: Switch::keep("kvm_mmio_ext", "irqsoff")?,
+        })
     }
 }
-
-impl Drop for Switches {
-    fn drop(&mut self) {
-        for (name, value) in &self.before {
-            let _ = host::set_parameter(MODULE, name, value);
-        }
-    }
-}
-
-const MODULE: &str = "kvm_mmio_ext";
 
 /// Nanoseconds that each wake-up was late, sorted.
 struct Late(Vec<u64>);
@@ -220,9 +204,9 @@ fn measure(period: u64, processor: usize, done: &AtomicBool) -> Result<Late> {
 }
 
 /// Runs the guest to the end, and a timer beside it. Every ring must have arrived.
-fn run(row: &Row, options: &Options) -> Result<Late> {
-    Switches::set("enabled", row.enabled)?;
-    Switches::set("irqsoff", row.irqsoff)?;
+fn run(row: &Row, options: &Options, switches: &Switches) -> Result<Late> {
+    switches.enabled.set(row.enabled)?;
+    switches.irqsoff.set(row.irqsoff)?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let bell = row
         .load
@@ -270,9 +254,9 @@ fn run(row: &Row, options: &Options) -> Result<Late> {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let _switches = Switches::keep()?;
+    let switches = Switches::keep()?;
     if options.count {
-        run(&ROWS[2], &options)?;
+        run(&ROWS[2], &options, &switches)?;
         println!("{} rings, each counted", options.rings);
         return Ok(());
     }
@@ -288,7 +272,7 @@ fn main() -> Result<()> {
     ]);
     for row in &ROWS {
         eprintln!("measuring: {}", row.what);
-        let late = run(row, &options)?;
+        let late = run(row, &options, &switches)?;
         let figures = [
             late.0.len() as u64,
             late.at(0),

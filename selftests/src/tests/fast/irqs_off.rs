@@ -28,8 +28,8 @@ const SLOT: u32 = 9;
 
 /// The parameter `irqsoff`, switched on and put back at the end.
 struct IrqsOff {
+    parameter: host::Switch,
     _fast: Switch,
-    before: String,
 }
 
 impl IrqsOff {
@@ -38,23 +38,12 @@ impl IrqsOff {
         if !Modes::detect()?.tdp {
             skip!("shadow paging takes the ordinary path");
         }
-        let before = host::parameter("kvm_mmio_ext", "irqsoff").context("no parameter irqsoff")?;
         let this = Self {
+            parameter: host::Switch::keep("kvm_mmio_ext", "irqsoff")?,
             _fast: fast,
-            before,
         };
-        this.set("Y")?;
+        this.parameter.set(true)?;
         Ok(this)
-    }
-
-    fn set(&self, value: &str) -> Result<()> {
-        host::set_parameter("kvm_mmio_ext", "irqsoff", value).context("the parameter `irqsoff`")
-    }
-}
-
-impl Drop for IrqsOff {
-    fn drop(&mut self) {
-        let _ = self.set(&self.before);
     }
 }
 
@@ -135,10 +124,10 @@ fn switched_off() -> Result<()> {
     let switch = IrqsOff::on()?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
-    for (value, expected) in [("Y", RINGS), ("N", 0), ("Y", RINGS)] {
-        switch.set(value)?;
+    for (on, expected) in [(true, RINGS), (false, 0), (true, RINGS)] {
+        switch.parameter.set(on)?;
         let answered = answered(&machine, &mut vcpu, &bell, 1, 0)?;
-        expect_eq!(answered, expected, "{value}");
+        expect_eq!(answered, expected, "{on}");
     }
     Ok(())
 }

@@ -3,18 +3,16 @@
 
 use std::sync::atomic::AtomicU64;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::host;
 use crate::torture::limits::Limits;
 use crate::torture::tally::{Tally, count};
 use crate::torture::world::World;
 
-/// A parameter that is Y or N. It is put back at the end.
+/// A switch, how many of the rounds turn it, and what counts its turns.
 pub struct Switch {
-    module: &'static str,
-    name: &'static str,
-    before: bool,
+    parameter: host::Switch,
     share: u64,
     counter: fn(&Tally) -> &AtomicU64,
 }
@@ -45,19 +43,15 @@ impl Switch {
         share: u64,
         counter: fn(&Tally) -> &AtomicU64,
     ) -> Result<Self> {
-        let before = host::parameter(module, name)
-            .with_context(|| format!("{module} has no parameter {name}"))?;
         Ok(Self {
-            module,
-            name,
-            before: matches!(before.as_str(), "Y" | "1"),
+            parameter: host::Switch::keep(module, name)?,
             share,
             counter,
         })
     }
 
     pub fn name(&self) -> &'static str {
-        self.name
+        self.parameter.name()
     }
 
     /// What counts its turns.
@@ -65,20 +59,15 @@ impl Switch {
         self.counter
     }
 
-    fn set(&self, on: bool) -> Result<()> {
-        host::set_parameter(self.module, self.name, if on { "Y" } else { "N" })
-            .with_context(|| format!("turning {} of {}", self.name, self.module))
-    }
-
     /// The actor that turns it.
     pub fn turn(self, world: &World) -> Result<()> {
-        let mut on = self.before;
+        let mut on = self.parameter.was_on();
         for _ in world.rounds(self.share) {
             on = !on;
-            self.set(on)?;
+            self.parameter.set(on)?;
             count((self.counter)(&world.tally), 1);
             world.wait_for_visits(1);
         }
-        self.set(self.before)
+        self.parameter.set(self.parameter.was_on())
     }
 }
