@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Find modules of a Rust crate that import one another in a circle, or one of a layer above.
 
-  lab/layers.py [--print] [PLACE[=MODULE]...]
+  lab/layers.py [--print | --dot] [PLACE[=MODULE]...]
 
 The places together are one crate: each is a file, or a folder with the files of the crate's
 root, or of MODULE where one is named (`rust/kvm=kvm`; `crate` is the root). They are given from
@@ -11,7 +11,9 @@ and its folders must go one way; a folder counts as one thing with all that is i
 counts as an arrow to where it is defined, so a mod.rs that only names or hands on what is
 below it draws none. The status is 1 if something is wrong, which is printed.
 
-Without a place, the project's own crates are looked at. With --print, all arrows are printed.
+Without a place, the project's own crates are looked at. With --print, all arrows are printed;
+with --dot the files and folders at the root of the first crate, as a graph for Graphviz without
+those arrows that a longer way says, too (`lab/layers.py --dot | dot -Tsvg`).
 """
 
 import collections
@@ -19,6 +21,7 @@ import os
 import pathlib
 import re
 import sys
+import textwrap
 
 # Comments, strings and characters, in which nothing is code.
 NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|b?r(#*)".*?"\1|b?"(?:\\.|[^"\\])*"|b?\'(?:\\.[^\']*|[^\\\'])\'', re.S)
@@ -214,6 +217,27 @@ def circle(graph, group):
     raise ValueError(f"{first} is in no circle")
 
 
+def dot(crate):
+    """The parts of the root in Graphviz' language, each with the files that are in it."""
+    parts, graph = collections.defaultdict(list), collections.defaultdict(set)
+    for module in sorted(crate.modules):
+        parts[module[:1]].append("::".join(module[1:]) or crate.modules[module].path.name)
+    for origin, target in crate.arrows():
+        if origin[:1] != target[:1] and origin and target:
+            graph[origin[:1]].add(target[:1])
+    yield "digraph layers {"
+    yield '\tnode [shape=box, fontname="sans-serif", fontsize=11, style=filled, fillcolor="#f4f4f4"];'
+    for (name,), files in ((part, files) for part, files in parts.items() if part):
+        inside = textwrap.wrap(", ".join(file for file in files if not file.endswith(".rs")), 40)
+        folder = "/" if inside else ""
+        yield f'\t{name} [label="{name}{folder}{"".join(f"{chr(92)}n{line}" for line in inside)}"];'
+    for origin in sorted(graph):
+        for target in sorted(graph[origin]):
+            if not any(target in reachable(graph, other) for other in graph[origin] - {target}):
+                yield f"\t{origin[0]} -> {target[0]};"
+    yield "}"
+
+
 def parse(arguments):
     places = {}
     for argument in arguments:
@@ -237,13 +261,16 @@ def check(crate):
 
 
 def main(argv):
-    places = [argument for argument in argv if argument != "--print"]
+    places = [argument for argument in argv if argument not in ("--print", "--dot")]
     if any(argument.startswith("-") for argument in places):
         sys.exit(__doc__)
     if not places:
         os.chdir(pathlib.Path(__file__).resolve().parent.parent)
     wrong = 0
     for crate in map(Crate, map(parse, [places] if places else OWN)):
+        if "--dot" in argv:
+            print(*dot(crate), sep="\n")
+            return 0
         if "--print" in argv:
             for (origin, target), line in crate.arrows().items():
                 print(crate.describe(origin, target, line))

@@ -14,15 +14,14 @@ mod kvm {
 
 #[expect(dead_code, reason = "the module needs more of it than the tests")]
 #[expect(unreachable_pub)]
-#[path = "../src"]
-mod src {
+#[path = "../src/pure"]
+mod pure {
     pub(crate) mod mask;
     pub(crate) mod spte;
 }
 
 use kernel::prelude::*;
 use kvm::*;
-use src::*;
 
 module! {
     type: Module,
@@ -45,8 +44,10 @@ mod tests {
     use crate::{
         addr::Gfn,
         generation::MemslotGeneration,
-        mask::MmioMask,
-        spte::{get_mmio_spte_generation, MmioFormat, Spte}, //
+        pure::{
+            mask::MmioMask,
+            spte::{get_mmio_spte_generation, MmioFormat, Spte}, //
+        }, //
     };
     use kvm_bindings as bindings;
 

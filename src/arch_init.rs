@@ -7,7 +7,7 @@ use crate::{
     kvm::{
         cpu_phys_bits, host_maxphyaddr, mmio_caching, set_mmio_spte_mask, PageTables, VendorInit,
     },
-    mask::MmioMask, //
+    pure::mask::MmioMask, //
 };
 use kernel::prelude::*;
 

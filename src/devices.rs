@@ -4,8 +4,6 @@
 
 use crate::{
     addr::Gpa,
-    bells::Epoch,
-    doorbell::first_device,
     generation::MemslotGeneration,
     iodev::{Again, Answer, Bus, Write},
     kvm::{
@@ -13,8 +11,12 @@ use crate::{
         Eventfd, Exit, IoBus,
     },
     observe::fast as see_fast,
-    state::{PendingLoad, State, Vcpu},
-    stats::Taker, //
+    pure::{
+        bells::Epoch,
+        doorbell::first_device, //
+    },
+    report::stats::Taker,
+    state::{PendingLoad, State, Vcpu}, //
 };
 
 /// Whether somebody wants to see each access, which the ordinary path shows.

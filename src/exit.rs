@@ -10,8 +10,8 @@ use crate::{
     generation::MemslotGeneration,
     kvm::{AssistBytes, Exit, Mode, PageFault},
     observe,
-    state::Vcpu,
-    stats::Event, //
+    report::stats::Event,
+    state::Vcpu, //
 };
 
 /// Handles an EPT misconfiguration of L1, `handle_ept_misconfig()`.

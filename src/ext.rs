@@ -12,19 +12,20 @@ use crate::{
     fast,
     fault,
     generation::MemslotGeneration,
-    heat::Kind,
-    info_cache::Clear,
     kvm::{
         is_enabled, AssistBytes, CompleteLoad, Emulated, Exit, MmioExt, Mode, PageFault,
         PageTables, VendorInit,
     },
     mmio_info::MmioInfo,
-    observe,
-    record,
+    observe::{self, record},
+    pure::{
+        heat::Kind,
+        info_cache::Clear,
+        spte::Spte, //
+    },
+    report::stats::{self, Event},
     ring,
-    spte::Spte,
     state::{State, Vcpu},
-    stats::{self, Event},
     sync, //
 };
 use core::num::NonZero;

@@ -9,9 +9,9 @@ use crate::{
     kvm::{PageFault, ShadowWalk},
     mmio_info::MmioInfo,
     observe,
-    spte::{get_mmio_spte_generation, MmioFormat, Spte},
-    state::Vcpu,
-    stats::Event, //
+    pure::spte::{get_mmio_spte_generation, MmioFormat, Spte},
+    report::stats::Event,
+    state::Vcpu, //
 };
 use kernel::prelude::*;
 

@@ -4,12 +4,14 @@
 
 use crate::{
     addr::Gva,
-    code_page::{self, Context, Hold},
-    decode::MAX_LENGTH,
     generation::MemslotGeneration,
     kvm::Code,
-    plan::Plan,
-    refused::Refused, //
+    pure::{
+        code_page::{self, Context, Hold},
+        decode::MAX_LENGTH,
+        plan::Plan,
+        refused::Refused, //
+    }, //
 };
 use core::mem::size_of;
 use kernel::prelude::*;

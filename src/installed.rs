@@ -7,8 +7,10 @@ use crate::{
         mmio_caching, shadow_mmio_access_mask, shadow_mmio_mask, shadow_mmio_value,
         shadow_nonpresent_or_rsvd_lower_gfn_mask, shadow_nonpresent_or_rsvd_mask,
     },
-    mask::MmioMask,
-    spte::MmioFormat, //
+    pure::{
+        mask::MmioMask,
+        spte::MmioFormat, //
+    }, //
 };
 
 /// The masks that are installed.

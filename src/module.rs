@@ -3,13 +3,15 @@
 //! The module as a whole: registration with KVM, debugfs, the statistics file.
 
 use crate::{
-    device::{self, show_heat, OpenFile},
     ext::Ext,
     installed::installed_mask,
     kvm::{is_enabled, tdp_enabled, tdp_mmu_enabled, Registration},
-    mask::MmioMask,
-    registry::{self, allow_readers},
-    stats::zapped, //
+    pure::mask::MmioMask,
+    report::{
+        device::{self, show_heat, OpenFile},
+        registry::{self, allow_readers},
+        stats::zapped, //
+    }, //
 };
 use core::fmt;
 use kernel::{

@@ -9,8 +9,7 @@
 
 use crate::{
     addr::Gpa,
-    fast,
-    fetch::known_plan,
+    fast::{self, fetch::known_plan},
     iodev::Write,
     kvm::{AssistBytes, Mode},
     state::Vcpu, //

@@ -5,19 +5,23 @@
 use crate::{
     access::MmioFault,
     addr::Gpa,
-    bells::Bells,
-    decode::{Extend, Register},
-    doorbell::Doorbells,
     generation::MmioGeneration,
-    info_cache::{Clear, InfoCache},
     insns::FetchCache,
     installed::mmio_format,
     kvm::{self, tgid, Eventfd, Exit, VcpuId, VcpuState},
-    recorder::{self, VcpuRecorder},
-    registry,
-    rsvd::PageFormat,
-    spte::{MmioFormat, Spte},
-    stats::{Event, Stats}, //
+    pure::{
+        bells::Bells,
+        decode::{Extend, Register},
+        doorbell::Doorbells,
+        info_cache::{Clear, InfoCache},
+        rsvd::PageFormat,
+        spte::{MmioFormat, Spte}, //
+    },
+    report::{
+        recorder::{self, VcpuRecorder},
+        registry,
+        stats::{Event, Stats}, //
+    }, //
 };
 use kernel::{
     prelude::*,

@@ -4,9 +4,9 @@
 
 use crate::{
     addr::Gfn,
-    spte::{get_mmio_spte_generation, Spte, NONPRESENT},
-    state::Vcpu,
-    stats::Event, //
+    pure::spte::{get_mmio_spte_generation, Spte, NONPRESENT},
+    report::stats::Event,
+    state::Vcpu, //
 };
 
 /// The MMIO SPTE for a frame that no memslot holds, `make_mmio_spte()`. It is KVM that stores it:

@@ -6,14 +6,16 @@
 
 use crate::{
     addr::Gpa,
-    doorbell::first_device,
     ext::Ext,
-    fetch,
+    fast::fetch,
     iodev::{Answer, Write},
     kvm::{self, AssistBytes, IoBus, Mode},
-    registry,
-    state::{State, Vcpu},
-    stats::{Event, Snapshot}, //
+    pure::doorbell::first_device,
+    report::{
+        registry,
+        stats::{Event, Snapshot}, //
+    },
+    state::{State, Vcpu}, //
 };
 use core::{convert::Infallible, ffi::c_void, ptr};
 use kernel::ffi::{c_int, c_uint};

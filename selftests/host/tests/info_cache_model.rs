@@ -4,8 +4,8 @@
 
 use kvm_mmio_ext_host_tests::addr::{Gfn, Gpa, Gva};
 use kvm_mmio_ext_host_tests::generation::MemslotGeneration;
-use kvm_mmio_ext_host_tests::info_cache::{Clear, InfoCache};
 use kvm_mmio_ext_host_tests::mmio_info::MmioInfo;
+use kvm_mmio_ext_host_tests::pure::info_cache::{Clear, InfoCache};
 use proptest::prelude::*;
 
 /// What happens to a vCPU.

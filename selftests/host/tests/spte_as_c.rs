@@ -4,8 +4,8 @@
 
 use kvm_mmio_ext_host_tests::addr::Gfn;
 use kvm_mmio_ext_host_tests::generation::MemslotGeneration;
-use kvm_mmio_ext_host_tests::mask::MmioMask;
-use kvm_mmio_ext_host_tests::spte::{get_mmio_spte_generation, MmioFormat, Spte};
+use kvm_mmio_ext_host_tests::pure::mask::MmioMask;
+use kvm_mmio_ext_host_tests::pure::spte::{get_mmio_spte_generation, MmioFormat, Spte};
 use proptest::prelude::*;
 
 /// `GENMASK_ULL(high, low)`.

@@ -19,10 +19,10 @@ const WILDCARD: &str = "handle_ept_misconfig and its SVM counterpart: \
 const WHOLE: &str = "src/exit.rs: \
     an instruction that signals a zero-length doorbell does everything else, too";
 
-const REWIRED: &str = "src/doorbell.rs: \
+const REWIRED: &str = "src/pure/doorbell.rs: \
     a write signals the doorbell that KVM's own search finds, whatever was there before";
 
-const VACANT: &str = "src/doorbell.rs: \
+const VACANT: &str = "src/pure/doorbell.rs: \
     an address without a device is found to have one as soon as it has";
 
 crate::test_table! {

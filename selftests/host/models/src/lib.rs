@@ -20,37 +20,29 @@ extern crate self as kernel;
 extern crate self as kvm_bindings;
 extern crate self as pin_init;
 
-use kvm_mmio_ext_host_tests::{
-    addr, code_page, decode, doorbell, generation, guest_walk, heat, info_cache, iodev, mmio_info,
-    plan, refused, rsvd, spte,
-};
+use kvm_mmio_ext_host_tests::{addr, generation, iodev, mmio_info, pure};
 use linux::bindings::*;
 
 #[path = "../../../../src/access.rs"]
 mod access;
 #[path = "../../../../src/exit.rs"]
 mod exit;
-#[path = "../../../../src/fast.rs"]
+#[path = "../../../../src/fast/mod.rs"]
 mod fast;
 #[path = "../../../../src/fault.rs"]
 mod fault;
-#[path = "../../../../src/fetch.rs"]
-mod fetch;
 #[path = "../../../../src/insns.rs"]
 #[allow(
     clippy::declare_interior_mutable_const,
     reason = "a value to begin with"
 )]
 mod insns;
-#[path = "../../../../src/registry.rs"]
-mod registry;
 #[path = "../../../../src/sync.rs"]
 mod shadow;
-#[path = "../../../../src/stats.rs"]
-mod stats;
 
 mod kvm;
 mod linux;
+mod report;
 mod tests;
 
 /// In the place of `src/state.rs`.
@@ -64,8 +56,8 @@ mod observe {
         access::{FaultAddress, MmioFault},
         addr::Gpa,
         kvm::Exit,
+        report::stats::Event,
         state::Vcpu,
-        stats::Event,
     };
 
     pub(crate) fn emulate(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {

@@ -11,7 +11,7 @@ use crate::{expect_eq, skip};
 
 const ANSWERED: &str = "src/ring.rs: \
     a doorbell that has rung is answered before interrupts are on again";
-const FORGOTTEN: &str = "src/bells.rs: \
+const FORGOTTEN: &str = "src/pure/bells.rs: \
     a write signals nothing that it does not signal any more";
 
 crate::test_table! {

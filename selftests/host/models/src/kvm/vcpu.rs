@@ -5,11 +5,8 @@ use super::guest_memory::UserPtr;
 use crate::{
     access::MmioFault,
     addr::{Gfn, Gpa, Gva},
-    decode::{Extend, Register},
-    doorbell::Doorbells,
     fast::finish_load,
     generation::{MemslotGeneration, MmioGeneration},
-    info_cache::{Clear, InfoCache},
     insns::FetchCache,
     iodev::{Answer, Write},
     linux::{
@@ -18,11 +15,18 @@ use crate::{
     },
     mmio_info::MmioInfo,
     prelude::*,
-    refused::Refused,
-    registry,
-    rsvd::{PageFormat, MAX_LEVEL},
-    spte::{MmioFormat, Spte},
-    stats::{Event, Stats, Taker},
+    pure::{
+        decode::{Extend, Register},
+        doorbell::Doorbells,
+        info_cache::{Clear, InfoCache},
+        refused::Refused,
+        rsvd::{PageFormat, MAX_LEVEL},
+        spte::{MmioFormat, Spte}, //
+    },
+    report::{
+        registry,
+        stats::{Event, Stats, Taker}, //
+    },
     sync::Arc,
 };
 use pin_init::{init_zeroed, Zeroable};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Shadow page tables of one entry.
 
-use crate::spte::{MmioFormat, Spte, NONPRESENT};
-use kvm_mmio_ext_host_tests::mask::MmioMask;
+use crate::pure::spte::{MmioFormat, Spte, NONPRESENT};
+use kvm_mmio_ext_host_tests::pure::mask::MmioMask;
 use loom::sync::{
     atomic::{
         AtomicU64,

@@ -12,11 +12,13 @@ use crate::{
     addr::{Gfn, Gpa, Gva, PAGE_MASK},
     exit::{handle_ept_misconfig, shadow_page_fault},
     fault::{self, remember_mmio_info},
-    info_cache::Clear,
     kvm::{AssistBytes, Exit, Mode, PageFault, State, Vcpu},
     mmio_info::MmioInfo,
+    pure::{
+        info_cache::Clear,
+        spte::{get_mmio_spte_generation, Spte}, //
+    },
     shadow::set_mmio_spte,
-    spte::{get_mmio_spte_generation, Spte},
 };
 use loom::{sync::atomic::Ordering::Relaxed, thread};
 use std::{cell::Cell, rc::Rc};

@@ -8,8 +8,10 @@ use crate::{
         module::{Host, VcpuMemory},
         Mistake,
     },
-    registry,
-    stats::Event,
+    report::{
+        registry,
+        stats::Event, //
+    },
 };
 use loom::thread;
 use std::rc::Rc;

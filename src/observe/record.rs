@@ -4,10 +4,12 @@
 
 use crate::{
     addr::{Gfn, Gpa},
-    heat::{Access, Kind, Record},
     kvm::{tsc, LastExit},
-    recorder,
-    registry,
+    pure::heat::{Access, Kind, Record},
+    report::{
+        recorder,
+        registry, //
+    },
     state::{State, Vcpu}, //
 };
 

@@ -5,7 +5,7 @@
 
 use crate::{
     addr::Gva,
-    decode::{Access, Base, Extend, Operation, Register, RSP}, //
+    pure::decode::{Access, Base, Extend, Operation, Register, RSP}, //
 };
 
 /// An instruction with one operand in memory, at a certain address.
@@ -114,7 +114,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::decode;
+    use crate::pure::decode::decode;
 
     const RIP: u64 = 0x40_0000;
 

@@ -6,9 +6,9 @@
 //! One mutex protects it all. It is taken last, and where one may sleep.
 
 use crate::{
-    heat::{self, Heat, Record},
     kvm::{global_mutex, VcpuId},
-    stats::{Snapshot, Stats}, //
+    pure::heat::{self, Heat, Record},
+    report::stats::{Snapshot, Stats}, //
 };
 use core::sync::atomic::{
     AtomicBool,

@@ -3,8 +3,8 @@
 //! What the extension did, counted for each vCPU.
 
 use crate::{
-    heat::Kind,
-    kvm::counter::Counter, //
+    kvm::counter::Counter,
+    pure::heat::Kind, //
 };
 use core::{array, fmt, slice};
 use kernel::{

@@ -9,7 +9,7 @@
 use crate::{
     addr::{Gva, PAGE_SHIFT},
     generation::MemslotGeneration,
-    hash::spread, //
+    pure::hash::spread, //
 };
 use core::cell::Cell;
 

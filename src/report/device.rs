@@ -3,11 +3,15 @@
 //! The statistics file, `/dev/kvm_mmio_ext`, and its text form in debugfs.
 
 use crate::{
-    binary_stats::{self, Header},
-    heat::{self, Direction, Outcome},
     kvm::{boottime, fast_path_enabled, heat_is_on, is_enabled, tsc, tsc_khz, HeatUser},
-    registry::{for_each_vm, vms_lost, Reader, VcpuEntry, Vm, VMS_KEPT},
-    stats::{Event, Snapshot, Taker}, //
+    pure::{
+        binary_stats::{self, Header},
+        heat::{self, Direction, Outcome}, //
+    },
+    report::{
+        registry::{for_each_vm, vms_lost, Reader, VcpuEntry, Vm, VMS_KEPT},
+        stats::{Event, Snapshot, Taker}, //
+    }, //
 };
 use core::fmt;
 use kernel::{

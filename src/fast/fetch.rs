@@ -2,7 +2,7 @@
 
 //! Reading the instruction at RIP, without a walk of page tables if its page was walked to before.
 //!
-//! What a page of code depends on is remembered ([`code_page`](crate::code_page)), and so is what
+//! What a page of code depends on is remembered ([`code_page`](crate::pure::code_page)), and so is what
 //! an instruction does ([`insns`](crate::insns)). Each time the entries of the guest's page tables
 //! and the bytes at RIP are read again; only if nothing at all has changed the instruction that was
 //! decoded is the one at RIP. (A guest that changes an entry without INVLPG may see either
@@ -11,16 +11,18 @@
 
 use crate::{
     addr::Gva,
-    code_page::{self, Context},
-    decode::{decode, MAX_LENGTH},
     generation::MemslotGeneration,
-    guest_walk::walk,
     insns::{in_a_row, CodePage, KnownInsn, WINDOW},
     kvm::{levels, AssistBytes, Code, Mode, Pte, Purpose, MAX_LEVELS, PAGE_SIZE},
-    plan::Plan,
-    refused::Reason,
-    state::Vcpu,
-    stats::Event, //
+    pure::{
+        code_page::{self, Context},
+        decode::{decode, MAX_LENGTH},
+        guest_walk::walk,
+        plan::Plan,
+        refused::Reason, //
+    },
+    report::stats::Event,
+    state::Vcpu, //
 };
 use kernel::prelude::*;
 

@@ -2,7 +2,7 @@
 
 //! Which eventfd a write signals, remembered of those that have done so.
 //!
-//! This answers without a search what [`doorbell`](crate::doorbell) finds on the bus, for a write
+//! This answers without a search what [`doorbell`](crate::pure::doorbell) finds on the bus, for a write
 //! that is completed before interrupts are on again. An entry holds as long as neither the bus nor
 //! the memslots change: the first says that no device has come or gone, the second that there is no
 //! memory at the address.
@@ -10,8 +10,8 @@
 use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
-    hash::spread_address,
-    iodev::{Again, Write}, //
+    iodev::{Again, Write},
+    pure::hash::spread_address, //
 };
 
 /// Doorbells that are remembered, a power of two: the queues of a large guest.

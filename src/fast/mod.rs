@@ -3,23 +3,27 @@
 //! The fast path: MMIO accesses by plain moves, without the instruction emulator.
 //!
 //! An access that is known to be MMIO is completed here if the vCPU runs plain 64-bit code of L1
-//! and the instruction is one that [`decode`](crate::decode) knows. Until the access itself, which
+//! and the instruction is one that [`decode`](crate::pure::decode) knows. Until the access itself, which
 //! is the last step and cannot fail, nothing has happened that could be seen: any doubt ends in
 //! the emulator.
+
+pub(crate) mod fetch;
 
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
-    decode::{Extend, Register},
+    fast::fetch::{fetch, known_plan},
     fault::known_page,
-    fetch::{fetch, known_plan},
     generation::MemslotGeneration,
     iodev::Write,
     kvm::{Exit, Mode, Purpose, ACC_WRITE},
     mmio_info::MmioInfo,
-    plan::Plan,
-    state::{PendingLoad, Vcpu},
-    stats::Event, //
+    pure::{
+        decode::{Extend, Register},
+        plan::Plan, //
+    },
+    report::stats::Event,
+    state::{PendingLoad, Vcpu}, //
 };
 
 /// An access that only remains to be carried out.

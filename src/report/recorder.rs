@@ -4,9 +4,9 @@
 
 use crate::{
     addr::Gfn,
-    heat::{Heat, Record, Recorder, FREE},
     kvm::{Borrows, Loan},
-    registry::{VcpuHeat, VcpuRecords}, //
+    pure::heat::{Heat, Record, Recorder, FREE},
+    report::registry::{VcpuHeat, VcpuRecords}, //
 };
 use kernel::{
     prelude::*,

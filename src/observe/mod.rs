@@ -2,14 +2,16 @@
 
 //! Seeing each access where it ends: counters by size, heat, tracepoints.
 
+pub(crate) mod record;
+
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::Gpa,
-    heat::Kind,
     kvm::{access_is_traced, heat_is_on, miss_is_traced, Exit},
-    record::{record_emulated, record_heat, record_heat_quickly},
-    state::Vcpu,
-    stats::{Event, Taker}, //
+    observe::record::{record_emulated, record_heat, record_heat_quickly},
+    pure::heat::Kind,
+    report::stats::{Event, Taker},
+    state::Vcpu, //
 };
 
 /// Sees an access of the fast path, done in the kernel or left to userspace. The value of a read

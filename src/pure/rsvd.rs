@@ -2,7 +2,7 @@
 
 //! Reserved bits that must not be set in an MMU-present SPTE.
 
-use crate::spte::Spte;
+use crate::pure::spte::Spte;
 
 /// `VMX_EPT_USER_EXECUTABLE_MASK` and `VMX_EPT_EXECUTABLE_MASK`.
 const EPT_USER_EXECUTABLE: u64 = 1 << 10;

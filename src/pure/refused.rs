@@ -6,7 +6,7 @@
 //! necessary go to the emulator, which is no harm; that two addresses are taken for one another is
 //! none either.
 
-use crate::hash::mix;
+use crate::pure::hash::mix;
 use core::cell::Cell;
 
 /// Places, a power of two: many, as a place is small and a guest may have many such instructions.

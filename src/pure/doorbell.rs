@@ -11,8 +11,8 @@
 
 use crate::{
     addr::Gpa,
-    hash::spread,
-    iodev::{Again, Answer, Bus, Write}, //
+    iodev::{Again, Answer, Bus, Write},
+    pure::hash::spread, //
 };
 use core::cmp::Ordering;
 

@@ -18,7 +18,7 @@
 use crate::{
     addr::{Gfn, Gpa},
     generation::MmioGeneration,
-    mask::MmioMask, //
+    pure::mask::MmioMask, //
 };
 
 /// Where bits 0-6 of the generation are.
