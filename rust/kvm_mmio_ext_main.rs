@@ -40,8 +40,6 @@ use src::*;
 
 // SAFETY: All zero, it knows nothing; it consists of integers.
 unsafe impl Zeroable for pure::info_cache::InfoCache {}
-// SAFETY: The same.
-unsafe impl Zeroable for pure::doorbell::Doorbells {}
 // SAFETY: The same, with cells.
 unsafe impl Zeroable for pure::refused::Refused {}
 // SAFETY: The same; zero is `None` of an eventfd.

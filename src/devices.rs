@@ -5,16 +5,13 @@
 use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
-    iodev::{Again, Answer, Bus, Write},
+    iodev::{Answer, Bus, Write},
     kvm::{
         access_is_traced, heat_is_on, irqsoff, mmio_is_traced, page_fault_is_traced, tdp_enabled,
-        Eventfd, Exit, IoBus,
+        Exit, IoBus,
     },
     observe::fast as see_fast,
-    pure::{
-        bells::Epoch,
-        doorbell::first_device, //
-    },
+    pure::doorbell::first_device,
     report::stats::Taker,
     state::{PendingLoad, State, Vcpu}, //
 };
@@ -23,6 +20,12 @@ use crate::{
 #[inline(always)]
 fn is_watched() -> bool {
     heat_is_on() || access_is_traced() || mmio_is_traced() || page_fault_is_traced()
+}
+
+/// Whether [`Vcpu::ring`] was mostly asked before about a write that is on the ordinary path.
+#[inline(always)]
+fn rings_first() -> bool {
+    irqsoff() && tdp_enabled() && !is_watched()
 }
 
 impl State {
@@ -54,48 +57,33 @@ impl Vcpu<'_> {
             self.trace_mmio_write(&write);
         }
         match self.write_to_device(&write) {
-            Some(Answer::Signalled { eventfd, again }) => {
-                self.see_write(&write, Taker::Ioeventfd, known);
-                self.remember_bell(&write, eventfd, again);
+            Taker::Userspace => self.leave_write_to_userspace(&write, next_rip, known),
+            taker => {
+                self.see_write(&write, taker, known);
                 self.retire(next_rip)
             }
-            Some(_) => {
-                self.see_write(&write, Taker::Kernel, known);
-                self.retire(next_rip)
-            }
-            None => self.leave_write_to_userspace(&write, next_rip, known),
         }
     }
 
-    /// Offers a write to the devices in the kernel, as `vcpu_mmio_write()` does.
+    /// Offers a write to the devices in the kernel, as `vcpu_mmio_write()` does. Returns who takes
+    /// it.
     #[inline(always)]
-    pub(crate) fn write_to_device(&mut self, write: &Write) -> Option<Answer<Eventfd>> {
+    pub(crate) fn write_to_device(&mut self, write: &Write) -> Taker {
         // The local APIC comes first; its page can be anywhere.
         if self.is_apic_page(write.gpa) && self.write_to_apic(write) {
-            return Some(Answer::Taken);
+            return Taker::Kernel;
         }
-        let bus = IoBus::mmio(self)?;
-        self.state_mut().doorbells.write(&bus, write)
-    }
-
-    /// Remembers what a write has signalled, if that may be done with interrupts off next time.
-    #[inline(always)]
-    fn remember_bell(&mut self, write: &Write, eventfd: Eventfd, again: Again) {
-        if irqsoff() && !is_watched() && tdp_enabled() {
-            self.insert_bell(write, eventfd, again);
-        }
-    }
-
-    #[cold]
-    fn insert_bell(&mut self, write: &Write, eventfd: Eventfd, again: Again) {
+        let Some(bus) = IoBus::mmio(self) else {
+            return Taker::Userspace;
+        };
         let slots = self.memslots_generation();
-        // Nobody can tell what is at the address while they change.
-        if slots.update_in_progress() {
-            return;
+        if !rings_first() && self.state().bells.ring(&bus, write, slots) {
+            return Taker::Ioeventfd;
         }
-        if let Some(bus) = IoBus::mmio(self).map(|bus| bus.generation()) {
-            let epoch = Epoch { bus, slots };
-            self.state_mut().bells.insert(write, epoch, again, eventfd);
+        match self.state_mut().bells.search(&bus, write, slots) {
+            Some(Answer::Signalled { .. }) => Taker::Ioeventfd,
+            Some(_) => Taker::Kernel,
+            None => Taker::Userspace,
         }
     }
 
@@ -107,17 +95,8 @@ impl Vcpu<'_> {
         if self.is_apic_page(write.gpa) {
             return false;
         }
-        let Some(bus) = IoBus::mmio(self) else {
-            return false;
-        };
-        let epoch = Epoch {
-            bus: bus.generation(),
-            slots,
-        };
-        let Some(eventfd) = self.state().bells.find(write, epoch) else {
-            return false;
-        };
-        let is_signalled = bus.signal(eventfd);
+        let is_signalled =
+            IoBus::mmio(self).is_some_and(|bus| self.state().bells.ring(&bus, write, slots));
         if is_signalled {
             self.stats().count_rung(write.size);
         }

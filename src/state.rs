@@ -12,7 +12,6 @@ use crate::{
     pure::{
         bells::Bells,
         decode::{Extend, Register},
-        doorbell::Doorbells,
         info_cache::{Clear, InfoCache},
         rsvd::PageFormat,
         spte::{MmioFormat, Spte}, //
@@ -41,7 +40,6 @@ pub(crate) struct State {
     /// A stale MMIO SPTE was found and KVM is about to ask about it once more.
     faulting_in: bool,
     pub(crate) fetch_cache: FetchCache,
-    pub(crate) doorbells: Doorbells,
     pub(crate) bells: Bells<Eventfd>,
     /// What a load waits for userspace to provide.
     pub(crate) pending_load: Option<PendingLoad>,
@@ -76,7 +74,6 @@ impl VcpuState for State {
                 info_cache <- init_zeroed(),
                 faulting_in: false,
                 fetch_cache <- FetchCache::init(),
-                doorbells <- init_zeroed(),
                 bells <- init_zeroed(),
                 pending_load: None,
             }? Error))?;

@@ -8,12 +8,12 @@ use crate::{
     addr::Gpa,
     ext::Ext,
     fast::fetch,
-    iodev::{Answer, Write},
+    iodev::Write,
     kvm::{self, AssistBytes, IoBus, Mode},
     pure::doorbell::first_device,
     report::{
         registry,
-        stats::{Event, Snapshot}, //
+        stats::{Event, Snapshot, Taker}, //
     },
     state::{State, Vcpu}, //
 };
@@ -103,9 +103,8 @@ unsafe extern "C" fn mmio_ext_kunit_rings(
         size,
     };
     // SAFETY: Only the test uses the vCPU, and it holds `kvm->srcu`.
-    unsafe { enter(vcpu) }.is_some_and(|mut vcpu| {
-        matches!(vcpu.write_to_device(&write), Some(Answer::Signalled { .. }))
-    })
+    unsafe { enter(vcpu) }
+        .is_some_and(|mut vcpu| matches!(vcpu.write_to_device(&write), Taker::Ioeventfd))
 }
 
 /// Whether no device is offered an access.

@@ -82,20 +82,6 @@ pub(crate) struct Eventfd {
     generation: u64,
 }
 
-impl IoBus<'_> {
-    /// Signals an eventfd again, if the bus is still the one that it is from. Returns whether it is.
-    /// To be called in any context that spinlocks may be taken in.
-    #[inline(always)]
-    pub(crate) fn signal(&self, eventfd: Eventfd) -> bool {
-        let is_current = eventfd.generation == self.generation();
-        if is_current {
-            // SAFETY: The bus is alive, and so are its devices, one of which holds a reference.
-            unsafe { bindings::eventfd_signal_mask(eventfd.eventfd.as_ptr(), 0) };
-        }
-        is_current
-    }
-}
-
 impl Bus for IoBus<'_> {
     type Eventfd = Eventfd;
 
@@ -153,6 +139,16 @@ impl Bus for IoBus<'_> {
             };
             Answer::Signalled { eventfd, again }
         }
+    }
+
+    #[inline(always)]
+    fn signal(&self, eventfd: Eventfd) -> bool {
+        let is_current = eventfd.generation == self.generation();
+        if is_current {
+            // SAFETY: The bus is alive, and so are its devices, one of which holds a reference.
+            unsafe { bindings::eventfd_signal_mask(eventfd.eventfd.as_ptr(), 0) };
+        }
+        is_current
     }
 }
 

@@ -82,8 +82,8 @@ pub enum Answer<E> {
 
 /// The devices of a bus, in its order. They do not change while it is looked at.
 pub trait Bus {
-    /// Names an eventfd.
-    type Eventfd;
+    /// Names an eventfd that a device of the bus has signalled.
+    type Eventfd: Copy;
 
     /// A number for this state of the bus, unique within the VM.
     fn generation(&self) -> u64;
@@ -96,4 +96,8 @@ pub trait Bus {
 
     /// Offers a write to the device `index`, which is less than [`Bus::count`].
     fn write(&self, index: usize, write: &Write) -> Answer<Self::Eventfd>;
+
+    /// Signals an eventfd again, if the bus is still the one that it is from. Returns whether it
+    /// is. To be called in any context in which spinlocks may be taken.
+    fn signal(&self, eventfd: Self::Eventfd) -> bool;
 }

@@ -2,16 +2,18 @@
 
 //! Which eventfd a write signals, remembered of those that have done so.
 //!
-//! This answers without a search what [`doorbell`](crate::pure::doorbell) finds on the bus, for a write
-//! that is completed before interrupts are on again. An entry holds as long as neither the bus nor
-//! the memslots change: the first says that no device has come or gone, the second that there is no
-//! memory at the address.
+//! This answers without a search what [`doorbell`] finds on the bus, and with interrupts off. An
+//! entry holds as long as neither the bus nor the memslots change: the first says that no device has
+//! come or gone, the second that there is no memory at the address.
 
 use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
-    iodev::{Again, Write},
-    pure::hash::spread_address, //
+    iodev::{Again, Answer, Bus, Write},
+    pure::{
+        doorbell,
+        hash::spread_address, //
+    }, //
 };
 
 /// Doorbells that are remembered, a power of two: the queues of a large guest.
@@ -23,14 +25,20 @@ const PATIENCE: u8 = 32;
 
 /// What the devices of a VM and its memory are: an entry is of one such state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Epoch {
+struct Epoch {
     /// That of the bus. 0 is one without devices.
-    pub bus: u64,
+    bus: u64,
     /// That of the memslots.
-    pub slots: MemslotGeneration,
+    slots: MemslotGeneration,
 }
 
 impl Epoch {
+    #[inline(always)]
+    fn of(bus: &impl Bus, slots: MemslotGeneration) -> Self {
+        let bus = bus.generation();
+        Self { bus, slots }
+    }
+
     const NEVER: Self = Self {
         bus: 0,
         slots: MemslotGeneration(0),
@@ -86,9 +94,38 @@ impl<E: Copy> Bells<E> {
         self.0[place(gpa, 0)].gpa == gpa.0
     }
 
+    /// Signals what a write is remembered to signal. Returns whether it is. `slots` is the memslots'
+    /// generation. Interrupts may be off.
+    #[inline(always)]
+    pub fn ring<B: Bus<Eventfd = E>>(
+        &self,
+        bus: &B,
+        write: &Write,
+        slots: MemslotGeneration,
+    ) -> bool {
+        let epoch = Epoch::of(bus, slots);
+        self.find(write, epoch)
+            .is_some_and(|eventfd| bus.signal(eventfd))
+    }
+
+    /// Offers a write to the devices of the bus, and remembers what that has signalled.
+    #[inline(always)]
+    pub fn search<B: Bus<Eventfd = E>>(
+        &mut self,
+        bus: &B,
+        write: &Write,
+        slots: MemslotGeneration,
+    ) -> Option<Answer<E>> {
+        let answer = doorbell::write(bus, write)?;
+        if let Answer::Signalled { eventfd, again } = answer {
+            self.insert(write, Epoch::of(bus, slots), again, eventfd);
+        }
+        Some(answer)
+    }
+
     /// The eventfd that a write signals now, as far as that is remembered.
     #[inline(always)]
-    pub fn find(&self, write: &Write, epoch: Epoch) -> Option<E> {
+    fn find(&self, write: &Write, epoch: Epoch) -> Option<E> {
         let first = &self.0[place(write.gpa, 0)];
         if first.is_rung_by(write, epoch) {
             return first.eventfd;
@@ -104,7 +141,12 @@ impl<E: Copy> Bells<E> {
     /// Remembers what a write has signalled. If there are more doorbells than places, the one that
     /// was there before mostly stays: rung in turn they would else drive each other out, and none
     /// would be found.
-    pub fn insert(&mut self, write: &Write, epoch: Epoch, again: Again, eventfd: E) {
+    #[inline(never)]
+    fn insert(&mut self, write: &Write, epoch: Epoch, again: Again, eventfd: E) {
+        // Nobody can tell what is at the address while the memslots change.
+        if epoch.slots.update_in_progress() {
+            return;
+        }
         let mask = match again {
             Again::Unknown => return,
             Again::SameValue => u64::MAX,
@@ -162,6 +204,7 @@ const fn place(gpa: Gpa, number: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::test_bus::{ioeventfd, store, Device, Devices};
 
     const NOW: Epoch = Epoch {
         bus: 7,
@@ -283,5 +326,64 @@ mod tests {
             ..write(0x2000, 2)
         };
         assert_eq!(bells.find(&wide, NOW), None);
+    }
+
+    /// What takes a write on any bus is what C finds, whether it is searched for or remembered, and
+    /// also if that was on another bus.
+    #[test]
+    fn the_same_as_a_search() {
+        let mut bells = Bells::new();
+        let (mut rung, mut searched) = (0, 0);
+        Devices::random(2000, |bus, write| {
+            let expected = bus.as_c(write);
+            let taker = if bells.ring(bus, write, NOW.slots) {
+                rung += 1;
+                expected
+            } else {
+                bells.search(bus, write, NOW.slots).and(expected)
+            };
+            searched += 1;
+            assert_eq!(taker, expected);
+            let asked = bus.asked.take();
+            if expected.is_some() {
+                assert_eq!(asked.last().copied(), expected);
+            }
+        });
+        assert!(rung > 1000 && rung < searched, "{rung} of {searched}");
+    }
+
+    /// A queue each, all at one address: the second time none but its own is asked.
+    #[test]
+    fn remembers_one_of_several() {
+        let (mut bus, mut bells) = (Devices::default(), Bells::new());
+        for queue in 0..8 {
+            bus.add(ioeventfd(0x1050, 4, Some(queue)));
+        }
+        for queue in 0..8 {
+            let write = store(0x1050, queue, 4);
+            assert!(!bells.ring(&bus, &write, NOW.slots));
+            assert!(bells.search(&bus, &write, NOW.slots).is_some());
+            assert_eq!(bus.asked.take().len(), queue as usize + 1);
+            assert!(bells.ring(&bus, &write, NOW.slots));
+            assert_eq!(bus.asked.take(), [queue as usize]);
+        }
+
+        // Another comes, and its place in the order is in front.
+        bus.add(Device {
+            addr: 0x1040,
+            len: 0x20,
+            data: Err(8),
+        });
+        assert!(!bells.ring(&bus, &store(0x1050, 7, 4), NOW.slots));
+    }
+
+    #[test]
+    fn remembers_nothing_while_memslots_change() {
+        let (mut bus, mut bells) = (Devices::default(), Bells::new());
+        bus.add(ioeventfd(0x1000, 4, None));
+        let write = store(0x1000, 1, 4);
+        let changing = MemslotGeneration(NOW.slots.0 | 1 << 63);
+        assert!(bells.search(&bus, &write, changing).is_some());
+        assert!(!bells.ring(&bus, &write, changing));
     }
 }

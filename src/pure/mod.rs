@@ -19,3 +19,6 @@ pub mod plan;
 pub mod refused;
 pub mod rsvd;
 pub mod spte;
+
+#[cfg(test)]
+mod test_bus;

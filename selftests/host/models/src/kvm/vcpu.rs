@@ -10,14 +10,15 @@ use crate::{
     insns::FetchCache,
     iodev::{Answer, Write},
     linux::{
+        bus::Eventfd,
         mmu::FORMAT,
         vcpu::{Completion, KvmVcpu, ROOT},
     },
     mmio_info::MmioInfo,
     prelude::*,
     pure::{
+        bells::Bells,
         decode::{Extend, Register},
-        doorbell::Doorbells,
         info_cache::{Clear, InfoCache},
         refused::Refused,
         rsvd::{PageFormat, MAX_LEVEL},
@@ -38,14 +39,14 @@ pub(crate) struct State {
     info_cache: Box<InfoCache>,
     faulting_in: bool,
     fetch_cache: Box<FetchCache>,
-    doorbells: Box<Doorbells>,
+    bells: Box<Bells<Eventfd>>,
     pending_load: Option<PendingLoad>,
 }
 
 // SAFETY: As there.
 unsafe impl Zeroable for InfoCache {}
 // SAFETY: As there.
-unsafe impl Zeroable for Doorbells {}
+unsafe impl Zeroable for Bells<Eventfd> {}
 // SAFETY: As there.
 unsafe impl Zeroable for Refused {}
 
@@ -56,7 +57,7 @@ impl State {
             info_cache: init_zeroed().make(),
             faulting_in: false,
             fetch_cache: FetchCache::init().make(),
-            doorbells: init_zeroed().make(),
+            bells: init_zeroed().make(),
             pending_load: None,
         }
     }
@@ -338,10 +339,15 @@ impl<'a> Vcpu<'a> {
 
     pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
         let bus = self.0.kvm.bus_now();
-        let taker = match self.state_mut().doorbells.write(&bus, &write) {
-            Some(Answer::Signalled { .. }) => Taker::Ioeventfd,
-            Some(_) => Taker::Kernel,
-            None => Taker::Userspace,
+        let slots = self.memslots_generation();
+        let bells = &mut self.state_mut().bells;
+        let taker = match bells.ring(&bus, &write, slots) {
+            true => Taker::Ioeventfd,
+            false => match bells.search(&bus, &write, slots) {
+                Some(Answer::Signalled { .. }) => Taker::Ioeventfd,
+                Some(_) => Taker::Kernel,
+                None => Taker::Userspace,
+            },
         };
         match taker {
             Taker::Userspace => self.0.exit_for_write(write.gpa, write.size),

@@ -13,7 +13,7 @@ use loom::{
         Ordering::{Acquire, Relaxed, Release},
     },
 };
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, ptr::NonNull, rc::Rc};
 
 /// A device on the bus.
 pub(crate) struct Device {
@@ -62,9 +62,14 @@ impl Device {
             None => self.gpa <= gpa && gpa + u64::from(len) <= self.gpa + u64::from(self.len),
         };
         if takes {
-            self.writes.fetch_add(1, Relaxed);
+            self.signal();
         }
         takes
+    }
+
+    fn signal(&self) {
+        assert_alive(&self.is_alive, "device");
+        self.writes.fetch_add(1, Relaxed);
     }
 }
 
@@ -181,6 +186,13 @@ impl Kvm {
     }
 }
 
+/// In the place of `Eventfd` there.
+#[derive(Clone, Copy)]
+pub(crate) struct Eventfd {
+    of: NonNull<Device>,
+    generation: u64,
+}
+
 /// In the place of `IoBus` of `rust/kvm/bus.rs`.
 pub(crate) struct BusNow {
     state: Rc<State>,
@@ -188,7 +200,7 @@ pub(crate) struct BusNow {
 }
 
 impl crate::iodev::Bus for BusNow {
-    type Eventfd = ();
+    type Eventfd = Eventfd;
 
     fn generation(&self) -> u64 {
         match self.any {
@@ -209,17 +221,30 @@ impl crate::iodev::Bus for BusNow {
         }
     }
 
-    fn write(&self, index: usize, write: &Write) -> Answer<()> {
+    fn write(&self, index: usize, write: &Write) -> Answer<Eventfd> {
         assert_alive(&self.state.is_alive, "bus");
         let device = &self.state.range[index];
         let takes = device.write(write.gpa.0, write.value, write.size.into());
         match (takes, device.is_ioeventfd()) {
             (true, true) => Answer::Signalled {
-                eventfd: (),
-                again: Again::Unknown,
+                eventfd: Eventfd {
+                    of: NonNull::from(&**device),
+                    generation: self.generation(),
+                },
+                again: Again::SameValue,
             },
             (true, false) => Answer::Taken,
             (false, always) => Answer::Declined { always },
         }
+    }
+
+    fn signal(&self, eventfd: Eventfd) -> bool {
+        assert_alive(&self.state.is_alive, "bus");
+        let is_current = eventfd.generation == self.generation();
+        if is_current {
+            // SAFETY: Devices are kept, as `states` keeps their buses.
+            unsafe { eventfd.of.as_ref() }.signal();
+        }
+        is_current
     }
 }
