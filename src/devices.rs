@@ -5,13 +5,12 @@
 use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
-    iodev::{Answer, Bus, Write},
+    iodev::{Again, Answer, Bus, Write},
     kvm::{
-        access_is_traced, heat_is_on, irqsoff, mmio_is_traced, page_fault_is_traced, tdp_enabled,
-        Exit, IoBus,
+        access_is_traced, heat_is_on, mmio_is_traced, page_fault_is_traced, Eventfd, Exit, IoBus,
     },
     observe::fast as see_fast,
-    pure::doorbell::first_device,
+    pure::doorbell::{self, first_device},
     report::stats::Taker,
     state::{PendingLoad, State, Vcpu}, //
 };
@@ -20,12 +19,6 @@ use crate::{
 #[inline(always)]
 fn is_watched() -> bool {
     heat_is_on() || access_is_traced() || mmio_is_traced() || page_fault_is_traced()
-}
-
-/// Whether [`Vcpu::ring`] was mostly asked before about a write that is on the ordinary path.
-#[inline(always)]
-fn rings_first() -> bool {
-    irqsoff() && tdp_enabled() && !is_watched()
 }
 
 impl State {
@@ -76,19 +69,34 @@ impl Vcpu<'_> {
         let Some(bus) = IoBus::mmio(self) else {
             return Taker::Userspace;
         };
-        let slots = self.memslots_generation();
-        if !rings_first() && self.state().bells.ring(&bus, write, slots) {
+        if self.state().bells.may_be_at(write.gpa) && self.rings_known(&bus, write) {
             return Taker::Ioeventfd;
         }
-        match self.state_mut().bells.search(&bus, write, slots) {
-            Some(Answer::Signalled { .. }) => Taker::Ioeventfd,
+        match doorbell::write(&bus, write) {
+            Some(Answer::Signalled { eventfd, again }) => {
+                self.remember_bell(&bus, write, (eventfd, again));
+                Taker::Ioeventfd
+            }
             Some(_) => Taker::Kernel,
             None => Taker::Userspace,
         }
     }
 
-    /// Signals what a write is remembered to signal. Returns whether it is. `slots` is the
-    /// memslots' generation. Interrupts may be off.
+    #[cold]
+    #[inline(never)]
+    fn remember_bell(&mut self, bus: &IoBus<'_>, write: &Write, bell: (Eventfd, Again)) {
+        let slots = self.memslots_generation();
+        self.state_mut().bells.remember(bus, write, slots, bell);
+    }
+
+    /// Signals what a write is remembered to signal. Returns whether it is.
+    #[inline(never)]
+    fn rings_known(&self, bus: &IoBus<'_>, write: &Write) -> bool {
+        let slots = self.memslots_generation();
+        self.state().bells.ring(bus, write, slots)
+    }
+
+    /// The same with interrupts off; `slots` is the memslots' generation.
     #[inline(always)]
     pub(crate) fn ring(&mut self, write: &Write, slots: MemslotGeneration) -> bool {
         // The local APIC's page can be anywhere.

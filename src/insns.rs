@@ -9,6 +9,7 @@ use crate::{
     pure::{
         code_page::{self, Context, Hold},
         decode::MAX_LENGTH,
+        hash::spread_steps,
         plan::Plan,
         refused::Refused, //
     }, //
@@ -17,8 +18,10 @@ use core::mem::size_of;
 use kernel::prelude::*;
 use pin_init::{init_array_from_fn, init_zeroed};
 
-/// Instructions that are remembered, a power of two: as many as the drivers of a large guest have.
-const ENTRIES: usize = 512;
+/// Instructions that are remembered: twice as many as the drivers of a large guest have, so that
+/// hardly any three want the same two places.
+const ENTRIES: usize = 1 << ENTRY_BITS;
+const ENTRY_BITS: u32 = 10;
 
 /// The bytes that are read at RIP: enough for the longest instruction.
 pub(crate) const WINDOW: usize = size_of::<[u64; 2]>();
@@ -166,11 +169,10 @@ impl FetchCache {
         })
     }
 
-    /// Where an instruction is, unless another has its place. Instructions close to each other,
-    /// such as a driver's, have places of their own.
+    /// Where an instruction is, unless another has its place.
     #[inline(always)]
     const fn place(rip: u64) -> usize {
-        rip as usize % ENTRIES
+        spread_steps(rip, ENTRY_BITS)
     }
 
     /// Where an instruction is then.

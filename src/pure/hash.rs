@@ -10,6 +10,18 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// do. The golden ratio does worse with pages.
 const EVERY_BYTE: u64 = 0xff00_ff00_ff00_ff01;
 
+/// With which half as many keys as there are places, in steps of 1 to 129, land by two at the most
+/// in each pair of neighbours, for tables of 2^9 and 2^10 places: the first that was found so of
+/// random numbers. Of the golden ratio's steps, a few all land in a tenth of the places.
+const STEPS: u32 = 0x49b6_4a09;
+
+/// A place for the address of an instruction: those of a function, or of a table of functions, are
+/// in step.
+#[inline(always)]
+pub const fn spread_steps(address: u64, bits: u32) -> usize {
+    ((address as u32).wrapping_mul(STEPS) >> (32 - bits)) as usize
+}
+
 /// A place for a key of which all bits tell something.
 #[inline(always)]
 pub const fn spread(key: u64, bits: u32) -> usize {
@@ -45,6 +57,22 @@ mod tests {
             for key in [0, 1, 0x1000, u64::MAX] {
                 assert!(spread(key, bits) < 1 << bits);
                 assert!(spread_address(key, bits) < 1 << bits);
+            }
+        }
+    }
+
+    #[test]
+    fn no_three_instructions_want_two_places() {
+        for (first, bits) in [0xffff_ffff_81a3_c5d7, 0x40_1000, 0xffff_ffff_c000_0123]
+            .into_iter()
+            .flat_map(|first| [(first, 9), (first, 10)])
+        {
+            for step in 1..130 {
+                let mut pairs = [0; 512];
+                for i in 0..1 << (bits - 1) {
+                    pairs[spread_steps(first + i * step, bits) / 2] += 1;
+                }
+                assert!(pairs.iter().all(|&wanted| wanted <= 2), "{first:#x} {step}");
             }
         }
     }

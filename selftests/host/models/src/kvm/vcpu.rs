@@ -19,6 +19,7 @@ use crate::{
     pure::{
         bells::Bells,
         decode::{Extend, Register},
+        doorbell,
         info_cache::{Clear, InfoCache},
         refused::Refused,
         rsvd::{PageFormat, MAX_LEVEL},
@@ -343,8 +344,11 @@ impl<'a> Vcpu<'a> {
         let bells = &mut self.state_mut().bells;
         let taker = match bells.ring(&bus, &write, slots) {
             true => Taker::Ioeventfd,
-            false => match bells.search(&bus, &write, slots) {
-                Some(Answer::Signalled { .. }) => Taker::Ioeventfd,
+            false => match doorbell::write(&bus, &write) {
+                Some(Answer::Signalled { eventfd, again }) => {
+                    bells.remember(&bus, &write, slots, (eventfd, again));
+                    Taker::Ioeventfd
+                }
                 Some(_) => Taker::Kernel,
                 None => Taker::Userspace,
             },
