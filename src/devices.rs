@@ -103,8 +103,10 @@ impl Vcpu<'_> {
         if self.is_apic_page(write.gpa) {
             return false;
         }
-        let is_signalled =
-            IoBus::mmio(self).is_some_and(|bus| self.state().bells.ring(&bus, write, slots));
+        let Some(bus) = IoBus::mmio(self) else {
+            return false;
+        };
+        let is_signalled = self.state().bells.ring(&bus, write, slots);
         if is_signalled {
             self.stats().count_rung(write.size);
         }

@@ -100,8 +100,10 @@ impl<E: Copy> Bells<E> {
         write: &Write,
         slots: MemslotGeneration,
     ) -> bool {
-        self.find(write, Epoch::of(bus, slots))
-            .is_some_and(|eventfd| bus.signal(eventfd))
+        match self.find(write, Epoch::of(bus, slots)) {
+            Some(eventfd) => bus.signal(eventfd),
+            None => false,
+        }
     }
 
     /// The eventfd that a write signals now, as far as that is remembered.
