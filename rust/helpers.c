@@ -32,6 +32,11 @@ bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa)
 	return true;
 }
 
+void mmio_ext_add_bell(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	vcpu->arch.mmio_ext_bells |= kvm_mmio_ext_bell(gpa);
+}
+
 /* Offer a write to a device, 0 if it takes it. */
 int mmio_ext_device_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
 			  gpa_t gpa, int len, const void *val)

@@ -11,6 +11,7 @@
 
 u32 mmio_ext_nr_address_spaces(struct kvm *kvm);
 bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa);
+void mmio_ext_add_bell(struct kvm_vcpu *vcpu, gpa_t gpa);
 u8 mmio_ext_phys_bits(void);
 
 /* A guest page table entry as it was read. */

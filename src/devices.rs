@@ -87,6 +87,7 @@ impl Vcpu<'_> {
     fn remember_bell(&mut self, bus: &IoBus<'_>, write: &Write, bell: (Eventfd, Again)) {
         let slots = self.memslots_generation();
         self.state_mut().bells.remember(bus, write, slots, bell);
+        self.add_bell(write.gpa);
     }
 
     /// Signals what a write is remembered to signal. Returns whether it is.

@@ -159,4 +159,11 @@ impl<S> Vcpu<'_, S> {
         // SAFETY: The vCPU is alive, and `_srcu` says that `kvm->srcu` is held.
         unsafe { bindings::mmio_ext_signal_wildcard(self.raw(), gpa.0) }
     }
+
+    /// Has KVM ask [`MmioExt::ring`](super::MmioExt::ring) about writes to `gpa`, and to other
+    /// addresses that it does not tell apart from it.
+    pub(crate) fn add_bell(&mut self, gpa: Gpa) {
+        // SAFETY: The vCPU is alive, and only its thread, which this is, changes the field.
+        unsafe { bindings::mmio_ext_add_bell(self.raw(), gpa.0) }
+    }
 }
