@@ -6,19 +6,17 @@ use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
     iodev::{Again, Answer, Bus, Write},
-    kvm::{
-        access_is_traced, heat_is_on, mmio_is_traced, page_fault_is_traced, Eventfd, Exit, IoBus,
-    },
+    kvm::{access_is_traced, mmio_is_traced, page_fault_is_traced, Eventfd, Exit, IoBus},
     observe::fast as see_fast,
     pure::doorbell::{self, first_device},
     report::stats::Taker,
     state::{PendingLoad, State, Vcpu}, //
 };
 
-/// Whether somebody wants to see each access, which the ordinary path shows.
+/// Whether accesses are traced, which the ordinary path does.
 #[inline(always)]
-fn is_watched() -> bool {
-    heat_is_on() || access_is_traced() || mmio_is_traced() || page_fault_is_traced()
+fn is_traced() -> bool {
+    access_is_traced() || mmio_is_traced() || page_fault_is_traced()
 }
 
 impl State {
@@ -26,7 +24,7 @@ impl State {
     /// exits pay for it.
     #[inline(always)]
     pub(crate) fn may_ring(&self, gpa: Gpa) -> bool {
-        self.bells.may_be_at(gpa) && !is_watched()
+        self.bells.may_be_at(gpa) && !is_traced()
     }
 }
 

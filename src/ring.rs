@@ -12,6 +12,7 @@ use crate::{
     fast::{self, fetch::known_plan},
     iodev::Write,
     kvm::{AssistBytes, Mode},
+    observe::Rung,
     state::Vcpu, //
 };
 use core::num::NonZero;
@@ -50,5 +51,10 @@ pub(crate) fn ring(
         size: plan.size,
     };
 
-    vcpu.ring(&write, slots).then_some(next_rip)
+    let rung = Rung::new(vcpu, gpa)?;
+    if !vcpu.ring(&write, slots) {
+        return None;
+    }
+    rung.see(vcpu, &write);
+    Some(next_rip)
 }

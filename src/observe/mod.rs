@@ -7,7 +7,8 @@ pub(crate) mod record;
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::Gpa,
-    kvm::{access_is_traced, heat_is_on, miss_is_traced, Exit},
+    iodev::Write,
+    kvm::{access_is_traced, heat_is_on, miss_is_traced, tsc, Exit},
     observe::record::{record_emulated, record_heat, record_heat_quickly},
     pure::heat::Kind,
     report::stats::{Event, Taker},
@@ -30,6 +31,34 @@ pub(crate) fn fast(
     see(vcpu, gpa, kind, size, value);
 }
 
+/// A doorbell that is answered before interrupts are on again, and is to be seen.
+pub(crate) struct Rung {
+    /// The TSC when KVM has asked, if heat is on: KVM reads none between the exit and then.
+    since: Option<u64>,
+}
+
+impl Rung {
+    /// `None` if it would take more than may be done there.
+    #[inline(always)]
+    pub(crate) fn new(vcpu: &Vcpu<'_>, gpa: Gpa) -> Option<Self> {
+        if !heat_is_on() {
+            return Some(Self { since: None });
+        }
+        // The ordinary path makes a record.
+        vcpu.state().recorder.look(gpa.gfn())?;
+        Some(Self { since: Some(tsc()) })
+    }
+
+    /// Sees it, once the write is done.
+    #[inline(always)]
+    pub(crate) fn see(self, vcpu: &Vcpu<'_>, write: &Write) {
+        if let Some(since) = self.since {
+            let kind = Kind::fast(true, false);
+            record_heat_quickly(vcpu, write.gpa, kind, write.size, write.value, since);
+        }
+    }
+}
+
 /// Sees an access that has signalled a zero-length ioeventfd.
 #[inline(always)]
 pub(crate) fn wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) {
@@ -38,7 +67,7 @@ pub(crate) fn wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) {
 
 #[inline(always)]
 fn see(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
-    if heat_is_on() && !record_heat_quickly(vcpu, gpa, kind, size, value) {
+    if heat_is_on() && !record_heat_quickly(vcpu, gpa, kind, size, value, vcpu.exit_tsc()) {
         record_heat(vcpu, gpa, kind, size, value);
     }
     if access_is_traced() {

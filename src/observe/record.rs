@@ -13,8 +13,8 @@ use crate::{
     state::{State, Vcpu}, //
 };
 
-/// Records an access of the fast path, if the record of its page is found at once. Returns whether
-/// it is done.
+/// Records an access of the fast path which has taken the time `since` then, if the record of its
+/// page is found at once. Returns whether it is done.
 #[inline(always)]
 pub(crate) fn record_heat_quickly(
     vcpu: &Vcpu<'_>,
@@ -22,10 +22,11 @@ pub(crate) fn record_heat_quickly(
     kind: Kind,
     size: u8,
     value: u64,
+    since: u64,
 ) -> bool {
     let record = vcpu.state().recorder.look(gpa.gfn());
     record
-        .inspect(|record| add_fast(record, vcpu.exit_tsc(), (kind, size), value))
+        .inspect(|record| add_fast(record, since, (kind, size), value))
         .is_some()
 }
 
@@ -91,14 +92,13 @@ pub(crate) fn record_emulated(vcpu: &mut Vcpu<'_>, gfn: Gfn, kind: Kind, size: u
     stats.count_emulated(kind, size);
 }
 
-/// Records an access of the fast path or one that was skipped: the only one since a VM exit at
-/// `exit`.
+/// Records an access of the fast path or one that was skipped: the only one since a VM exit.
 #[inline(always)]
-fn add_fast(record: &Record, exit: u64, (kind, size): (Kind, u8), value: u64) {
+fn add_fast(record: &Record, since: u64, (kind, size): (Kind, u8), value: u64) {
     let now = tsc();
     record.add(&Access { kind, size, now });
     // Where processors' counters differ, a vCPU may have been moved to one that lags.
-    record.add_cycles(now.saturating_sub(exit));
+    record.add_cycles(now.saturating_sub(since));
     record.set_last_value(value);
 }
 
