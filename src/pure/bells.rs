@@ -15,7 +15,7 @@ use crate::{
 
 /// Doorbells that are remembered, a power of two: the queues of a large guest.
 pub const PLACES: usize = 1 << PLACE_BITS;
-const PLACE_BITS: u32 = 9;
+const PLACE_BITS: u32 = 10;
 
 /// A doorbell keeps its place until others have wanted it so many times.
 const PATIENCE: u8 = 32;
@@ -267,11 +267,11 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_are_places_for() {
-        // Steps of 4 reach half of the places, and one may just be changing hands.
-        for number in [900, 2000] {
+    fn as_many_as_there_are_places_for_or_more() {
+        // Some share a place, and one may just be changing hands.
+        for (number, at_least) in [(900, 840), (2000, 900)] {
             let found = found_in_turn(number);
-            assert!(found >= PLACES as u64 * 2 / 5, "{found} of {number}");
+            assert!(found >= at_least, "{found} of {number}");
         }
     }
 

@@ -6,9 +6,10 @@
 /// Computer Programming, volume 3, section 6.4).
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Brings every byte to the top ones, so that steps of a page differ there as those of a few bytes
-/// do. The golden ratio does worse with pages.
-const EVERY_BYTE: u64 = 0xff00_ff00_ff00_ff01;
+/// With which 900 keys in steps of any power of two, from that of a 16-bit register to 64 KiB, land
+/// in 850 of 1024 places or more: the best of some random numbers. The golden ratio has steps with
+/// which they land in 400.
+const REGISTERS: u64 = 0x5867_fdd9_dc44_3f1f;
 
 /// With which half as many keys as there are places, in steps of 1 to 129, land by two at the most
 /// in each pair of neighbours, for tables of 2^9 and 2^10 places: the first that was found so of
@@ -38,7 +39,7 @@ pub const fn mix(key: u64) -> u64 {
 /// from each other.
 #[inline(always)]
 pub const fn spread_address(key: u64, bits: u32) -> usize {
-    top(key.wrapping_mul(EVERY_BYTE), bits)
+    top(key.wrapping_mul(REGISTERS), bits)
 }
 
 #[inline(always)]
@@ -82,9 +83,17 @@ mod tests {
     fn neighbours_are_spread() {
         let places: HashSet<_> = (0..256).map(|key| spread(key, 8)).collect();
         assert!(places.len() > 200, "{}", places.len());
-        for step in [4, 0x1000] {
-            let places: HashSet<_> = (0..256).map(|i| spread_address(i * step, 9)).collect();
-            assert!(places.len() > 200, "{step:#x}: {}", places.len());
+    }
+
+    #[test]
+    fn registers_are_spread() {
+        for first in [0xfeb0_3000u64, 0xd000_0050, 0x3800_0000_3000] {
+            for step in (1..=16).map(|bit| 1 << bit) {
+                let places: HashSet<_> = (0..900)
+                    .map(|i| spread_address(first + i * step, 10))
+                    .collect();
+                assert!(places.len() >= 850, "{step:#x}: {}", places.len());
+            }
         }
     }
 }
