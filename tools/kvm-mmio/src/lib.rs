@@ -20,6 +20,8 @@ pub mod region;
 pub mod signal;
 pub mod site;
 pub mod source;
+#[path = "../../../src/pure/stats_format.rs"]
+pub mod stats_format;
 pub mod summary;
 pub mod symbols;
 pub mod trace;

@@ -9,12 +9,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::site::{Place, Site};
+use crate::stats_format;
 
-/// A module parameter, as a bit of [`Clock::flags`].
-pub const HEAT: u32 = 1 << 0;
-pub const ENABLED: u32 = 1 << 1;
-pub const FAST: u32 = 1 << 2;
-/// The counts are of tracepoints, which do not tell what is fast, and how long it takes.
+pub use crate::stats_format::{ENABLED, FAST, HEAT};
+
+/// In [`Clock::flags`], beside those of the kernel: the counts are of tracepoints, which do not tell what is fast, and how long it takes.
 pub const TRACED: u32 = 1 << 31;
 
 /// When something was read, and what held for all VMs then.
@@ -98,6 +97,10 @@ impl Sub for Counts {
     }
 }
 
+/// Outcomes that the extension does not have, as it knows more than tracepoints.
+pub const KERNEL: u8 = 5;
+pub const USERSPACE: u8 = 6;
+
 /// The last access to a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Last {
@@ -106,7 +109,7 @@ pub struct Last {
     /// Bits of the value; 255: unknown.
     pub width: u8,
     pub direction: Direction,
-    /// A number of the kernel's list of outcomes.
+    /// An [`Outcome`](stats_format::Outcome), or one of tracepoints.
     pub outcome: u8,
     /// When it was over.
     pub tsc: u64,
@@ -123,9 +126,11 @@ pub enum Direction {
 
 impl From<u64> for Direction {
     fn from(number: u64) -> Self {
+        const READ: u64 = stats_format::Direction::Read as u64;
+        const WRITE: u64 = stats_format::Direction::Write as u64;
         match number {
-            1 => Self::Read,
-            2 => Self::Write,
+            READ => Self::Read,
+            WRITE => Self::Write,
             _ => Self::Unknown,
         }
     }

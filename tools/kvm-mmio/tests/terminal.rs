@@ -12,6 +12,9 @@ use kvm_mmio::{reading, site};
 #[path = "../src/device/sample.rs"]
 mod sample;
 #[allow(dead_code)]
+#[path = "../../../src/pure/stats_format.rs"]
+mod stats_format;
+#[allow(dead_code)]
 mod support;
 
 use support::{Kernel, doubled};
