@@ -12,7 +12,8 @@ use clap::ValueEnum;
 
 use crate::reading::{Clock, ENABLED, FAST, HEAT, Reading, Vm};
 use crate::region::Names;
-use crate::summary::{Row, View, rows};
+use crate::row::{Row, rows};
+use crate::view::View;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {

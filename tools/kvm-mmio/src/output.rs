@@ -7,11 +7,13 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::group::{By, Group};
-use crate::reading::{Clock, Counts, HEAT, KERNEL, Last, USERSPACE};
+use crate::counts::Counts;
+use crate::group::Group;
+use crate::reading::{Clock, HEAT, KERNEL, Last, USERSPACE};
 use crate::site::{Quantiles, Times};
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 use crate::summary::{Summary, VmSummary};
+use crate::view::By;
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 2;
@@ -554,7 +556,7 @@ mod tests {
     use super::*;
     use crate::device::sample;
     use crate::region::Names;
-    use crate::summary::View;
+    use crate::view::View;
 
     fn summary(top: usize) -> Summary {
         let view = View::default();

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::{AddAssign, Sub};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counts::Counts;
 use crate::site::{Place, Site};
 use crate::stats_format;
 
@@ -51,49 +51,6 @@ impl Clock {
     /// How long some cycles of the TSC are.
     pub fn seconds(&self, cycles: u64) -> f64 {
         cycles as f64 / (f64::from(self.tsc_khz.max(1)) * 1000.0)
-    }
-}
-
-/// Accesses to a page, by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    pub count: u64,
-    pub reads: u64,
-    pub writes: u64,
-    pub kernel: u64,
-    pub userspace: u64,
-    pub fast: u64,
-    pub wildcard: u64,
-    /// Time spent, in cycles of the TSC.
-    pub cycles: u64,
-}
-
-impl Counts {
-    fn zip(self, other: Self, op: fn(u64, u64) -> u64) -> Self {
-        Self {
-            count: op(self.count, other.count),
-            reads: op(self.reads, other.reads),
-            writes: op(self.writes, other.writes),
-            kernel: op(self.kernel, other.kernel),
-            userspace: op(self.userspace, other.userspace),
-            fast: op(self.fast, other.fast),
-            wildcard: op(self.wildcard, other.wildcard),
-            cycles: op(self.cycles, other.cycles),
-        }
-    }
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        *self = self.zip(other, u64::saturating_add);
-    }
-}
-
-impl Sub for Counts {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        self.zip(earlier, u64::saturating_sub)
     }
 }
 

@@ -3,8 +3,9 @@
 
 use proptest::prelude::*;
 
+use crate::counts::Counts;
 use crate::reading::{
-    Clock, Counts, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, TRACED, Vcpu, Vm,
+    Clock, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, TRACED, Vcpu, Vm,
 };
 use crate::site::Site;
 use crate::stats_format::{self, Type, descriptor, head, header};

@@ -7,7 +7,8 @@ use std::mem::offset_of;
 
 use thiserror::Error;
 
-use crate::reading::{Clock, Counts, Direction, Last, Page, Reading, TRACED, Vcpu, Vm};
+use crate::counts::Counts;
+use crate::reading::{Clock, Direction, Last, Page, Reading, TRACED, Vcpu, Vm};
 use crate::stats_format::{self as format, Place, Type, VERSION, descriptor, head, header};
 
 #[derive(Debug, Error, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::event::{Access, Event, Sample};
-use crate::reading::{Counts, Direction, KERNEL, Last, USERSPACE, Vcpu, Vm};
+use crate::counts::Counts;
+use crate::reading::{Direction, KERNEL, Last, USERSPACE, Vcpu, Vm};
 use crate::site::{Place, Site};
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 
