@@ -172,6 +172,7 @@ mod tests {
             ("heat_dropped", 2, 264),
             ("fast_ioeventfd", 2, 272),
             ("fast_userspace", 2, 288),
+            ("fast_irqsoff", 2, 296),
             ("gpa", 3, 8),
             ("last_size", 3, 20),
             ("last_outcome", 3, 23),

@@ -197,6 +197,7 @@ fn vcpu_block(vcpu: u32, counters: &Snapshot) -> format::Vcpu {
         fast_ioeventfd: counters.fast_by(Taker::Ioeventfd),
         fast_kernel: counters.fast_by(Taker::Kernel),
         fast_userspace: counters.fast_by(Taker::Userspace),
+        fast_irqsoff: counters.irqsoff(),
     }
 }
 

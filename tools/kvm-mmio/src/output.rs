@@ -652,6 +652,7 @@ VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   f
         assert_eq!(lines[0]["schema"], SCHEMA);
         assert_eq!(lines[1]["accesses"], 10662);
         assert_eq!(lines[2]["counters"]["faults"], 10620);
+        assert_eq!(lines[2]["counters"]["fast_irqsoff"], 5300);
         assert_eq!(lines[4]["gpa"], "0xfe003000");
         assert_eq!(lines[4]["last"]["outcome"], "fast_kernel");
     }
