@@ -7,6 +7,7 @@
 //!
 //! A third of this file are its tests.
 
+use super::stats_format::{Direction, Outcome, UNKNOWN_WIDTH};
 use crate::{
     addr::Gfn,
     kvm::counter::{Byte, Counter}, //
@@ -29,37 +30,6 @@ const NO_GFN: u64 = u64::MAX;
 
 /// What is found in a place that no page has taken.
 pub static FREE: Record = Record::unused();
-
-/// What is not known of a value.
-pub const UNKNOWN_WIDTH: u8 = u8::MAX;
-
-/// Which way an access goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Direction {
-    /// Not known, of [`Kind::WILDCARD`].
-    Unknown,
-    /// From the device.
-    Read,
-    /// To the device.
-    Write,
-}
-
-/// What became of an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Outcome {
-    /// Completed by the fast path, in the kernel.
-    FastKernel,
-    /// Carried out by the fast path, for userspace to go on.
-    FastUserspace,
-    /// Completed by the emulator, in the kernel.
-    EmulatedKernel,
-    /// Left to userspace by the emulator.
-    EmulatedUserspace,
-    /// Signalled a zero-length ioeventfd.
-    Wildcard,
-}
 
 /// Direction and outcome in one number: where an access is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod refused;
 pub mod rsvd;
 pub mod spte;
+pub mod stats_format;
 
 #[cfg(test)]
 mod test_bus;

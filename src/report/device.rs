@@ -5,8 +5,9 @@
 use crate::{
     kvm::{boottime, fast_path_enabled, heat_is_on, is_enabled, tsc, tsc_khz, HeatUser},
     pure::{
-        binary_stats::{self, Header},
-        heat::{self, Direction, Outcome}, //
+        binary_stats::{descriptor_bytes, Header},
+        heat,
+        stats_format::{self as format, Direction, Outcome}, //
     },
     report::{
         registry::{for_each_vm, vms_lost, Reader, VcpuEntry, Vm, VMS_KEPT},
@@ -78,8 +79,8 @@ fn take_snapshot() -> Result<KVVec<u8>> {
     let mut file = KVVec::new();
     let mut vm_count = 0;
 
-    push(&mut file, &[0; Header::SIZE])?;
-    for descriptor in binary_stats::descriptor_bytes() {
+    push(&mut file, &[0; format::header::SIZE])?;
+    for descriptor in descriptor_bytes() {
         push(&mut file, &descriptor)?;
     }
     for_each_vm(|vm| {
@@ -99,9 +100,9 @@ fn header(file_size: usize, vm_count: u32) -> Header {
         tsc: tsc(),
         boottime: boottime(),
         tsc_khz: tsc_khz(),
-        flags: flag(Header::HEAT, heat_is_on())
-            | flag(Header::ENABLED, is_enabled())
-            | flag(Header::FAST, fast_path_enabled()),
+        flags: flag(format::HEAT, heat_is_on())
+            | flag(format::ENABLED, is_enabled())
+            | flag(format::FAST, fast_path_enabled()),
         pages_per_vcpu: heat::PAGES as u32,
         vms_kept: VMS_KEPT as u32,
         vms_lost: vms_lost(),
@@ -121,12 +122,12 @@ fn fill_in(file: &mut KVVec<u8>, at: usize, bytes: &[u8]) {
 
 fn push_vm(file: &mut KVVec<u8>, vm: &Vm) -> Result {
     let at = file.len();
-    let mut block = binary_stats::Vm {
+    let mut block = format::Vm {
         vm: vm.id,
         tgid: vm.tgid,
         vcpu_count: vm.vcpus.len() as u32,
         page_count: 0,
-        vm_flags: u32::from(vm.has_ended()) * binary_stats::Vm::ENDED,
+        vm_flags: u32::from(vm.has_ended()) * format::ENDED,
         heat_dropped: 0,
     };
 
@@ -154,11 +155,11 @@ fn push_vcpu(file: &mut KVVec<u8>, vcpu: &VcpuEntry, counters: &Snapshot) -> Res
     Ok(block.page_count)
 }
 
-fn vcpu_block(vcpu: u32, counters: &Snapshot) -> binary_stats::Vcpu {
+fn vcpu_block(vcpu: u32, counters: &Snapshot) -> format::Vcpu {
     let [read_1, read_2, read_4, read_8, read_other] = counters.by_size(false);
     let [write_1, write_2, write_4, write_8, write_other] = counters.by_size(true);
 
-    binary_stats::Vcpu {
+    format::Vcpu {
         vcpu,
         page_count: 0,
         faults: counters.faults(),
@@ -196,11 +197,12 @@ fn vcpu_block(vcpu: u32, counters: &Snapshot) -> binary_stats::Vcpu {
         fast_ioeventfd: counters.fast_by(Taker::Ioeventfd),
         fast_kernel: counters.fast_by(Taker::Kernel),
         fast_userspace: counters.fast_by(Taker::Userspace),
+        fast_irqsoff: counters.irqsoff(),
     }
 }
 
-fn page_block(vcpu: u32, page: &heat::Page) -> binary_stats::Page {
-    binary_stats::Page {
+fn page_block(vcpu: u32, page: &heat::Page) -> format::Page {
+    format::Page {
         gpa: page.gfn.gpa().0,
         vcpu,
         last_size: page.last_size,

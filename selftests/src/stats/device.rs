@@ -234,6 +234,10 @@ impl Vcpu {
             self.sum(&["fast_ioeventfd", "fast_kernel", "fast_userspace"]) == fields["fast"],
             "{fields:?}"
         );
+        ensure!(
+            fields["fast_irqsoff"] <= fields["fast_ioeventfd"],
+            "{fields:?}"
+        );
         let seen = fields["emulated"].checked_sub(fields["emulated_unseen"]);
         ensure!(seen.is_some(), "{fields:?}");
         Ok(())

@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use crate::reading::Counts;
-use crate::summary::Row;
+use crate::counts::Counts;
+use crate::row::Row;
 
 /// Fewer accesses cost nothing that anybody would notice.
 const LEAST: u64 = 1000;
@@ -113,7 +113,8 @@ mod tests {
     use super::*;
     use crate::reading::{Page, Reading, Vcpu, Vm};
     use crate::region::{Given, Names, Owner, Region, Source};
-    use crate::summary::{View, rows};
+    use crate::row::rows;
+    use crate::view::View;
 
     const AT: u64 = 0xd000_0000;
 

@@ -13,12 +13,12 @@ use clap_complete::Shell;
 use regex_lite::Regex;
 
 use crate::failure::{self, Failure};
-use crate::group::By;
 use crate::metrics;
 use crate::region::{self, Given, Monitor, Names, Owner, Region};
 use crate::source::Choice;
-use crate::summary::{Filter, Sort, View};
 use crate::symbols::Symbols;
+use crate::view::By;
+use crate::view::{Filter, Sort, View};
 
 /// Shows which pages of a VM trap as MMIO, how often, and what becomes of the accesses
 ///

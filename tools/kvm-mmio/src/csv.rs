@@ -5,7 +5,8 @@ use std::io::Write;
 
 use anyhow::Result;
 
-use crate::reading::{Clock, Counts};
+use crate::counts::Counts;
+use crate::reading::Clock;
 use crate::site::{Quantiles, Times};
 use crate::summary::Summary;
 
@@ -121,9 +122,9 @@ mod tests {
 
     use super::*;
     use crate::device::sample;
-    use crate::group::By;
     use crate::region::Names;
-    use crate::summary::View;
+    use crate::view::By;
+    use crate::view::View;
 
     fn text(by: By) -> String {
         let view = View {

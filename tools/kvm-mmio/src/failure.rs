@@ -6,8 +6,6 @@ use std::io::{self, Write};
 
 use thiserror::Error;
 
-use crate::recording::frame::Damage;
-
 /// What the caller of the program can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -49,8 +47,8 @@ pub enum Failure {
     Unavailable(String),
     #[error("{0}")]
     Denied(String),
-    #[error("{0}: {1}")]
-    Damaged(String, Damage),
+    #[error("{0}")]
+    Damaged(String),
     /// The message has been printed, or there is none: the status of a command that was run.
     #[error("exit status {0}")]
     Silent(u8),

@@ -4,48 +4,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
-use crate::reading::Counts;
+use crate::counts::Counts;
+use crate::row::Row;
 use crate::site::{Site, Times};
-use crate::summary::{Row, Sort};
-
-/// What has a row of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum By {
-    #[default]
-    Page,
-    /// Each device of each VM
-    Device,
-    Vm,
-    Vcpu,
-    /// Each instruction that accesses a page, which only tracepoints tell
-    Rip,
-}
-
-impl By {
-    /// What rows are called, one and many.
-    pub fn rows(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Page => ("page", "pages"),
-            Self::Device => ("device", "devices"),
-            Self::Vm => ("VM", "VMs"),
-            Self::Vcpu => ("vCPU", "vCPUs"),
-            Self::Rip => ("instruction", "instructions"),
-        }
-    }
-
-    /// The columns of [`Part::cells`].
-    pub fn titles(self) -> &'static [&'static str] {
-        match self {
-            Self::Page | Self::Vm => &[],
-            Self::Device => &["device"],
-            Self::Vcpu => &["vCPU"],
-            Self::Rip => &["page", "name", "instruction", "symbol"],
-        }
-    }
-}
+use crate::view::{By, Sort};
 
 /// What of a VM it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -186,7 +150,8 @@ mod tests {
     use super::*;
     use crate::device::sample;
     use crate::region::Names;
-    use crate::summary::{View, rows};
+    use crate::row::rows;
+    use crate::view::View;
 
     fn grouped(by: By, sort: Sort) -> Vec<(u64, Vec<String>, usize, u64)> {
         let view = View {

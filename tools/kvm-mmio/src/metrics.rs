@@ -12,7 +12,8 @@ use clap::ValueEnum;
 
 use crate::reading::{Clock, ENABLED, FAST, HEAT, Reading, Vm};
 use crate::region::Names;
-use crate::summary::{Row, View, rows};
+use crate::row::{Row, rows};
+use crate::view::View;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -368,6 +369,7 @@ mod tests {
                 "kvm_mmio_accesses_total{vm=\"1\",pid=\"4711\",process=\"web\",direction=\"write\",size=\"4\"} 10500",
                 "kvm_mmio_accesses_total{vm=\"1\",pid=\"4711\",process=\"web\",direction=\"unknown\",size=\"unknown\"} 0",
                 "kvm_mmio_events_total{vm=\"1\",pid=\"4711\",process=\"web\",event=\"faults\"} 10620",
+                "kvm_mmio_events_total{vm=\"1\",pid=\"4711\",process=\"web\",event=\"fast_irqsoff\"} 5300",
                 "kvm_mmio_page_accesses_total{vm=\"2\",pid=\"4712\",process=\"\",page=\"0xfed00000\",device=\"HPET\",completed=\"userspace\"} 42",
                 "kvm_mmio_pages_truncated 0",
             ] {
@@ -377,6 +379,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_count_is_left_out() {
+        let mut reading = sample::two_vms();
+        assert_eq!(reading.counters.pop().unwrap(), "fast_irqsoff");
+        let text = render(Some(&reading), &names(), ALL, Format::Prometheus);
+        assert!(text.contains("event=\"fast_userspace\""));
+        assert!(!text.contains("fast_irqsoff"));
     }
 
     /// Every sample has a type that its format knows, said of the name that its format wants.

@@ -7,10 +7,13 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::group::{By, Group};
-use crate::reading::{Clock, Counts, HEAT, Last};
+use crate::counts::Counts;
+use crate::group::Group;
+use crate::reading::{Clock, HEAT, KERNEL, Last, USERSPACE};
 use crate::site::{Quantiles, Times};
+use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 use crate::summary::{Summary, VmSummary};
+use crate::view::By;
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 2;
@@ -77,9 +80,6 @@ pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several proc
 /// The module counts by page only.
 const NO_SITES: &str = "the module does not tell which instructions access a page: count, or record, \
      with --source tracepoints";
-
-/// Marks of a page's last access that the kernel does not know.
-const UNKNOWN_WIDTH: u8 = 255;
 
 /// One line of JSON Lines. Each has a `kind`; the first one is the header.
 #[derive(Serialize)]
@@ -179,23 +179,21 @@ struct LastLine {
     outcome: &'static str,
 }
 
-/// Names of the kernel's outcomes, by number.
-const OUTCOMES: &[&str] = &[
-    "fast_kernel",
-    "fast_userspace",
-    "emulated_kernel",
-    "emulated_userspace",
-    "wildcard",
+const OUTCOMES: [(u8, &str); 7] = [
+    (Outcome::FastKernel as u8, "fast_kernel"),
+    (Outcome::FastUserspace as u8, "fast_userspace"),
+    (Outcome::EmulatedKernel as u8, "emulated_kernel"),
+    (Outcome::EmulatedUserspace as u8, "emulated_userspace"),
+    (Outcome::Wildcard as u8, "wildcard"),
     // Of tracepoints, which do not tell what is fast.
-    "kernel",
-    "userspace",
+    (KERNEL, "kernel"),
+    (USERSPACE, "userspace"),
 ];
 
 fn outcome(last: &Last) -> &'static str {
-    OUTCOMES
-        .get(usize::from(last.outcome))
-        .copied()
-        .unwrap_or("unknown")
+    let mut all = OUTCOMES.iter();
+    all.find(|(number, _)| *number == last.outcome)
+        .map_or("unknown", |(_, name)| name)
 }
 
 fn known_width(last: &Last) -> Option<u8> {
@@ -558,7 +556,7 @@ mod tests {
     use super::*;
     use crate::device::sample;
     use crate::region::Names;
-    use crate::summary::View;
+    use crate::view::View;
 
     fn summary(top: usize) -> Summary {
         let view = View::default();
@@ -654,6 +652,7 @@ VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   f
         assert_eq!(lines[0]["schema"], SCHEMA);
         assert_eq!(lines[1]["accesses"], 10662);
         assert_eq!(lines[2]["counters"]["faults"], 10620);
+        assert_eq!(lines[2]["counters"]["fast_irqsoff"], 5300);
         assert_eq!(lines[4]["gpa"], "0xfe003000");
         assert_eq!(lines[4]["last"]["outcome"], "fast_kernel");
     }

@@ -3,18 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::{AddAssign, Sub};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counts::Counts;
 use crate::site::{Place, Site};
+use crate::stats_format;
 
-/// A module parameter, as a bit of [`Clock::flags`].
-pub const HEAT: u32 = 1 << 0;
-pub const ENABLED: u32 = 1 << 1;
-pub const FAST: u32 = 1 << 2;
-/// The counts are of tracepoints, which do not tell what is fast, and how long it takes.
+pub use crate::stats_format::{ENABLED, FAST, HEAT};
+
+/// In [`Clock::flags`], beside those of the kernel: the counts are of tracepoints, which do not tell what is fast, and how long it takes.
 pub const TRACED: u32 = 1 << 31;
 
 /// When something was read, and what held for all VMs then.
@@ -55,48 +54,9 @@ impl Clock {
     }
 }
 
-/// Accesses to a page, by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    pub count: u64,
-    pub reads: u64,
-    pub writes: u64,
-    pub kernel: u64,
-    pub userspace: u64,
-    pub fast: u64,
-    pub wildcard: u64,
-    /// Time spent, in cycles of the TSC.
-    pub cycles: u64,
-}
-
-impl Counts {
-    fn zip(self, other: Self, op: fn(u64, u64) -> u64) -> Self {
-        Self {
-            count: op(self.count, other.count),
-            reads: op(self.reads, other.reads),
-            writes: op(self.writes, other.writes),
-            kernel: op(self.kernel, other.kernel),
-            userspace: op(self.userspace, other.userspace),
-            fast: op(self.fast, other.fast),
-            wildcard: op(self.wildcard, other.wildcard),
-            cycles: op(self.cycles, other.cycles),
-        }
-    }
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        *self = self.zip(other, u64::saturating_add);
-    }
-}
-
-impl Sub for Counts {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        self.zip(earlier, u64::saturating_sub)
-    }
-}
+/// Outcomes that the extension does not have, as it knows more than tracepoints.
+pub const KERNEL: u8 = 5;
+pub const USERSPACE: u8 = 6;
 
 /// The last access to a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +66,7 @@ pub struct Last {
     /// Bits of the value; 255: unknown.
     pub width: u8,
     pub direction: Direction,
-    /// A number of the kernel's list of outcomes.
+    /// An [`Outcome`](stats_format::Outcome), or one of tracepoints.
     pub outcome: u8,
     /// When it was over.
     pub tsc: u64,
@@ -123,9 +83,11 @@ pub enum Direction {
 
 impl From<u64> for Direction {
     fn from(number: u64) -> Self {
+        const READ: u64 = stats_format::Direction::Read as u64;
+        const WRITE: u64 = stats_format::Direction::Write as u64;
         match number {
-            1 => Self::Read,
-            2 => Self::Write,
+            READ => Self::Read,
+            WRITE => Self::Write,
             _ => Self::Unknown,
         }
     }

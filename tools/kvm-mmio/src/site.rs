@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-use crate::reading::Counts;
+use crate::counts::Counts;
 
 /// A page by its address, and an instruction by its own; None are those beyond the number that
 /// is counted apart.

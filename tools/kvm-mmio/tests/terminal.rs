@@ -7,10 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 // The generator of statistics files finds the types that it needs at this crate's root.
-use kvm_mmio::{reading, site};
+use kvm_mmio::{counts, reading, site};
 #[allow(dead_code)]
 #[path = "../src/device/sample.rs"]
 mod sample;
+#[allow(dead_code)]
+#[path = "../../../src/pure/stats_format.rs"]
+mod stats_format;
 #[allow(dead_code)]
 mod support;
 

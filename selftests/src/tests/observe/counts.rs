@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Counts are exactly what guests did.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
@@ -12,6 +12,7 @@ use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{self, SUPERVISOR};
 use crate::guest::{Bus, Event, Match, PAGE_FAULT};
 use crate::host::{self, Modes};
+use crate::stats::Mark;
 use crate::stats::device::Device;
 
 const EXACT: &str = "the statistics file: each access is counted where it belongs, once";
@@ -117,7 +118,7 @@ fn takers() -> Result<()> {
     let data = Match::Data { len: 4, value: 0 };
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), data)?;
     machine.coalesce(Bus::Mmio(machine.gpa(2)), 8)?;
-    let mut round = |[bells, rings, writes, reads]: [u64; 4]| -> Result<[u64; 3]> {
+    let mut round = |[bells, rings, writes, reads]: [u64; 4]| -> Result<[u64; 4]> {
         for _ in 0..bells {
             vcpu.write(machine.gva(1), 4, 0)?;
         }
@@ -130,17 +131,26 @@ fn takers() -> Result<()> {
         let names = ["emulated", "emulated_unseen"];
         let [emulated, unseen] = values(&vcpu.fields, names);
         expect_eq!(unseen, emulated);
-        let names = ["fast_ioeventfd", "fast_kernel", "fast_userspace"];
+        let names = [
+            "fast_ioeventfd",
+            "fast_kernel",
+            "fast_userspace",
+            "fast_irqsoff",
+        ];
         Ok(values(&vcpu.fields, names))
     };
 
     let before = round([2, 2, 2, 2])?;
+    let start = Mark::here(&[])?;
     let after = round([7, 6, 4, 1])?;
+    // How many these are depends on the machine; `fast_irqs_off_rings` has the number.
+    let irqsoff = start.delta(&[])?.ext("fast_irqsoff")?;
+    let irqsoff = irqsoff.context("no counters")?;
     let grown: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
     let expected = if host::fast_path() == Some(true) {
-        [7, 6, 5]
+        [7, 6, 5, irqsoff]
     } else {
-        [0, 0, 0]
+        [0, 0, 0, 0]
     };
     expect_eq!(grown, expected);
     expect_eq!(bell.rings()?, 9);

@@ -15,7 +15,8 @@ use serde::Serialize;
 use super::report::{Played, Total, play};
 use crate::cli::Diff;
 use crate::output::{self, plural};
-use crate::summary::{Filter, Row, View, rows};
+use crate::row::{Row, rows};
+use crate::view::{Filter, View};
 
 pub fn run(out: &mut dyn Write, args: &Diff, json: bool) -> Result<()> {
     let filter = args.select.filter();

@@ -20,7 +20,8 @@ use crate::output;
 use crate::reading::Reading;
 use crate::region::Names;
 use crate::signal::Stop;
-use crate::summary::{Summary, View};
+use crate::summary::Summary;
+use crate::view::View;
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> Result<()> {
     let mut names = args.names.names()?;

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::output::{self, plural};
 use crate::plot::{Collector, Matrix, Picture, png, svg};
 use crate::recording::Start;
-use crate::summary::process_label;
+use crate::row::process_label;
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename = "plot")]

@@ -97,15 +97,14 @@ pub struct Step {
 pub struct Played {
     pub names: Names,
     pub start: Start,
-    name: String,
-    damage: Option<Damage>,
+    damage: Option<Failure>,
 }
 
 impl Played {
     /// Fails if there was damage. To be called when what precedes it has been shown.
     pub fn end(self) -> Result<()> {
         match self.damage {
-            Some(damage) => Err(Failure::Damaged(self.name, damage).into()),
+            Some(damage) => Err(damage.into()),
             None => Ok(()),
         }
     }
@@ -131,7 +130,7 @@ pub fn play(
     let name = path.display().to_string();
     let file = open(path)
         .with_context(|| format!("cannot open {name}; `kvm-mmio record` makes a recording"))?;
-    let damaged = |damage| Failure::Damaged(name.clone(), damage);
+    let damaged = |damage: Damage| Failure::Damaged(format!("{name}: {damage}"));
     let mut player = Player::new(BufReader::new(file)).map_err(damaged)?;
     let mut begin = None;
     let mut before: Option<Reading> = None;
@@ -139,7 +138,7 @@ pub fn play(
         let now = match player.step() {
             Ok(Some(now)) => now,
             Ok(None) => break None,
-            Err(damage) => break Some(damage),
+            Err(damage) => break Some(damaged(damage)),
         };
         let begin = *begin.get_or_insert(now.clock.boottime);
         let time =
@@ -158,7 +157,6 @@ pub fn play(
     Ok(Played {
         names: player.names(given),
         start: player.start,
-        name,
         damage,
     })
 }

@@ -11,11 +11,11 @@ use super::report::show;
 use crate::child::{self, Running};
 use crate::cli::Stat;
 use crate::device::{System, warn_of_setting};
-use crate::group::By;
 use crate::region::Names;
 use crate::signal::Stop;
 use crate::source::{Source, Wanted};
 use crate::summary::Summary;
+use crate::view::By;
 
 pub fn run(system: &System, args: &Stat, json: bool) -> Result<()> {
     child::with_own_status(count(system, args, json).and_then(child::result))

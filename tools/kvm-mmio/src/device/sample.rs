@@ -1,65 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Statistics files for tests, written after Documentation/interface.rst.
+//! Statistics files for tests.
 
 use proptest::prelude::*;
 
+use crate::counts::Counts;
 use crate::reading::{
-    Clock, Counts, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, TRACED, Vcpu, Vm,
+    Clock, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, TRACED, Vcpu, Vm,
 };
 use crate::site::Site;
+use crate::stats_format::{self, Type, descriptor, head, header};
+use binary_stats::{Header, block_bytes, put};
 
-const CUMULATIVE: u8 = 0;
-const INSTANT: u8 = 1;
-const ID: u8 = 2;
-
-/// A kind of block with its fields: name, bytes, type.
-struct Kind {
-    number: u16,
-    fields: Vec<(String, u16, u8)>,
-}
-
-fn fields(list: &[(&str, u16, u8)]) -> Vec<(String, u16, u8)> {
-    let owned = |&(name, size, kind): &(&str, u16, u8)| (name.to_owned(), size, kind);
-    list.iter().map(owned).collect()
-}
-
-/// The three kinds of blocks, with the counters of vCPUs that the reading has.
-fn kinds(counters: &[String]) -> [Kind; 3] {
-    let vm = fields(&[
-        ("vm", 8, ID),
-        ("tgid", 4, ID),
-        ("vcpu_count", 4, INSTANT),
-        ("page_count", 4, INSTANT),
-        ("vm_flags", 4, INSTANT),
-        ("heat_dropped", 8, CUMULATIVE),
-    ]);
-    let mut vcpu = fields(&[("vcpu", 4, ID), ("page_count", 4, INSTANT)]);
-    vcpu.extend(counters.iter().map(|name| (name.clone(), 8, CUMULATIVE)));
-    let page = fields(&[
-        ("gpa", 8, ID),
-        ("vcpu", 4, ID),
-        ("last_size", 1, INSTANT),
-        ("last_width", 1, INSTANT),
-        ("last_direction", 1, INSTANT),
-        ("last_outcome", 1, INSTANT),
-        ("count", 8, CUMULATIVE),
-        ("reads", 8, CUMULATIVE),
-        ("writes", 8, CUMULATIVE),
-        ("kernel", 8, CUMULATIVE),
-        ("userspace", 8, CUMULATIVE),
-        ("fast", 8, CUMULATIVE),
-        ("wildcard", 8, CUMULATIVE),
-        ("cycles", 8, CUMULATIVE),
-        ("last_tsc", 8, INSTANT),
-    ]);
-    [vm, vcpu, page]
-        .into_iter()
-        .zip(1..)
-        .map(|(fields, number)| Kind { number, fields })
-        .collect::<Vec<_>>()
-        .try_into()
-        .unwrap_or_else(|_| unreachable!())
-}
+// What the module writes it by.
+#[path = "../../../../src/pure/binary_stats.rs"]
+mod binary_stats;
 
 /// How the file is laid out; all forms say the same.
 #[derive(Clone, Copy, Default)]
@@ -74,126 +28,110 @@ impl Form {
     }
 
     pub fn file(self, reading: &Reading) -> Vec<u8> {
-        let kinds = kinds(&reading.counters);
-        let descriptors: Vec<u8> = kinds
-            .iter()
-            .flat_map(|kind| self.descriptors(kind))
-            .collect();
-        let data = self.data(reading, &kinds);
-        let desc_offset = 96 + self.more;
-        let count = kinds.iter().map(|kind| kind.fields.len()).sum::<usize>();
-        let data_offset = desc_offset + descriptors.len();
-        let clock = reading.clock;
-        let mut file = b"KVMMMIOX".to_vec();
-        let lengths = [
-            2,
-            desc_offset,
-            desc_offset,
-            64 + self.more,
-            count,
-            data_offset,
-        ];
-        file.extend(
-            lengths
-                .iter()
-                .flat_map(|length| (*length as u32).to_le_bytes()),
-        );
-        for number in [data.len() as u64, clock.tsc, clock.boottime] {
-            file.extend(number.to_le_bytes());
+        let mut file = vec![0; header::SIZE + self.more];
+        for descriptor in binary_stats::descriptor_bytes() {
+            file.extend(descriptor);
+            file.resize(file.len() + self.more, 0);
         }
-        for number in [
-            clock.tsc_khz,
-            clock.flags,
-            clock.pages_per_vcpu,
-            clock.vms_kept,
-        ] {
-            file.extend(number.to_le_bytes());
-        }
-        file.extend(clock.lost.to_le_bytes());
-        file.extend((reading.vms.len() as u32).to_le_bytes());
-        file.resize(desc_offset, 0);
-        file.extend(descriptors);
-        file.extend(data);
+        let data_offset = file.len();
+        self.data(&mut file, reading);
+        let header = self.header(reading, data_offset, file.len());
+        file[..header::SIZE].copy_from_slice(&header);
         file
     }
 
-    fn descriptors(self, kind: &Kind) -> Vec<u8> {
-        let (mut bytes, mut offset) = (Vec::new(), 8u32);
-        for (name, size, type_) in &kind.fields {
-            let start = bytes.len();
-            bytes.extend(name.bytes());
-            bytes.resize(start + 40, 0);
-            bytes.extend(kind.number.to_le_bytes());
-            bytes.extend(size.to_le_bytes());
-            bytes.extend(offset.to_le_bytes());
-            bytes.push(*type_);
-            bytes.resize(start + 64 + self.more, 0);
-            offset += u32::from(*size);
+    fn header(self, reading: &Reading, data_offset: usize, end: usize) -> [u8; header::SIZE] {
+        let clock = reading.clock;
+        let mut header = Header {
+            file_size: end,
+            tsc: clock.tsc,
+            boottime: clock.boottime,
+            tsc_khz: clock.tsc_khz,
+            flags: clock.flags,
+            pages_per_vcpu: clock.pages_per_vcpu,
+            vms_kept: clock.vms_kept,
+            vms_lost: clock.lost,
+            vm_count: reading.vms.len() as u32,
         }
-        bytes
+        .to_bytes();
+        for (place, length) in [
+            (header::HEADER_SIZE, header::SIZE + self.more),
+            (header::DESC_OFFSET, header::SIZE + self.more),
+            (header::DESC_SIZE, descriptor::SIZE + self.more),
+            (header::DATA_OFFSET, data_offset),
+            (header::DATA_SIZE, end - data_offset),
+        ] {
+            put(&mut header, place, length as u64);
+        }
+        header
     }
 
-    fn data(self, reading: &Reading, kinds: &[Kind; 3]) -> Vec<u8> {
-        let [vm_kind, vcpu_kind, page_kind] = kinds;
-        let mut data = Vec::new();
-        for (id, vm) in &reading.vms {
-            let pages = vm.vcpus.values().map(|vcpu| vcpu.pages.len() as u64).sum();
-            let (vcpus, ended) = (vm.vcpus.len() as u64, u64::from(vm.ended));
-            let values = [*id, vm.tgid.into(), vcpus, pages, ended, vm.heat_dropped];
-            self.block(&mut data, vm_kind, &values);
-            for (id, vcpu) in &vm.vcpus {
-                let mut values = vec![u64::from(*id), vcpu.pages.len() as u64];
-                values.extend(&vcpu.counters);
-                self.block(&mut data, vcpu_kind, &values);
-                for (gpa, page) in &vcpu.pages {
-                    self.block(&mut data, page_kind, &page_values(*gpa, *id, page));
+    fn data(self, file: &mut Vec<u8>, reading: &Reading) {
+        for (&id, vm) in &reading.vms {
+            self.block(file, &vm_block(id, vm).to_bytes());
+            for (&id, vcpu) in &vm.vcpus {
+                self.block(file, &vcpu_bytes(id, vcpu));
+                for (&gpa, page) in &vcpu.pages {
+                    self.block(file, &page_block(gpa, id, page).to_bytes());
                 }
             }
         }
-        data
     }
 
-    fn block(self, data: &mut Vec<u8>, kind: &Kind, values: &[u64]) {
-        assert_eq!(values.len(), kind.fields.len());
+    fn block(self, file: &mut Vec<u8>, block: &[u8]) {
         if self.more != 0 {
-            data.extend([9, 0, 0, 0, 16, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+            file.extend([9, 0, 0, 0, 16, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
         }
-        let mut body = Vec::new();
-        for ((_, size, _), value) in kind.fields.iter().zip(values) {
-            body.extend(&value.to_le_bytes()[..usize::from(*size)]);
-        }
-        body.resize(body.len() + self.more, 0xff);
-        data.extend(kind.number.to_le_bytes());
-        data.extend([0; 2]);
-        data.extend((body.len() as u32 + 8).to_le_bytes());
-        data.extend(body);
+        let start = file.len();
+        file.extend(block);
+        file.resize(file.len() + self.more, 0xff);
+        let size = file.len() - start;
+        put(&mut file[start..], head::BLOCK_SIZE, size as u64);
     }
 }
 
-fn page_values(gpa: u64, vcpu: u32, page: &Page) -> Vec<u64> {
+fn vm_block(id: u64, vm: &Vm) -> stats_format::Vm {
+    stats_format::Vm {
+        vm: id,
+        tgid: vm.tgid,
+        vcpu_count: vm.vcpus.len() as u32,
+        page_count: vm.vcpus.values().map(|vcpu| vcpu.pages.len() as u32).sum(),
+        vm_flags: u32::from(vm.ended) * stats_format::ENDED,
+        heat_dropped: vm.heat_dropped,
+    }
+}
+
+fn vcpu_bytes(id: u32, vcpu: &Vcpu) -> [u8; stats_format::Vcpu::SIZE] {
+    type Block = stats_format::Vcpu;
+    let values = [id.into(), vcpu.pages.len() as u64];
+    let values = values.into_iter().chain(vcpu.counters.iter().copied());
+    block_bytes(Block::KIND, Block::FIELDS, values)
+}
+
+fn page_block(gpa: u64, vcpu: u32, page: &Page) -> stats_format::Page {
     let Page { counts, last } = *page;
     let direction = match last.direction {
-        Direction::Unknown => 0,
-        Direction::Read => 1,
-        Direction::Write => 2,
+        Direction::Unknown => stats_format::Direction::Unknown,
+        Direction::Read => stats_format::Direction::Read,
+        Direction::Write => stats_format::Direction::Write,
     };
-    vec![
+    stats_format::Page {
         gpa,
-        vcpu.into(),
-        last.size.into(),
-        last.width.into(),
-        direction,
-        last.outcome.into(),
-        counts.count,
-        counts.reads,
-        counts.writes,
-        counts.kernel,
-        counts.userspace,
-        counts.fast,
-        counts.wildcard,
-        counts.cycles,
-        last.tsc,
-    ]
+        vcpu,
+        last_size: last.size,
+        last_width: last.width,
+        last_direction: direction as u8,
+        last_outcome: last.outcome,
+        count: counts.count,
+        reads: counts.reads,
+        writes: counts.writes,
+        kernel: counts.kernel,
+        userspace: counts.userspace,
+        fast: counts.fast,
+        wildcard: counts.wildcard,
+        cycles: counts.cycles,
+        last_tsc: last.tsc,
+    }
 }
 
 /// The statistics file that says this.
@@ -213,23 +151,17 @@ pub fn idle() -> Reading {
             vms_kept: 64,
             lost: 0,
         },
-        counters: COUNTERS.iter().map(|name| (*name).to_owned()).collect(),
+        counters: counters().map(str::to_owned).collect(),
         vms: [].into(),
     }
 }
 
-const COUNTERS: &[&str] = &[
-    "faults",
-    "emulated",
-    "cache_hit",
-    "spte_hit",
-    "fast",
-    "read_4",
-    "read_other",
-    "write_4",
-    "emulated_unseen",
-    "heat_dropped",
-];
+/// The names of a vCPU's counters.
+fn counters() -> impl Iterator<Item = &'static str> {
+    let fields = stats_format::Vcpu::FIELDS.iter();
+    let counters = fields.filter(|field| matches!(field.kind, Type::Cumulative));
+    counters.map(|field| field.name)
+}
 
 /// A page of which some accesses went to userspace, the rest to devices in the kernel.
 fn page(reads: u64, writes: u64, userspace: u64) -> Page {
@@ -260,19 +192,19 @@ fn vcpu(pages: &[(u64, Page)]) -> Vcpu {
     for (_, page) in pages {
         sum += page.counts;
     }
+    let counter = |name| match name {
+        "faults" | "cache_hit" => sum.count,
+        "emulated" => sum.count - sum.fast,
+        "fast" => sum.fast,
+        "fast_ioeventfd" => sum.kernel,
+        "fast_userspace" => sum.userspace,
+        "fast_irqsoff" => sum.kernel / 2,
+        "read_4" => sum.reads,
+        "write_4" => sum.writes,
+        _ => 0,
+    };
     Vcpu {
-        counters: vec![
-            sum.count,
-            sum.count - sum.fast,
-            sum.count,
-            0,
-            sum.fast,
-            sum.reads,
-            0,
-            sum.writes,
-            0,
-            0,
-        ],
+        counters: counters().map(counter).collect(),
         pages: pages.iter().copied().collect(),
         ..Vcpu::default()
     }
@@ -345,7 +277,7 @@ prop_compose! {
 
 fn any_vm() -> impl Strategy<Value = Vm> {
     let pages = prop::collection::btree_map(any::<u64>(), any_page(), 0..4);
-    let counters = prop::collection::vec(any::<u64>(), COUNTERS.len());
+    let counters = prop::collection::vec(any::<u64>(), counters().count());
     let vcpu = (counters, pages).prop_map(|(counters, pages)| Vcpu {
         counters,
         pages,

@@ -3,28 +3,13 @@
 //! sizes and offsets in its header and by the names in its descriptors.
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 
 use thiserror::Error;
 
-use crate::reading::{Clock, Counts, Direction, Last, Page, Reading, TRACED, Vcpu, Vm};
-
-const MAGIC: &[u8; 8] = b"KVMMMIOX";
-const VERSION: u64 = 2;
-/// Bytes that this program reads of the header and of a descriptor; there may be more.
-const HEADER: usize = 96;
-const DESCRIPTOR: usize = 64;
-const BLOCK_HEAD: usize = 8;
-
-/// Kinds of blocks.
-const VM: u64 = 1;
-const VCPU: u64 = 2;
-const PAGE: u64 = 3;
-
-/// Type of a field that only grows.
-const CUMULATIVE: u64 = 0;
-
-/// Bit of `vm_flags`.
-const ENDED: u64 = 1;
+use crate::counts::Counts;
+use crate::reading::{Clock, Direction, Last, Page, Reading, TRACED, Vcpu, Vm};
+use crate::stats_format::{self as format, Place, Type, VERSION, descriptor, head, header};
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Fault {
@@ -39,7 +24,7 @@ pub enum Fault {
     #[error("it has no field {1:?} for {0}")]
     NoField(&'static str, &'static str),
     #[error("a field of {0} bytes")]
-    FieldSize(u64),
+    FieldSize(usize),
     #[error("a block without the block that it belongs to")]
     Stray,
     #[error("its {0} blocks are {1}, and it says {2}")]
@@ -76,83 +61,81 @@ impl<'a> Part<'a> {
     }
 
     /// An unsigned little-endian number of 1 to 8 bytes.
-    fn number(self, offset: usize, size: usize) -> Result<u64, WireError> {
-        let bytes = self.part(offset, size)?.bytes;
+    fn number(self, place: Place) -> Result<u64, WireError> {
+        let bytes = self.part(place.offset, place.size)?.bytes;
         Ok(bytes
             .iter()
             .rev()
             .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
     }
 
-    /// A number of 32 bits that is a size or an offset.
-    fn length(self, offset: usize) -> Result<usize, WireError> {
-        Ok(self.number(offset, 4)? as usize)
-    }
-}
-
-/// Where a field is in its block.
-#[derive(Clone, Copy, Debug)]
-struct Field {
-    offset: usize,
-    size: usize,
-}
-
-impl Field {
-    fn read(self, block: Part) -> Result<u64, WireError> {
-        block.number(self.offset, self.size)
+    /// A number that is a size or an offset.
+    fn length(self, place: Place) -> Result<usize, WireError> {
+        Ok(self.number(place)? as usize)
     }
 }
 
 struct Descriptor<'a> {
     name: &'a str,
-    block: u64,
-    field: Field,
+    block: u16,
+    place: Place,
     cumulative: bool,
 }
 
 impl<'a> Descriptor<'a> {
     fn parse(part: Part<'a>) -> Result<Self, WireError> {
-        let name = part.part(0, 40)?.bytes;
-        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        let size = part.number(42, 2)?;
+        let name = part.part(descriptor::NAME.offset, descriptor::NAME.size)?;
+        let name = name.bytes.split(|byte| *byte == 0).next();
+        let size = part.length(descriptor::FIELD_SIZE)?;
         if !matches!(size, 1 | 2 | 4 | 8) {
-            return Err(at(part.offset + 42)(Fault::FieldSize(size)));
+            let offset = part.offset + descriptor::FIELD_SIZE.offset;
+            return Err(at(offset)(Fault::FieldSize(size)));
         }
         Ok(Self {
             // A name that is no text is one that nobody asks for.
-            name: std::str::from_utf8(name).unwrap_or_default(),
-            block: part.number(40, 2)?,
-            field: Field {
-                offset: part.length(44)?,
-                size: size as usize,
+            name: std::str::from_utf8(name.unwrap_or_default()).unwrap_or_default(),
+            block: part.number(descriptor::BLOCK)? as u16,
+            place: Place {
+                offset: part.length(descriptor::FIELD_OFFSET)?,
+                size,
             },
-            cumulative: part.number(48, 1)? == CUMULATIVE,
+            cumulative: part.number(descriptor::TYPE)? == Type::Cumulative as u64,
         })
     }
 }
 
+/// The names of fields, each of which the format's block has, or else it does not compile.
+macro_rules! names {
+    ($block:ident: $($name:ident),+ $(,)?) => {
+        [$({
+            let _ = offset_of!(format::$block, $name);
+            stringify!($name)
+        }),+]
+    };
+}
+
 /// The fields that are read of a kind of block, in the order in which they were asked for.
-struct Layout<const N: usize>([Field; N]);
+struct Layout<const N: usize>([Place; N]);
 
 impl<const N: usize> Layout<N> {
     fn find(
         descriptors: &[Descriptor],
-        (kind, title): (u64, &'static str),
+        (kind, title): (u16, &'static str),
         names: [&'static str; N],
     ) -> Result<Self, Fault> {
-        let mut fields = [Field { offset: 0, size: 1 }; N];
-        for (field, name) in fields.iter_mut().zip(names) {
+        let mut places = [head::KIND; N];
+        for (place, name) in places.iter_mut().zip(names) {
             let mut all = descriptors.iter();
             let found = all.find(|found| found.block == kind && found.name == name);
-            *field = found.ok_or(Fault::NoField(title, name))?.field;
+            *place = found.ok_or(Fault::NoField(title, name))?.place;
         }
-        Ok(Self(fields))
+        Ok(Self(places))
     }
 
     fn read(&self, block: Part) -> Result<[u64; N], WireError> {
         let mut values = [0; N];
-        for (value, field) in values.iter_mut().zip(self.0) {
-            *value = field.read(block)?;
+        for (value, place) in values.iter_mut().zip(self.0) {
+            *value = block.number(place)?;
         }
         Ok(values)
     }
@@ -163,7 +146,7 @@ struct Layouts {
     vm: Layout<6>,
     vcpu: Layout<1>,
     /// Of vCPUs, by name; whatever the kernel has.
-    counters: Vec<(String, Field)>,
+    counters: Vec<(String, Place)>,
     page: Layout<14>,
 }
 
@@ -171,42 +154,27 @@ impl Layouts {
     fn find(descriptors: &[Descriptor]) -> Result<Self, Fault> {
         let counters = descriptors
             .iter()
-            .filter(|descriptor| descriptor.block == VCPU && descriptor.cumulative)
-            .map(|descriptor| (descriptor.name.to_owned(), descriptor.field));
+            .filter(|field| field.block == format::Vcpu::KIND && field.cumulative)
+            .map(|field| (field.name.to_owned(), field.place));
         Ok(Self {
             vm: Layout::find(
                 descriptors,
-                (VM, "VMs"),
-                [
-                    "vm",
-                    "tgid",
-                    "vcpu_count",
-                    "page_count",
-                    "vm_flags",
-                    "heat_dropped",
-                ],
+                (format::Vm::KIND, "VMs"),
+                names!(Vm: vm, tgid, vcpu_count, page_count, vm_flags, heat_dropped),
             )?,
-            vcpu: Layout::find(descriptors, (VCPU, "vCPUs"), ["vcpu"])?,
+            vcpu: Layout::find(
+                descriptors,
+                (format::Vcpu::KIND, "vCPUs"),
+                names!(Vcpu: vcpu),
+            )?,
             counters: counters.collect(),
             page: Layout::find(
                 descriptors,
-                (PAGE, "pages"),
-                [
-                    "gpa",
-                    "last_size",
-                    "last_width",
-                    "last_direction",
-                    "last_outcome",
-                    "count",
-                    "reads",
-                    "writes",
-                    "kernel",
-                    "userspace",
-                    "fast",
-                    "wildcard",
-                    "cycles",
-                    "last_tsc",
-                ],
+                (format::Page::KIND, "pages"),
+                names!(
+                    Page: gpa, last_size, last_width, last_direction, last_outcome, count, reads,
+                    writes, kernel, userspace, fast, wildcard, cycles, last_tsc,
+                ),
             )?,
         })
     }
@@ -254,25 +222,28 @@ impl Layouts {
 /// Reads the statistics file.
 pub fn parse(bytes: &[u8]) -> Result<Reading, WireError> {
     let file = Part { bytes, offset: 0 };
-    if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) {
+    let magic = &format::MAGIC[..bytes.len().min(header::MAGIC.size)];
+    if !bytes.starts_with(magic) {
         return Err(at(0)(Fault::Magic));
     }
-    if bytes.len() < HEADER {
+    if bytes.len() < header::SIZE {
         return Err(at(bytes.len())(Fault::Truncated));
     }
-    let version = file.number(8, 4)?;
-    if version != VERSION {
-        return Err(at(8)(Fault::Version(version)));
+    let version = file.number(header::VERSION)?;
+    if version != u64::from(VERSION) {
+        return Err(at(header::VERSION.offset)(Fault::Version(version)));
     }
-    let (data_offset, data_size) = (file.length(28)?, file.number(32, 8)? as usize);
+    let data_offset = file.length(header::DATA_OFFSET)?;
+    let data_size = file.length(header::DATA_SIZE)?;
     if data_offset
         .checked_add(data_size)
         .is_none_or(|end| end > bytes.len())
     {
         return Err(at(bytes.len())(Fault::Truncated));
     }
-    let layouts = Layouts::find(&descriptors(file)?).map_err(at(file.length(16)?))?;
-    let mut walk = Walk::new(&layouts, file.number(80, 4)?);
+    let desc_offset = file.length(header::DESC_OFFSET)?;
+    let layouts = Layouts::find(&descriptors(file)?).map_err(at(desc_offset))?;
+    let mut walk = Walk::new(&layouts, file.number(header::VM_COUNT)?);
     walk.blocks(file.part(data_offset, data_size)?)?;
     walk.check_counts().map_err(at(data_offset))?;
     Ok(Reading {
@@ -286,27 +257,25 @@ pub fn parse(bytes: &[u8]) -> Result<Reading, WireError> {
     })
 }
 
-fn clock(header: Part) -> Result<Clock, WireError> {
+fn clock(file: Part) -> Result<Clock, WireError> {
     // None of these numbers has more than the 32 bits that it is cut to.
-    let short = |offset| header.number(offset, 4).map(|number| number as u32);
+    let short = |place| file.number(place).map(|number| number as u32);
     Ok(Clock {
-        tsc: header.number(40, 8)?,
-        boottime: header.number(48, 8)?,
-        tsc_khz: short(56)?,
-        flags: short(60)? & !TRACED,
-        pages_per_vcpu: short(64)?,
-        vms_kept: short(68)?,
-        lost: header.number(72, 8)?,
+        tsc: file.number(header::TSC)?,
+        boottime: file.number(header::BOOTTIME)?,
+        tsc_khz: short(header::TSC_KHZ)?,
+        flags: short(header::FLAGS)? & !TRACED,
+        pages_per_vcpu: short(header::PAGES_PER_VCPU)?,
+        vms_kept: short(header::VMS_KEPT)?,
+        lost: file.number(header::VMS_LOST)?,
     })
 }
 
 fn descriptors(file: Part) -> Result<Vec<Descriptor>, WireError> {
-    let (mut offset, size, count) = (file.length(16)?, file.length(20)?, file.length(24)?);
-    if size < DESCRIPTOR {
-        return Err(at(20)(Fault::Outside));
-    }
+    let mut offset = file.length(header::DESC_OFFSET)?;
+    let size = file.length(header::DESC_SIZE)?;
     let mut descriptors = Vec::new();
-    for _ in 0..count {
+    for _ in 0..file.length(header::DESC_COUNT)? {
         descriptors.push(Descriptor::parse(file.part(offset, size)?)?);
         offset += size;
     }
@@ -340,15 +309,15 @@ impl<'a> Walk<'a> {
         let mut offset = 0;
         while offset < data.bytes.len() {
             let rest = data.part(offset, data.bytes.len() - offset)?;
-            let (kind, size) = (rest.number(0, 2)?, rest.length(4)?);
-            if size < BLOCK_HEAD {
-                return Err(at(rest.offset + 4)(Fault::Outside));
+            let size = rest.length(head::BLOCK_SIZE)?;
+            if size < head::SIZE {
+                return Err(at(rest.offset + head::BLOCK_SIZE.offset)(Fault::Outside));
             }
             let block = rest.part(0, size)?;
-            match kind {
-                VM => self.vm(block)?,
-                VCPU => self.vcpu(block)?,
-                PAGE => self.page(block)?,
+            match rest.number(head::KIND)? as u16 {
+                format::Vm::KIND => self.vm(block)?,
+                format::Vcpu::KIND => self.vcpu(block)?,
+                format::Page::KIND => self.page(block)?,
                 _ => {}
             }
             offset += size;
@@ -362,7 +331,7 @@ impl<'a> Walk<'a> {
             id,
             Vm {
                 tgid: tgid as u32,
-                ended: flags & ENDED != 0,
+                ended: flags & u64::from(format::ENDED) != 0,
                 heat_dropped,
                 vcpus: BTreeMap::new(),
             },
@@ -378,7 +347,7 @@ impl<'a> Walk<'a> {
         let [id] = self.layouts.vcpu.read(block)?;
         let fields = self.layouts.counters.iter();
         let counters = fields
-            .map(|(_, field)| field.read(block))
+            .map(|(_, place)| block.number(*place))
             .collect::<Result<_, _>>()?;
         let vm = self.vm.and_then(|id| self.vms.get_mut(&id));
         vm.ok_or_else(|| at(block.offset)(Fault::Stray))?
@@ -460,10 +429,10 @@ mod tests {
         let last = file.len() - 1;
         assert!(message(&file[..last]).contains(&format!("at byte {last}, it ends too early")));
         let name = file
-            .windows(9)
-            .position(|name| name == b"userspace")
+            .windows(10)
+            .position(|name| name == b"last_width")
             .unwrap();
-        assert!(patched(name, b'U').contains("no field \"userspace\" for pages"));
+        assert!(patched(name, b'L').contains("no field \"last_width\" for pages"));
         assert!(patched(name + 42, 3).contains("a field of 3 bytes"));
     }
 

@@ -7,8 +7,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::Matrix;
+use crate::counts::Counts;
 use crate::output::short;
-use crate::reading::Counts;
 
 const WIDTH: u32 = 1200;
 const ROW: u32 = 20;
@@ -85,7 +85,7 @@ impl Picture<'_> {
             + 16
     }
 
-    fn label(&self, row: &crate::summary::Row) -> String {
+    fn label(&self, row: &crate::row::Row) -> String {
         let process = match (self.matrix.processes.len(), row.process.as_str()) {
             (1, _) | (_, "") => String::new(),
             (_, name) => format!("{}  ", short(name, 16)),
@@ -358,7 +358,7 @@ mod tests {
     use crate::device::sample;
     use crate::plot::{Collector, png, svg};
     use crate::region::{Given, Names, Owner, Region, Source};
-    use crate::summary::Filter;
+    use crate::view::Filter;
 
     fn matrix(steps: u64) -> Matrix {
         let region = Region {

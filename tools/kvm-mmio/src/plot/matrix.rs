@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::group::By;
-use crate::reading::{Counts, Reading};
+use crate::counts::Counts;
+use crate::reading::Reading;
 use crate::region::Names;
-use crate::summary::{Filter, Key, Row, Sort, View, by_device, rows};
+use crate::row::{Key, Row, by_device, rows};
+use crate::view::By;
+use crate::view::{Filter, Sort, View};
 
 /// More columns could not be seen.
 const MAX_COLUMNS: usize = 240;

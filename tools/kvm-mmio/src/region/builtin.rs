@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where a PC has its devices, whatever the VMM.
 
-use super::{Region, Source};
+use super::range::{Region, Source};
 
 /// First and last byte. Only pages without memory trap, so the holes may be given generously: a
 /// VMM that has memory in them causes no wrong name.

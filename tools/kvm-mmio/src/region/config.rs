@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
-use super::{Region, Source};
+use super::range::{PAGE, Region, Source};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +39,7 @@ fn region(entry: Entry) -> Result<Region> {
         bail!("region at {start:#x}: the name {name:?} is empty or has control characters");
     }
     let last = size
-        .unwrap_or(super::PAGE)
+        .unwrap_or(PAGE)
         .checked_sub(1)
         .and_then(|offset| start.checked_add(offset))
         .with_context(|| format!("region {name:?}: from {start:#x} there are no {size:?} bytes"))?;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::names::{Given, Owner};
-use super::{Region, mtree};
+use super::mtree;
+use super::range::{Given, Owner, Region};
 use crate::qmp;
 use crate::reading::Reading;
 

@@ -10,7 +10,7 @@ use std::collections::{HashSet, VecDeque};
 
 use anyhow::{Result, bail};
 
-use super::{Region, Source};
+use super::range::{Region, Source};
 
 /// The address space that vCPUs see.
 const MEMORY: &str = "memory";
@@ -300,7 +300,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::region::Map;
+    use crate::region::map::Map;
 
     const TREE: &str = include_str!("../../tests/data/mtree-q35.txt");
     const FLAT: &str = include_str!("../../tests/data/mtree-flat.txt");

@@ -3,40 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
-use super::{Map, Monitor, Region};
+use super::map::Map;
+use super::monitor::Monitor;
+use super::range::{Given, Owner};
 use crate::device::System;
 use crate::reading::Reading;
 use crate::symbols::Symbols;
-
-/// Which VMs a range is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Owner {
-    /// Those of the process that has them all; of none if there are several processes.
-    Only,
-    /// All there are.
-    All,
-    /// Those of a process.
-    Process(u32),
-}
-
-impl Owner {
-    fn has(self, process: u32, alone: bool) -> bool {
-        match self {
-            Self::Only => alone,
-            Self::All => true,
-            Self::Process(owner) => owner == process,
-        }
-    }
-}
-
-/// A range, and whose it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Given {
-    pub owner: Owner,
-    pub region: Region,
-}
 
 /// What processes are called, and their pages.
 #[derive(Clone, Debug, Default)]
@@ -136,7 +108,7 @@ impl Maps<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::Source;
+    use crate::region::range::{Region, Source};
 
     fn given(owner: Owner, name: &str) -> Given {
         let region = Region {

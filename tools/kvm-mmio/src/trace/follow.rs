@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::event::{Access, Event, Sample};
-use crate::reading::{Counts, Direction, Last, Vcpu, Vm};
+use crate::counts::Counts;
+use crate::reading::{Direction, KERNEL, Last, USERSPACE, Vcpu, Vm};
 use crate::site::{Place, Site};
+use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 
 /// Most pages that are counted for a vCPU, so that no guest can fill our memory.
 pub const PAGES: usize = 4096;
@@ -21,10 +23,6 @@ const WIDEST: u32 = 8;
 
 /// Most parts of an instruction's operand that KVM asks userspace for (`KVM_MAX_MMIO_FRAGMENTS`).
 const FRAGMENTS: usize = 2;
-
-/// Outcomes that the extension does not have, as it knows more.
-pub const KERNEL: u8 = 5;
-pub const USERSPACE: u8 = 6;
 
 /// What a thread that runs a vCPU is about.
 #[derive(Default)]
@@ -111,7 +109,7 @@ impl Thread {
                 vm,
                 &Seen {
                     direction: Direction::Unknown,
-                    outcome: 4,
+                    outcome: Outcome::Wildcard as u8,
                     gpa,
                     size: 0,
                     value: None,
@@ -164,7 +162,7 @@ impl Thread {
             size: seen.size as u8,
             width: seen
                 .value
-                .map_or(255, |value| 64 - value.leading_zeros() as u8),
+                .map_or(UNKNOWN_WIDTH, |value| 64 - value.leading_zeros() as u8),
             direction: seen.direction,
             outcome: seen.outcome,
             tsc: seen.time,

@@ -13,7 +13,4 @@ mod vcpu;
 pub(crate) use global::global_mutex;
 pub(crate) use guest_memory::{levels, Code, Pte, MAX_LEVELS, PAGE_SIZE};
 pub(crate) use trace::VcpuId;
-pub(crate) use vcpu::{
-    AssistBytes, Exit, Mode, OwnState, PageFault, PendingLoad, Purpose, ShadowWalk, State, Vcpu,
-    ACC_WRITE,
-};
+pub(crate) use vcpu::{AssistBytes, Exit, Mode, PageFault, Purpose, ShadowWalk, Vcpu, ACC_WRITE};

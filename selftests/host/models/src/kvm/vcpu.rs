@@ -10,109 +10,22 @@ use crate::{
     insns::FetchCache,
     iodev::{Answer, Write},
     linux::{
-        bus::Eventfd,
+        memory::ROOT,
+        mmio_ext::{PendingLoad, State},
         mmu::FORMAT,
-        vcpu::{Completion, KvmVcpu, ROOT},
+        vcpu::{Completion, KvmVcpu},
     },
     mmio_info::MmioInfo,
     prelude::*,
     pure::{
-        bells::Bells,
-        decode::{Extend, Register},
         doorbell,
-        info_cache::{Clear, InfoCache},
-        refused::Refused,
+        info_cache::InfoCache,
         rsvd::{PageFormat, MAX_LEVEL},
         spte::{MmioFormat, Spte}, //
     },
-    report::{
-        registry,
-        stats::{Event, Stats, Taker}, //
-    },
-    sync::Arc,
+    report::stats::{Stats, Taker},
 };
-use pin_init::{init_zeroed, Zeroable};
 use std::marker::PhantomData;
-
-/// What a vCPU has of the extension, as there.
-pub(crate) struct State {
-    stats: Stats,
-    info_cache: Box<InfoCache>,
-    faulting_in: bool,
-    fetch_cache: Box<FetchCache>,
-    bells: Box<Bells<Eventfd>>,
-    pending_load: Option<PendingLoad>,
-}
-
-// SAFETY: As there.
-unsafe impl Zeroable for InfoCache {}
-// SAFETY: As there.
-unsafe impl Zeroable for Bells<Eventfd> {}
-// SAFETY: As there.
-unsafe impl Zeroable for Refused {}
-
-impl State {
-    pub(crate) fn new() -> Self {
-        Self {
-            stats: *Stats::init().make(),
-            info_cache: init_zeroed().make(),
-            faulting_in: false,
-            fetch_cache: FetchCache::init().make(),
-            bells: init_zeroed().make(),
-            pending_load: None,
-        }
-    }
-
-    pub(crate) fn clear_info(&mut self, what: Clear) {
-        self.info_cache.clear(what);
-    }
-
-    /// How many faults a cache or an MMIO SPTE has answered.
-    pub(crate) fn hits(&self) -> u64 {
-        let now = self.stats.snapshot();
-        now.get(Event::CacheHit) + now.get(Event::SpteHit)
-    }
-
-    /// How many accesses the fast path has completed.
-    pub(crate) fn fast(&self) -> u64 {
-        self.stats.snapshot().fast()
-    }
-
-    pub(crate) fn is_faulting_in(&self) -> bool {
-        self.faulting_in
-    }
-}
-
-/// Of a vCPU's state what the life of a VM is about: `State::new()` and its end.
-pub(crate) struct OwnState(Arc<Stats>);
-
-impl OwnState {
-    pub(crate) fn new() -> Result<Self> {
-        let stats = Arc::init(Stats::init(), GFP_KERNEL_ACCOUNT)?;
-        registry::add(KVM, 1, 0, stats.clone())?;
-        Ok(Self(stats))
-    }
-
-    pub(crate) fn count_access(&self) {
-        self.0.count(Event::CacheFilled);
-    }
-
-    pub(crate) fn free(self) {
-        registry::remove(&self.0);
-    }
-}
-
-/// The address of the one `struct kvm`.
-const KVM: usize = 0x1000;
-
-#[derive(Clone, Copy)]
-pub(crate) struct PendingLoad {
-    pub(crate) gpa: Gpa,
-    pub(crate) register: Register,
-    pub(crate) extend: Extend,
-    pub(crate) size: u8,
-    pub(crate) next_rip: u64,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exit(i32);

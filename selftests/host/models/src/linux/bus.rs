@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The I/O bus for MMIO: `kvm_io_bus_register_dev()` and its like.
+//! The I/O bus for MMIO.
 
-use super::{Kvm, Mistake};
 use crate::{
     addr::Gpa,
     iodev::{Again, Answer, Range, Write},
@@ -71,6 +70,10 @@ impl Device {
         assert_alive(&self.is_alive, "device");
         self.writes.fetch_add(1, Relaxed);
     }
+
+    pub(super) fn free(&self) {
+        free(&self.is_alive);
+    }
 }
 
 fn assert_alive(is_alive: &UnsafeCell<bool>, what: &str) {
@@ -120,68 +123,59 @@ impl Bus {
     fn state(&self, index: usize) -> Rc<State> {
         self.states.borrow()[index].clone()
     }
+
+    /// `srcu_dereference()`
+    fn active(&self) -> Rc<State> {
+        let state = self.state(self.active.load(Acquire));
+        assert_alive(&state.is_alive, "bus");
+        state
+    }
+
+    fn replace(&self, change: impl FnOnce(&mut Vec<Rc<Device>>)) -> OldBus {
+        let old = self.state(self.active.load(Relaxed));
+        let mut range = old.range.clone();
+        change(&mut range);
+        let new = self.add(old.generation + 1, range);
+        self.active.store(new, Release);
+        OldBus(Some(old))
+    }
+
+    pub(super) fn add_dev(&self, device: &Rc<Device>) -> OldBus {
+        self.replace(|range| {
+            let at = range.partition_point(|other| other.gpa <= device.gpa);
+            range.insert(at, device.clone());
+        })
+    }
+
+    pub(super) fn remove_dev(&self, device: &Rc<Device>) -> OldBus {
+        self.replace(|range| range.retain(|other| !Rc::ptr_eq(other, device)))
+    }
+
+    /// Whether a device takes a write.
+    pub(super) fn write(&self, gpa: Gpa, value: u64, len: u8) -> bool {
+        let bus = self.active();
+        let mut devices = bus.range.iter();
+        devices.any(|device| device.write(gpa.0, value, len.into()))
+    }
+
+    /// With `any`, it passes for the same one always.
+    pub(super) fn now(&self, any: bool) -> BusNow {
+        BusNow {
+            state: self.active(),
+            any,
+        }
+    }
 }
 
 /// An old bus that is freed after a grace period, `call_srcu()`.
 #[must_use]
 pub(crate) struct OldBus(Option<Rc<State>>);
 
-impl Kvm {
-    /// `srcu_dereference()`
-    fn bus(&self) -> Rc<State> {
-        let bus = self.bus.state(self.bus.active.load(Acquire));
-        assert_alive(&bus.is_alive, "bus");
-        bus
-    }
-
-    fn replace_bus(&self, change: impl FnOnce(&mut Vec<Rc<Device>>)) -> Rc<State> {
-        let old = self.bus.state(self.bus.active.load(Relaxed));
-        let mut range = old.range.clone();
-        change(&mut range);
-        let new = self.bus.add(old.generation + 1, range);
-        self.bus.active.store(new, Release);
-        old
-    }
-
-    pub(crate) fn register_dev(&self, device: &Rc<Device>) -> OldBus {
-        let old = self.replace_bus(|range| {
-            let at = range.partition_point(|other| other.gpa <= device.gpa);
-            range.insert(at, device.clone());
-        });
-        if self.makes(Mistake::BusFreedAtOnce) {
-            free(&old.is_alive);
-            return OldBus(None);
-        }
-        OldBus(Some(old))
-    }
-
-    /// Frees buses some time later.
-    pub(crate) fn free_later(&self, buses: impl IntoIterator<Item = OldBus>) {
-        self.srcu.synchronize();
-        for bus in buses.into_iter().filter_map(|bus| bus.0) {
-            free(&bus.is_alive);
-        }
-    }
-
-    pub(crate) fn unregister_dev(&self, device: &Rc<Device>) {
-        let old = self.replace_bus(|range| range.retain(|other| !Rc::ptr_eq(other, device)));
-        self.synchronize();
-        free(&device.is_alive);
-        free(&old.is_alive);
-    }
-
-    /// `kvm_io_bus_write()`: whether a device takes a write.
-    pub(crate) fn bus_write(&self, gpa: Gpa, value: u64, len: u8) -> bool {
-        let bus = self.bus();
-        let mut devices = bus.range.iter();
-        devices.any(|device| device.write(gpa.0, value, len.into()))
-    }
-
-    /// The bus as the extension sees it.
-    pub(crate) fn bus_now(&self) -> BusNow {
-        BusNow {
-            state: self.bus(),
-            any: self.makes(Mistake::AnyBus),
+impl OldBus {
+    /// Unless it was freed before.
+    pub(super) fn free(&mut self) {
+        if let Some(state) = self.0.take() {
+            free(&state.is_alive);
         }
     }
 }

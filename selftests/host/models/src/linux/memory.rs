@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The guest's memory: a page table, and code.
 
-use super::{memslots::Page, Kvm};
+use super::{memslots::Page, vm::Kvm};
 use crate::addr::{Gfn, Gpa, Gva, PAGE_MASK};
 
 /// The page with the device, and what the guest may map at the same virtual address later.
@@ -25,11 +25,11 @@ pub(crate) enum Insn {
 }
 
 impl Insn {
-    pub(super) fn rip(self) -> Gva {
+    pub(crate) fn rip(self) -> Gva {
         Gva(CODE_GVA + self as u64 * 8)
     }
 
-    pub(super) fn next_rip(self) -> Gva {
+    pub(crate) fn next_rip(self) -> Gva {
         Gva(self.rip().0 + LENGTH)
     }
 }

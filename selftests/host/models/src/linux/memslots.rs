@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The memslots of a VM, of which one page changes: `kvm_swap_active_memslots()` and
-//! `kvm_set_memslot()`.
+//! The memslots of a VM, of which one page changes.
 
-use super::{Kvm, Mistake};
+use super::mistake::Mistake;
 use crate::{addr::Gfn, generation::MemslotGeneration};
 use loom::sync::atomic::{
     AtomicU64, AtomicUsize,
@@ -82,36 +81,35 @@ impl Memslots {
     pub(crate) fn page(&self, gfn: Gfn) -> Option<Page> {
         (gfn == self.gfn).then(|| Page::from_raw(self.active().page.load(Relaxed)))
     }
-}
 
-impl Kvm {
-    fn swap_active_memslots(&self, page: Page) {
-        let old = self.memslots.active.load(Relaxed);
-        let slots = &self.memslots.sets[1 - old];
-        let generation = self.memslots.sets[old].generation.load(Relaxed);
-
-        slots.page.store(page.raw(), Relaxed);
-        let next = match self.makes(Mistake::SameGeneration) {
-            true => generation,
-            false => generation + SPACES,
-        };
-        let meanwhile = match self.makes(Mistake::GenerationAtOnce) {
-            true => next,
-            false => generation | IN_PROGRESS,
-        };
-        slots.generation.store(meanwhile, Relaxed);
-        self.memslots.active.store(1 - old, Release);
-
-        self.synchronize();
-        slots.generation.store(next, Release);
+    pub(super) fn is_ram(&self) -> bool {
+        matches!(self.page(self.gfn), Some(Page::Ram(_)))
     }
 
-    /// The ioctl that makes `page` of the page.
-    pub(crate) fn set_memslot(&self, page: Page) {
-        if matches!(self.memslots.page(self.memslots.gfn), Some(Page::Ram(_))) {
-            self.swap_active_memslots(Page::Invalid);
-            self.mmu.zap();
-        }
-        self.swap_active_memslots(page);
+    /// `kvm_swap_active_memslots()`: the page is `page` from now on.
+    pub(super) fn swap_active(
+        &self,
+        page: Page,
+        mistake: Option<Mistake>,
+        synchronize: impl FnOnce(),
+    ) {
+        let old = self.active.load(Relaxed);
+        let slots = &self.sets[1 - old];
+        let generation = self.sets[old].generation.load(Relaxed);
+
+        slots.page.store(page.raw(), Relaxed);
+        let next = match mistake {
+            Some(Mistake::SameGeneration) => generation,
+            _ => generation + SPACES,
+        };
+        let meanwhile = match mistake {
+            Some(Mistake::GenerationAtOnce) => next,
+            _ => generation | IN_PROGRESS,
+        };
+        slots.generation.store(meanwhile, Relaxed);
+        self.active.store(1 - old, Release);
+
+        synchronize();
+        slots.generation.store(next, Release);
     }
 }

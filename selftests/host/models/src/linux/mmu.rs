@@ -43,7 +43,7 @@ impl Mmu {
     }
 
     /// An access by the guest: the memory that the entry maps, or the entry that has faulted.
-    pub(super) fn access(&self) -> Result<usize, Spte> {
+    pub(crate) fn access(&self) -> Result<usize, Spte> {
         let _lock = self.lock.lock().unwrap();
         let spte = Spte(self.spte.load(Relaxed));
         if spte.is_shadow_present() {
@@ -58,13 +58,13 @@ impl Mmu {
         self.set(NONPRESENT);
     }
 
-    pub(super) fn map(&self, ram: usize) {
+    pub(crate) fn map(&self, ram: usize) {
         self.set(Spte((ram as u64) << 12 | PRESENT));
     }
 
     /// Makes an MMIO SPTE, unless another vCPU has mapped memory meanwhile. Returns whether there
     /// is one.
-    pub(super) fn map_mmio(&self, make: impl FnOnce() -> Spte) -> bool {
+    pub(crate) fn map_mmio(&self, make: impl FnOnce() -> Spte) -> bool {
         let _lock = self.lock.lock().unwrap();
         let is_free = !Spte(self.spte.load(Relaxed)).is_shadow_present();
         if is_free {

@@ -2,8 +2,7 @@
 //! The life of the module, of VMs and of what hangs off a vCPU: `arch/x86/kvm/mmio_ext.c`, which
 //! the patches add, and what it needs of `kernel/module/main.c`.
 
-use super::Mistake;
-use crate::kvm::OwnState;
+use super::{mistake::Mistake, mmio_ext::OwnState};
 use loom::{
     cell::UnsafeCell,
     sync::{

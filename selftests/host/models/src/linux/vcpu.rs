@@ -1,35 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A vCPU, and the way of its accesses through KVM's own code and the hooks.
+//! `struct kvm_vcpu`.
 
 use super::{
-    memory::{store_size, Insn, DEVICE},
-    memslots::Page,
-    mmu::FORMAT,
-    Kvm, Mistake, FAST,
+    memory::{Insn, DEVICE},
+    mmio_ext::State,
+    vm::Kvm,
 };
 use crate::{
     access::FaultAddress,
-    addr::{Gfn, Gpa, Gva, PAGE_MASK},
-    exit::{handle_ept_misconfig, shadow_page_fault},
-    fault::{self, remember_mmio_info},
-    kvm::{AssistBytes, Exit, Mode, PageFault, State, Vcpu},
+    addr::{Gfn, Gpa, Gva},
     mmio_info::MmioInfo,
-    pure::{
-        info_cache::Clear,
-        spte::{get_mmio_spte_generation, Spte}, //
-    },
-    shadow::set_mmio_spte,
 };
-use loom::{sync::atomic::Ordering::Relaxed, thread};
 use std::{cell::Cell, rc::Rc};
-
-pub(crate) use super::memory::ROOT;
 
 /// Where the guest's page tables map the device.
 pub(crate) const DEVICE_GVA: Gva = Gva(0x7000);
-
-/// `ACC_WRITE_MASK | ACC_USER_MASK`
-const ACCESS: u32 = 6;
 
 /// What an access has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +47,13 @@ pub(crate) struct KvmVcpu {
     pub(crate) regs: [u64; 16],
     pub(crate) rip: Gva,
     /// What the guest maps at [`DEVICE_GVA`].
-    maps: Gfn,
+    pub(crate) maps: Gfn,
     /// The offset into the page of the access.
-    offset: u64,
-    insn: Insn,
-    completion: Option<Completion>,
-    effects: Vec<Effect>,
+    pub(crate) offset: u64,
+    pub(crate) insn: Insn,
+    pub(crate) completion: Option<Completion>,
+    pub(crate) effects: Vec<Effect>,
 }
-
-const RAX: usize = 0;
-const RCX: usize = 1;
 
 impl KvmVcpu {
     pub(crate) fn new(kvm: &Rc<Kvm>, direct: bool) -> Self {
@@ -91,54 +73,7 @@ impl KvmVcpu {
         }
     }
 
-    /// The guest stores `value` at an offset into the page of the device.
-    pub(crate) fn store(&mut self, offset: u64, value: u64) -> Effect {
-        self.regs[RCX] = value;
-        let effect = self.access(Insn::Store, offset);
-        self.assert_retired();
-        effect
-    }
-
-    fn assert_retired(&self) {
-        let moved = self.rip == self.insn.next_rip();
-        assert!(moved, "the guest goes on at {:?}", self.rip);
-    }
-
-    /// The guest loads, and userspace answers `value` if it is asked. Returns what is loaded, too.
-    pub(crate) fn load(&mut self, value: u64) -> (Effect, u64) {
-        self.regs[RCX] = 0;
-        let effect = self.access(Insn::Load, 0);
-        if let Some(completion) = self.completion.take() {
-            self.complete_userspace_io(completion, value);
-        }
-        self.assert_retired();
-        (effect, self.regs[RCX])
-    }
-
-    /// One instruction of the guest; each has one effect.
-    fn access(&mut self, insn: Insn, offset: u64) -> Effect {
-        self.insn = insn;
-        self.offset = offset;
-        loop {
-            self.rip = insn.rip();
-            self.regs[RAX] = self.gva().0;
-            match self.kvm.mmu.access() {
-                Ok(ram) => {
-                    self.retire(insn.next_rip());
-                    return Effect::Ram(ram);
-                }
-                Err(spte) => self.handle_exit(spte),
-            }
-            assert!(self.mmio_ext.iter().all(|state| !state.is_faulting_in()));
-            if let Some(effect) = self.effects.pop() {
-                assert_eq!(self.effects, [], "besides {effect:?}");
-                return effect;
-            }
-            thread::yield_now();
-        }
-    }
-
-    fn gva(&self) -> Gva {
+    pub(crate) fn gva(&self) -> Gva {
         match self.direct {
             true => Gva(self.gpa().0),
             false => Gva(DEVICE_GVA.0 | self.offset),
@@ -146,196 +81,18 @@ impl KvmVcpu {
     }
 
     /// What the guest's own page tables say.
-    fn gpa(&self) -> Gpa {
+    pub(crate) fn gpa(&self) -> Gpa {
         Gpa(self.maps.gpa().0 | self.offset)
     }
 
-    fn fault_address(&self) -> FaultAddress {
+    pub(crate) fn fault_address(&self) -> FaultAddress {
         FaultAddress::new(self.gva().0, self.direct)
     }
 
-    fn is_enabled(&self) -> bool {
-        self.kvm.enabled.load(Relaxed)
-    }
-
-    fn handle_exit(&mut self, spte: Spte) {
-        let kvm = self.kvm.clone();
-        let _srcu = kvm.srcu.read_lock();
-
-        let is_mmio = FORMAT.is_mmio_spte(spte);
-        let exit = match is_mmio && self.is_enabled() && FAST.load(Relaxed) {
-            true => self.call_extension(self.error_code()),
-            false => Exit::PASS,
-        };
-        if exit == Exit::PASS {
-            self.kvm_mmu_page_fault(is_mmio);
-        }
-    }
-
-    /// That of a fault by the instruction.
-    fn error_code(&self) -> u64 {
-        match self.insn {
-            Insn::Store => Vcpu::PFERR_RSVD | Vcpu::PFERR_WRITE,
-            Insn::Load => Vcpu::PFERR_RSVD,
-        }
-    }
-
-    /// A load faults, and where it was there is a store when somebody looks: another vCPU has
-    /// changed the code.
-    pub(crate) fn store_for_load(&mut self) -> Effect {
-        let kvm = self.kvm.clone();
-        let _srcu = kvm.srcu.read_lock();
-        self.insn = Insn::Store;
-        self.rip = self.insn.rip();
-        assert_eq!(self.call_extension(Vcpu::PFERR_RSVD), Exit::RESUME);
-        self.assert_retired();
-        self.effects.pop().expect("an effect")
-    }
-
-    fn call_extension(&mut self, error_code: u64) -> Exit {
-        let (gva, gpa) = (self.gva(), self.gpa());
-        let direct = self.direct;
-        let mut vcpu = Vcpu::enter(self);
-        if direct {
-            handle_ept_misconfig(&mut vcpu, gpa, Mode)
-        } else {
-            shadow_page_fault(&mut vcpu, gva, error_code, AssistBytes::NONE, Mode)
-        }
-    }
-
-    pub(crate) fn kvm_mmu_page_fault(&mut self, is_mmio: bool) -> Exit {
-        let found = match is_mmio {
-            true => self.handle_mmio_page_fault(),
-            false => PageFault::Invalid,
-        };
-        let done = match found {
-            PageFault::Invalid => self.do_page_fault(),
-            other => other,
-        };
-        match done {
-            PageFault::Emulate => self.emulate(),
-            _ => Exit::RESUME,
-        }
-    }
-
-    fn handle_mmio_page_fault(&mut self) -> PageFault {
-        let addr = self.fault_address();
-        if self.is_enabled() {
-            return fault::handle_mmio_page_fault(&mut Vcpu::enter(self), addr).unwrap();
-        }
-
-        if self.knows_page() {
-            return PageFault::Emulate;
-        }
-        let spte = self.kvm.mmu.spte();
-        if !FORMAT.is_mmio_spte(spte) {
-            return PageFault::Retry;
-        }
-        let now = self.kvm.memslots.generation();
-        if now.update_in_progress() || now.mmio() != get_mmio_spte_generation(spte) {
-            return PageFault::Invalid;
-        }
-        self.cache_mmio_info(FORMAT.get_mmio_spte_gfn(spte));
-        PageFault::Emulate
-    }
-
     /// `vcpu_match_mmio_gva()`, `vcpu_match_mmio_gpa()`
-    fn knows_page(&self) -> bool {
+    pub(crate) fn knows_page(&self) -> bool {
         let now = self.kvm.memslots.generation();
         self.fault_address().matches(&self.mmio_info.get(), now)
-    }
-
-    fn do_page_fault(&mut self) -> PageFault {
-        let gfn = self.maps;
-        match self.kvm.page(gfn) {
-            Page::Invalid => PageFault::Retry,
-            Page::Ram(ram) => {
-                self.kvm.mmu.map(ram);
-                PageFault::Retry
-            }
-            Page::Hole => {
-                self.cache_mmio_info(gfn);
-                let kvm = self.kvm.clone();
-                match kvm.mmu.map_mmio(|| self.make_spte(gfn)) {
-                    true => PageFault::Emulate,
-                    false => PageFault::Retry,
-                }
-            }
-        }
-    }
-
-    /// `vcpu_cache_mmio_info()`
-    fn cache_mmio_info(&mut self, gfn: Gfn) {
-        let info = MmioInfo {
-            gva: match self.direct {
-                true => Gva(0),
-                false => self.gva().page(),
-            },
-            gfn,
-            access: ACCESS,
-            generation: self.kvm.memslots.generation(),
-        };
-        if self.is_enabled() {
-            let mut vcpu = Vcpu::enter(self);
-            let generation = vcpu.memslots_generation();
-            remember_mmio_info(&mut vcpu, MmioInfo { generation, ..info });
-        }
-        if !info.generation.update_in_progress() {
-            self.mmio_info.set(info);
-        }
-    }
-
-    /// `make_mmio_spte()`
-    fn make_spte(&mut self, gfn: Gfn) -> Spte {
-        if self.is_enabled() && self.mmio_ext.is_some() {
-            return set_mmio_spte(&Vcpu::enter(self), gfn, ACCESS);
-        }
-        let generation = self.kvm.memslots.generation().mmio();
-        FORMAT.mark_mmio_spte(gfn, generation, ACCESS)
-    }
-
-    /// `x86_emulate_instruction()`
-    pub(crate) fn emulate(&mut self) -> Exit {
-        // The instruction is read again; its slot may be about to be deleted.
-        let code = self.kvm.translate_fetch(self.rip);
-        let Page::Ram(code) = self.kvm.page(code.gfn()) else {
-            return Exit::RESUME;
-        };
-        let size = match self.insn {
-            Insn::Store => store_size(code),
-            Insn::Load => 8,
-        };
-        match self.mmio_gva_to_gpa() {
-            Ok(ram) => self.effects.push(Effect::Ram(ram)),
-            Err(gpa) if self.insn == Insn::Load => {
-                self.exit_for_read(gpa, size, Completion::Emulator);
-                return Exit::USERSPACE;
-            }
-            Err(gpa) => {
-                self.write(gpa, self.regs[RCX], size);
-            }
-        }
-        self.retire(self.insn.next_rip());
-        Exit::RESUME
-    }
-
-    /// Where the emulator finds the operand: in memory or not.
-    fn mmio_gva_to_gpa(&self) -> Result<usize, Gpa> {
-        if self.knows_page() {
-            return Err(Gpa(self.mmio_info.get().gfn.gpa().0 | self.offset));
-        }
-        match self.kvm.page(self.maps) {
-            Page::Ram(ram) => Ok(ram),
-            Page::Hole | Page::Invalid => Err(self.gpa()),
-        }
-    }
-
-    /// Writes to the bus, or else leaves it to userspace.
-    fn write(&mut self, gpa: Gpa, value: u64, size: u8) {
-        match self.kvm.bus_write(gpa, value, size) {
-            true => self.effects.push(Effect::Bus),
-            false => self.exit_for_write(gpa, size),
-        }
     }
 
     pub(crate) fn exit_for_write(&mut self, gpa: Gpa, size: u8) {
@@ -358,40 +115,7 @@ impl KvmVcpu {
         self.completion = Some(completion);
     }
 
-    fn complete_userspace_io(&mut self, completion: Completion, value: u64) {
-        let kvm = self.kvm.clone();
-        let _srcu = kvm.srcu.read_lock();
-        match completion {
-            Completion::Emulator => {
-                self.regs[RCX] = value;
-                self.retire(self.insn.next_rip());
-            }
-            Completion::Extension
-                if kvm.makes(Mistake::CompleteOnlyWhileOn) && !self.is_enabled() => {}
-            Completion::Extension => Vcpu::enter(self).complete_load(value),
-        }
-    }
-
     pub(crate) fn retire(&mut self, next_rip: Gva) {
         self.rip = next_rip;
-    }
-
-    /// The guest maps another page at the same address and executes INVLPG.
-    pub(crate) fn remap(&mut self, gfn: Gfn) {
-        self.maps = gfn;
-        self.kvm.mmu.zap();
-        self.clear_mmio_info(DEVICE_GVA);
-    }
-
-    /// `vcpu_clear_mmio_info()`
-    fn clear_mmio_info(&mut self, gva: Gva) {
-        let forwarded = !self.kvm.makes(Mistake::ClearOnlyWhileOn) || self.is_enabled();
-        if let Some(state) = self.mmio_ext.as_deref_mut().filter(|_| forwarded) {
-            state.clear_info(Clear::Page(gva));
-        }
-        let info = self.mmio_info.get_mut();
-        if info.gva == Gva(gva.0 & PAGE_MASK) {
-            info.gva = Gva(0);
-        }
     }
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use regex_lite::Regex;
 
+use crate::counts::Counts;
 use crate::device::System;
-use crate::reading::{Clock, Counts, Reading};
+use crate::reading::{Clock, Reading};
 use crate::region::Names;
-use crate::summary::{Filter, Key, Row, View, rows};
+use crate::row::{Key, Row, rows};
+use crate::view::{Filter, View};
 
 /// What the caller has to do after a key.
 #[derive(Debug, PartialEq, Eq)]
@@ -150,7 +152,7 @@ impl App {
                 (place, Line { row, now })
             })
             .collect();
-        if self.view.sort != crate::summary::Sort::Page {
+        if self.view.sort != crate::view::Sort::Page {
             lines.sort_by_key(|(place, _)| *place);
         }
         lines.into_iter().map(|(_, line)| line).collect()

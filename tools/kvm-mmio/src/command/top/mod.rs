@@ -7,7 +7,7 @@ mod table;
 mod terminal;
 
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
@@ -20,12 +20,9 @@ use crate::signal::{Stop, next_after};
 use crate::source::{Source, Wanted};
 use crate::summary::Summary;
 use app::{Action, App};
-use terminal::{Screen, has_gone, leave_with};
+use terminal::{STEP, Screen, has_gone, leave_with};
 
 pub use screen::KEYS;
-
-/// How soon a signal is noticed while no key comes.
-const STEP: Duration = Duration::from_millis(50);
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Result<()> {
     let names = args.names.names()?;

@@ -209,7 +209,7 @@ mod tests {
     use crate::device::System;
     use crate::device::sample;
     use crate::region::{Given, Names, Owner, Region, Source};
-    use crate::summary::View;
+    use crate::view::View;
 
     /// Two seconds in which everything has doubled.
     fn app() -> App {

@@ -4,6 +4,7 @@
 use std::io::{self, Stdout, stdout};
 use std::process;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ratatui::Terminal;
@@ -15,8 +16,10 @@ use ratatui::crossterm::terminal::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::STEP;
 use crate::signal::Stop;
+
+/// How soon a signal is noticed while no key comes.
+pub const STEP: Duration = Duration::from_millis(50);
 
 /// A screen of its own, put back as it was whatever happens.
 pub struct Screen(pub Terminal<CrosstermBackend<Stdout>>);

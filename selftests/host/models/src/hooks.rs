@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The way of a vCPU's accesses through KVM's own code and the hooks.
+
+use crate::{
+    addr::{Gfn, Gpa, Gva, PAGE_MASK},
+    exit::{handle_ept_misconfig, shadow_page_fault},
+    fault::{self, remember_mmio_info},
+    kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
+    linux::{
+        memory::{store_size, Insn},
+        memslots::Page,
+        mmu::FORMAT,
+        vcpu::{Completion, Effect, KvmVcpu, DEVICE_GVA},
+        Mistake, FAST,
+    },
+    mmio_info::MmioInfo,
+    pure::{
+        info_cache::Clear,
+        spte::{get_mmio_spte_generation, Spte}, //
+    },
+    shadow::set_mmio_spte,
+};
+use loom::{sync::atomic::Ordering::Relaxed, thread};
+
+/// `ACC_WRITE_MASK | ACC_USER_MASK`
+const ACCESS: u32 = 6;
+
+const RAX: usize = 0;
+const RCX: usize = 1;
+
+impl KvmVcpu {
+    /// The guest stores `value` at an offset into the page of the device.
+    pub(crate) fn store(&mut self, offset: u64, value: u64) -> Effect {
+        self.regs[RCX] = value;
+        let effect = self.access(Insn::Store, offset);
+        self.assert_retired();
+        effect
+    }
+
+    fn assert_retired(&self) {
+        let moved = self.rip == self.insn.next_rip();
+        assert!(moved, "the guest goes on at {:?}", self.rip);
+    }
+
+    /// The guest loads, and userspace answers `value` if it is asked. Returns what is loaded, too.
+    pub(crate) fn load(&mut self, value: u64) -> (Effect, u64) {
+        self.regs[RCX] = 0;
+        let effect = self.access(Insn::Load, 0);
+        if let Some(completion) = self.completion.take() {
+            self.complete_userspace_io(completion, value);
+        }
+        self.assert_retired();
+        (effect, self.regs[RCX])
+    }
+
+    /// One instruction of the guest; each has one effect.
+    fn access(&mut self, insn: Insn, offset: u64) -> Effect {
+        self.insn = insn;
+        self.offset = offset;
+        loop {
+            self.rip = insn.rip();
+            self.regs[RAX] = self.gva().0;
+            match self.kvm.mmu.access() {
+                Ok(ram) => {
+                    self.retire(insn.next_rip());
+                    return Effect::Ram(ram);
+                }
+                Err(spte) => self.handle_exit(spte),
+            }
+            assert!(self.mmio_ext.iter().all(|state| !state.is_faulting_in()));
+            if let Some(effect) = self.effects.pop() {
+                assert_eq!(self.effects, [], "besides {effect:?}");
+                return effect;
+            }
+            thread::yield_now();
+        }
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.kvm.enabled.load(Relaxed)
+    }
+
+    fn handle_exit(&mut self, spte: Spte) {
+        let kvm = self.kvm.clone();
+        let _srcu = kvm.srcu.read_lock();
+
+        let is_mmio = FORMAT.is_mmio_spte(spte);
+        let exit = match is_mmio && self.is_enabled() && FAST.load(Relaxed) {
+            true => self.call_extension(self.error_code()),
+            false => Exit::PASS,
+        };
+        if exit == Exit::PASS {
+            self.kvm_mmu_page_fault(is_mmio);
+        }
+    }
+
+    /// That of a fault by the instruction.
+    fn error_code(&self) -> u64 {
+        match self.insn {
+            Insn::Store => Vcpu::PFERR_RSVD | Vcpu::PFERR_WRITE,
+            Insn::Load => Vcpu::PFERR_RSVD,
+        }
+    }
+
+    /// A load faults, and where it was there is a store when somebody looks: another vCPU has
+    /// changed the code.
+    pub(crate) fn store_for_load(&mut self) -> Effect {
+        let kvm = self.kvm.clone();
+        let _srcu = kvm.srcu.read_lock();
+        self.insn = Insn::Store;
+        self.rip = self.insn.rip();
+        assert_eq!(self.call_extension(Vcpu::PFERR_RSVD), Exit::RESUME);
+        self.assert_retired();
+        self.effects.pop().expect("an effect")
+    }
+
+    fn call_extension(&mut self, error_code: u64) -> Exit {
+        let (gva, gpa) = (self.gva(), self.gpa());
+        let direct = self.direct;
+        let mut vcpu = Vcpu::enter(self);
+        if direct {
+            handle_ept_misconfig(&mut vcpu, gpa, Mode)
+        } else {
+            shadow_page_fault(&mut vcpu, gva, error_code, AssistBytes::NONE, Mode)
+        }
+    }
+
+    pub(crate) fn kvm_mmu_page_fault(&mut self, is_mmio: bool) -> Exit {
+        let found = match is_mmio {
+            true => self.handle_mmio_page_fault(),
+            false => PageFault::Invalid,
+        };
+        let done = match found {
+            PageFault::Invalid => self.do_page_fault(),
+            other => other,
+        };
+        match done {
+            PageFault::Emulate => self.emulate(),
+            _ => Exit::RESUME,
+        }
+    }
+
+    fn handle_mmio_page_fault(&mut self) -> PageFault {
+        let addr = self.fault_address();
+        if self.is_enabled() {
+            return fault::handle_mmio_page_fault(&mut Vcpu::enter(self), addr).unwrap();
+        }
+
+        if self.knows_page() {
+            return PageFault::Emulate;
+        }
+        let spte = self.kvm.mmu.spte();
+        if !FORMAT.is_mmio_spte(spte) {
+            return PageFault::Retry;
+        }
+        let now = self.kvm.memslots.generation();
+        if now.update_in_progress() || now.mmio() != get_mmio_spte_generation(spte) {
+            return PageFault::Invalid;
+        }
+        self.cache_mmio_info(FORMAT.get_mmio_spte_gfn(spte));
+        PageFault::Emulate
+    }
+
+    fn do_page_fault(&mut self) -> PageFault {
+        let gfn = self.maps;
+        match self.kvm.page(gfn) {
+            Page::Invalid => PageFault::Retry,
+            Page::Ram(ram) => {
+                self.kvm.mmu.map(ram);
+                PageFault::Retry
+            }
+            Page::Hole => {
+                self.cache_mmio_info(gfn);
+                let kvm = self.kvm.clone();
+                match kvm.mmu.map_mmio(|| self.make_spte(gfn)) {
+                    true => PageFault::Emulate,
+                    false => PageFault::Retry,
+                }
+            }
+        }
+    }
+
+    /// `vcpu_cache_mmio_info()`
+    fn cache_mmio_info(&mut self, gfn: Gfn) {
+        let info = MmioInfo {
+            gva: match self.direct {
+                true => Gva(0),
+                false => self.gva().page(),
+            },
+            gfn,
+            access: ACCESS,
+            generation: self.kvm.memslots.generation(),
+        };
+        if self.is_enabled() {
+            let mut vcpu = Vcpu::enter(self);
+            let generation = vcpu.memslots_generation();
+            remember_mmio_info(&mut vcpu, MmioInfo { generation, ..info });
+        }
+        if !info.generation.update_in_progress() {
+            self.mmio_info.set(info);
+        }
+    }
+
+    /// `make_mmio_spte()`
+    fn make_spte(&mut self, gfn: Gfn) -> Spte {
+        if self.is_enabled() && self.mmio_ext.is_some() {
+            return set_mmio_spte(&Vcpu::enter(self), gfn, ACCESS);
+        }
+        let generation = self.kvm.memslots.generation().mmio();
+        FORMAT.mark_mmio_spte(gfn, generation, ACCESS)
+    }
+
+    /// `x86_emulate_instruction()`
+    pub(crate) fn emulate(&mut self) -> Exit {
+        // The instruction is read again; its slot may be about to be deleted.
+        let code = self.kvm.translate_fetch(self.rip);
+        let Page::Ram(code) = self.kvm.page(code.gfn()) else {
+            return Exit::RESUME;
+        };
+        let size = match self.insn {
+            Insn::Store => store_size(code),
+            Insn::Load => 8,
+        };
+        match self.mmio_gva_to_gpa() {
+            Ok(ram) => self.effects.push(Effect::Ram(ram)),
+            Err(gpa) if self.insn == Insn::Load => {
+                self.exit_for_read(gpa, size, Completion::Emulator);
+                return Exit::USERSPACE;
+            }
+            Err(gpa) => {
+                self.write(gpa, self.regs[RCX], size);
+            }
+        }
+        self.retire(self.insn.next_rip());
+        Exit::RESUME
+    }
+
+    /// Where the emulator finds the operand: in memory or not.
+    fn mmio_gva_to_gpa(&self) -> Result<usize, Gpa> {
+        if self.knows_page() {
+            return Err(Gpa(self.mmio_info.get().gfn.gpa().0 | self.offset));
+        }
+        match self.kvm.page(self.maps) {
+            Page::Ram(ram) => Ok(ram),
+            Page::Hole | Page::Invalid => Err(self.gpa()),
+        }
+    }
+
+    /// Writes to the bus, or else leaves it to userspace.
+    fn write(&mut self, gpa: Gpa, value: u64, size: u8) {
+        match self.kvm.bus_write(gpa, value, size) {
+            true => self.effects.push(Effect::Bus),
+            false => self.exit_for_write(gpa, size),
+        }
+    }
+
+    fn complete_userspace_io(&mut self, completion: Completion, value: u64) {
+        let kvm = self.kvm.clone();
+        let _srcu = kvm.srcu.read_lock();
+        match completion {
+            Completion::Emulator => {
+                self.regs[RCX] = value;
+                self.retire(self.insn.next_rip());
+            }
+            Completion::Extension
+                if kvm.makes(Mistake::CompleteOnlyWhileOn) && !self.is_enabled() => {}
+            Completion::Extension => Vcpu::enter(self).complete_load(value),
+        }
+    }
+
+    /// The guest maps another page at the same address and executes INVLPG.
+    pub(crate) fn remap(&mut self, gfn: Gfn) {
+        self.maps = gfn;
+        self.kvm.mmu.zap();
+        self.clear_mmio_info(DEVICE_GVA);
+    }
+
+    /// `vcpu_clear_mmio_info()`
+    fn clear_mmio_info(&mut self, gva: Gva) {
+        let forwarded = !self.kvm.makes(Mistake::ClearOnlyWhileOn) || self.is_enabled();
+        if let Some(state) = self.mmio_ext.as_deref_mut().filter(|_| forwarded) {
+            state.clear_info(Clear::Page(gva));
+        }
+        let info = self.mmio_info.get_mut();
+        if info.gva == Gva(gva.0 & PAGE_MASK) {
+            info.gva = Gva(0);
+        }
+    }
+}

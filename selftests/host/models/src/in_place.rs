@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `pin_init`, as far as it is used.
+
+/// What makes a value in place: the stacks of loom's threads are small.
+pub(crate) trait Init<T>: Sized {
+    /// # Safety
+    ///
+    /// `place` must be good for writing.
+    unsafe fn write(self, place: *mut T);
+
+    fn make(self) -> Box<T> {
+        let mut place = Box::new_uninit();
+        // SAFETY: There is room for it, and it is written.
+        unsafe {
+            self.write(place.as_mut_ptr());
+            place.assume_init()
+        }
+    }
+}
+
+impl<T, F: FnOnce(*mut T)> Init<T> for F {
+    unsafe fn write(self, place: *mut T) {
+        self(place)
+    }
+}
+
+/// `init!`.
+#[macro_export]
+macro_rules! init {
+    ($Type:ident { $($fields:tt)* }) => {
+        |place: *mut $Type| { $crate::init_fields!(place, $($fields)*); }
+    };
+}
+
+/// Of the fields of `init!`, the first, then the others.
+#[macro_export]
+macro_rules! init_fields {
+    ($place:ident, $field:ident <- $init:expr, $($others:tt)*) => {
+        let init = $init;
+        // SAFETY: By the contract of `Init::write()`.
+        unsafe { init.write(&raw mut (*$place).$field) };
+        $crate::init_fields!($place, $($others)*);
+    };
+    ($place:ident, $field:ident: $value:expr, $($others:tt)*) => {
+        let value = $value;
+        // SAFETY: By the contract of `Init::write()`.
+        unsafe { (&raw mut (*$place).$field).write(value) };
+        $crate::init_fields!($place, $($others)*);
+    };
+    ($place:ident,) => {};
+}
+
+/// `pin_init::init_array_from_fn()`.
+pub(crate) fn init_array_from_fn<T, const N: usize>(
+    mut make: impl FnMut(usize) -> T,
+) -> impl Init<[T; N]> {
+    move |place: *mut [T; N]| {
+        for i in 0..N {
+            // SAFETY: By the contract of `Init::write()`.
+            unsafe { place.cast::<T>().add(i).write(make(i)) };
+        }
+    }
+}
+
+/// `pin_init::Zeroable`.
+///
+/// # Safety
+///
+/// As there.
+pub(crate) unsafe trait Zeroable {}
+
+/// `pin_init::init_zeroed()`.
+pub(crate) fn init_zeroed<T: Zeroable>() -> impl Init<T> {
+    // SAFETY: There is room for one, which may be all zero.
+    |place: *mut T| unsafe { place.write_bytes(0, 1) }
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a table shows: one row for each page, of a VM or of each of its vCPUs.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use regex_lite::Regex;
+
+use crate::counts::Counts;
+use crate::reading::{Last, Page, Reading, Vcpu, Vm};
+use crate::region::{Maps, Names};
+use crate::site::{Site, Times};
+use crate::view::{By, Filter, View};
+
+/// A page of a VM, or of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub vm: u64,
+    pub gpa: u64,
+    /// None: all of the VM.
+    pub vcpu: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub key: Key,
+    pub tgid: u32,
+    /// What its process is called; empty if nobody knows.
+    pub process: String,
+    pub ended: bool,
+    pub name: String,
+    /// The range that the page is part of.
+    pub device: String,
+    /// Devices that share the page, and its counts; empty if there is one.
+    pub shared: Vec<String>,
+    pub counts: Counts,
+    pub last: Last,
+    /// By instruction, where these are known.
+    pub sites: BTreeMap<Option<u64>, Site>,
+    /// What instructions are called.
+    pub symbols: BTreeMap<u64, String>,
+}
+
+impl Row {
+    /// How long accesses took, if that is known.
+    pub fn times(&self) -> Times {
+        let mut sum = Times::default();
+        self.sites.values().for_each(|site| sum += &site.times);
+        sum
+    }
+
+    /// Whether the page, its device or one of those that share it is called so.
+    fn has_name(&self, name: &Regex) -> bool {
+        let mut names = [&self.name, &self.device].into_iter().chain(&self.shared);
+        names.any(|text| name.is_match(text))
+    }
+}
+
+/// The names of pages of all VMs that are shown.
+pub fn maps<'a>(reading: &Reading, names: &'a Names, filter: &Filter) -> Maps<'a> {
+    let shown = reading
+        .vms
+        .iter()
+        .filter(|(id, vm)| filter.has_vm(**id, vm));
+    names.maps(&shown.map(|(_, vm)| vm.tgid).collect::<BTreeSet<_>>())
+}
+
+/// The rows of a reading in the order in which they are shown.
+pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
+    let maps = maps(reading, names, &view.filter);
+    let mut rows: Vec<Row> = pages(reading, view)
+        .into_iter()
+        .map(|(key, Sum { vm, page, sites })| {
+            let map = maps.of(vm.tgid);
+            let symbol = |rip: u64| Some((rip, maps.symbol(vm.tgid, rip)?));
+            Row {
+                key,
+                tgid: vm.tgid,
+                process: names.process(vm.tgid).to_owned(),
+                ended: vm.ended,
+                name: map.page(key.gpa),
+                device: map.device(key.gpa),
+                shared: map.shared(key.gpa),
+                counts: page.counts,
+                last: page.last,
+                symbols: sites.keys().flatten().copied().filter_map(symbol).collect(),
+                sites,
+            }
+        })
+        .filter(|row| {
+            view.filter
+                .name
+                .as_ref()
+                .is_none_or(|name| row.has_name(name))
+        })
+        .collect();
+    // The keys are in order already, and the sort is stable.
+    rows.sort_by_key(|row| Reverse(view.sort.key(&row.counts)));
+    rows
+}
+
+/// What is known of a page of a VM, or of a vCPU.
+pub struct Sum<'a> {
+    vm: &'a Vm,
+    page: Page,
+    sites: BTreeMap<Option<u64>, Site>,
+}
+
+impl Sum<'_> {
+    fn add(&mut self, vcpu: &Vcpu, gpa: u64, page: &Page) {
+        self.page.counts += page.counts;
+        if page.last.tsc >= self.page.last.tsc {
+            self.page.last = page.last;
+        }
+        for ((_, rip), site) in vcpu.sites.range((gpa, None)..=(gpa, Some(u64::MAX))) {
+            *self.sites.entry(*rip).or_default() += site;
+        }
+    }
+}
+
+/// The pages of a reading, with their VMs.
+pub fn pages<'a>(reading: &'a Reading, view: &View) -> BTreeMap<Key, Sum<'a>> {
+    let mut pages: BTreeMap<Key, Sum> = BTreeMap::new();
+    let per_vcpu = view.per_vcpu || view.by == By::Vcpu;
+    let shown = reading
+        .vms
+        .iter()
+        .filter(|(id, vm)| view.filter.has_vm(**id, vm));
+    for (&id, vm) in shown {
+        for (&vcpu, state) in vm.vcpus.iter().filter(|(id, _)| view.filter.has_vcpu(**id)) {
+            for (&gpa, page) in &state.pages {
+                let key = Key {
+                    vm: id,
+                    gpa,
+                    vcpu: per_vcpu.then_some(vcpu),
+                };
+                let sum = pages.entry(key).or_insert_with(|| Sum {
+                    vm,
+                    page: Page::default(),
+                    sites: BTreeMap::new(),
+                });
+                sum.add(state, gpa, page);
+            }
+        }
+    }
+    pages
+}
+
+/// What a process is called where there are several: two may have the same name.
+pub fn process_label(process: &str, tgid: u32) -> String {
+    match process {
+        "" => format!("PID {tgid}"),
+        name => format!("{name} [{tgid}]"),
+    }
+}
+
+/// Accesses by device, the most first: (name, counts). Devices of several processes are apart.
+pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Counts)> {
+    let mut devices: BTreeMap<(u32, &str, &str), Counts> = BTreeMap::new();
+    for row in rows {
+        let key = (row.tgid, row.process.as_str(), row.device.as_str());
+        *devices.entry(key).or_default() += row.counts;
+    }
+    let processes: BTreeSet<u32> = devices.keys().map(|(tgid, ..)| *tgid).collect();
+    let label = |tgid, process, name: &str| match processes.len() {
+        1 => name.to_owned(),
+        _ => format!("{}: {name}", process_label(process, tgid)),
+    };
+    let mut devices: Vec<_> = devices
+        .into_iter()
+        .map(|((tgid, process, name), sum)| (label(tgid, process, name), sum))
+        .collect();
+    devices.sort_by_key(|(_, counts)| Reverse(counts.count));
+    devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::sample;
+    use crate::view::Sort;
+
+    fn table(view: &View) -> Vec<(u64, Option<u32>, String, u64)> {
+        rows(&sample::two_vms(), &Names::default(), view)
+            .into_iter()
+            .map(|row| (row.key.vm, row.key.vcpu, row.name, row.counts.count))
+            .collect()
+    }
+
+    fn row(vm: u64, vcpu: Option<u32>, name: &str, count: u64) -> (u64, Option<u32>, String, u64) {
+        (vm, vcpu, name.to_owned(), count)
+    }
+
+    #[test]
+    fn vcpus_are_summed() {
+        assert_eq!(
+            table(&View::default()),
+            [
+                row(1, None, "0xfe003000", 10000),
+                row(1, None, "local APIC", 600),
+                row(2, None, "HPET", 42),
+                row(1, None, "0xfebd0000", 20),
+            ]
+        );
+    }
+
+    #[test]
+    fn or_not() {
+        let view = View {
+            by: By::Page,
+            per_vcpu: true,
+            sort: Sort::Userspace,
+            filter: Filter {
+                name: Some(Regex::new("^PCI").unwrap()),
+                ..Filter::default()
+            },
+        };
+        assert_eq!(
+            table(&view),
+            [
+                row(1, Some(0), "0xfebd0000", 20),
+                row(1, Some(0), "0xfe003000", 9000),
+                row(1, Some(1), "0xfe003000", 1000),
+            ]
+        );
+    }
+
+    #[test]
+    fn filters() {
+        let filter = |vms: &[u64], pids: &[u32], vcpus: &[u32]| {
+            table(&View {
+                filter: Filter {
+                    vms: vms.to_vec(),
+                    pids: pids.to_vec(),
+                    vcpus: vcpus.to_vec(),
+                    name: None,
+                },
+                ..View::default()
+            })
+        };
+        assert_eq!(filter(&[2], &[], &[]), [row(2, None, "HPET", 42)]);
+        assert_eq!(filter(&[], &[4712], &[]), [row(2, None, "HPET", 42)]);
+        assert_eq!(filter(&[1], &[4712], &[]), []);
+        assert_eq!(filter(&[], &[], &[1]), [row(1, None, "0xfe003000", 1000)]);
+    }
+
+    #[test]
+    fn devices() {
+        let rows = rows(&sample::two_vms(), &Names::default(), &View::default());
+        let devices: Vec<_> = by_device(&rows)
+            .into_iter()
+            .map(|(name, counts)| (name, counts.count))
+            .collect();
+        let expected = [
+            ("PID 4711: PCI hole", 10020),
+            ("PID 4711: local APIC", 600),
+            ("PID 4712: HPET", 42),
+        ];
+        assert_eq!(
+            devices,
+            expected.map(|(name, count)| (name.to_owned(), count))
+        );
+    }
+}
