@@ -69,7 +69,7 @@ pub(crate) use io::complete_load;
 pub(crate) use io::CompleteLoad;
 pub(crate) use loan::{Borrows, Loan};
 pub(crate) use mmu::{Purpose, ShadowWalk, ACC_WRITE};
-pub(crate) use params::{fast_path_enabled, irqsoff, is_enabled};
+pub(crate) use params::{fast_path_enabled, is_enabled};
 pub(crate) use trace::{
     access_is_traced,
     heat_is_on,

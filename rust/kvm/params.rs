@@ -24,9 +24,3 @@ pub(crate) fn is_enabled() -> bool {
 pub(crate) fn fast_path_enabled() -> bool {
     read_bool!(mmio_ext_fast)
 }
-
-/// Whether doorbells are to be answered before interrupts are on again, the parameter `irqsoff`.
-#[inline(always)]
-pub(crate) fn irqsoff() -> bool {
-    read_bool!(mmio_ext_irqsoff)
-}
