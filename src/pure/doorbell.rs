@@ -135,15 +135,17 @@ mod tests {
     /// What may take a write today and not tomorrow is asked each time.
     #[test]
     fn asks_other_devices_first() {
-        let mut bus = Devices::default();
-        bus.devices = vec![
-            Device {
-                addr: 0x1000,
-                len: 0x100,
-                data: Err(1),
-            },
-            ioeventfd(0x1000, 4, Some(1)),
-        ];
+        let bus = Devices {
+            devices: vec![
+                Device {
+                    addr: 0x1000,
+                    len: 0x100,
+                    data: Err(1),
+                },
+                ioeventfd(0x1000, 4, Some(1)),
+            ],
+            ..Devices::default()
+        };
         let answer = super::write(&bus, &store(0x1000, 1, 4));
         assert_eq!(
             answer,
