@@ -12,6 +12,7 @@
 #include "helpers.h"
 #include "kunit/spte.h"
 #include "observe.h"
+#include "uapi/kvm_mmio_register.h"
 
 /* Function-like macros and BIT_ULL() mean nothing to bindgen, constants do. */
 static const u64 MMIO_EXT_PFERR_RSVD = PFERR_RSVD_MASK;
@@ -44,3 +45,7 @@ static const unsigned long MMIO_EXT_FAST_MMIO_BUS = KVM_FAST_MMIO_BUS;
 static const s64 MMIO_EXT_GVA_ANY = (s64)MMIO_GVA_ANY;
 static const s64 MMIO_EXT_INVALID_GPA = (s64)INVALID_GPA;
 static const u64 MMIO_EXT_PAGE_SIZE = PAGE_SIZE;
+static const u32 MMIO_EXT_FOLL_WRITE = FOLL_WRITE;
+static const u32 MMIO_EXT_FOLL_LONGTERM = FOLL_LONGTERM;
+static const u32 MMIO_EXT_REGISTER_ADD = KVM_MMIO_REGISTER_ADD;
+static const u32 MMIO_EXT_REGISTER_REMOVE = KVM_MMIO_REGISTER_REMOVE;

@@ -4,8 +4,11 @@
 
 use crate::{
     ext::Ext,
-    kvm, //
+    kvm,
+    pure::posted::{Place, Request},
+    registers, //
 };
+use core::mem::{offset_of, size_of};
 use kernel::ffi::{c_int, c_uint, c_ulong};
 use kvm_bindings as bindings;
 
@@ -60,3 +63,52 @@ unsafe extern "C" fn mmio_ext_record_access(
 // What C takes them for.
 const _: [bindings::kvm_mmio_ext_observer_t; 2] =
     [Some(mmio_ext_see_access), Some(mmio_ext_record_access)];
+
+/// What userspace's C takes the structures of registers for.
+macro_rules! same_layout {
+    ($c:ident, $rust:ty { $($field:ident),* }) => {
+        const _: () = {
+            assert!(size_of::<bindings::$c>() == size_of::<$rust>());
+            $(assert!(offset_of!(bindings::$c, $field) == offset_of!($rust, $field));)*
+        };
+    };
+}
+same_layout!(
+    kvm_mmio_register,
+    Request {
+        gpa,
+        user_addr,
+        datamatch,
+        len,
+        vm_fd,
+        event_fd,
+        on_write,
+        on_read,
+        signal,
+        reserved
+    }
+);
+same_layout!(
+    kvm_mmio_register_at,
+    Place {
+        gpa,
+        vm_fd,
+        reserved
+    }
+);
+
+const _: () = {
+    assert!(bindings::MMIO_EXT_REGISTER_ADD == registers::ADD);
+    assert!(bindings::MMIO_EXT_REGISTER_REMOVE == registers::REMOVE);
+    assert!(bindings::KVM_MMIO_REGISTER_WRITE_EXIT == Request::WRITE_EXIT as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_WRITE_STORE == Request::WRITE_STORE as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_WRITE_CLEAR == Request::WRITE_CLEAR as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_WRITE_SET == Request::WRITE_SET as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_READ_EXIT == Request::READ_EXIT as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_READ_RETURN == Request::READ_RETURN as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_READ_CLEAR == Request::READ_CLEAR as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_SIGNAL_NEVER == Request::SIGNAL_NEVER as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_SIGNAL_ALWAYS == Request::SIGNAL_ALWAYS as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_SIGNAL_VALUE == Request::SIGNAL_VALUE as u32);
+    assert!(bindings::KVM_MMIO_REGISTER_SIGNAL_CHANGE == Request::SIGNAL_CHANGE as u32);
+};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What KVM has as inline functions or macros only, for Rust. */
+#include <linux/file.h>
 #include <linux/kvm_host.h>
 #include <kvm/iodev.h>
 
@@ -62,6 +63,40 @@ void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu)
 {
 	srcu_read_unlock(&kvm->srcu, srcu);
 	pagefault_enable();
+}
+
+/* A reference to the VM that @fd is, of the process that asks, as for its ioctls. */
+struct kvm *mmio_ext_get_vm(int fd)
+{
+	struct kvm *kvm;
+
+	CLASS(fd, f)(fd);
+	if (fd_empty(f))
+		return ERR_PTR(-EBADF);
+	if (!file_is_kvm(fd_file(f)))
+		return ERR_PTR(-EINVAL);
+
+	kvm = fd_file(f)->private_data;
+	if (kvm->mm != current->mm || kvm->vm_dead)
+		return ERR_PTR(-EIO);
+
+	kvm_get_kvm(kvm);
+	return kvm;
+}
+
+void mmio_ext_lock_slots(struct kvm *kvm)
+{
+	mutex_lock(&kvm->slots_lock);
+}
+
+void mmio_ext_unlock_slots(struct kvm *kvm)
+{
+	mutex_unlock(&kvm->slots_lock);
+}
+
+void *mmio_ext_page_address(struct page *page)
+{
+	return page_address(page);
 }
 
 /* The width of a physical address, without what memory encryption takes. */

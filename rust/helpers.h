@@ -28,6 +28,11 @@ void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu);
 
 void mmio_ext_warn_reserved(void);
 
+struct kvm *mmio_ext_get_vm(int fd);
+void mmio_ext_lock_slots(struct kvm *kvm);
+void mmio_ext_unlock_slots(struct kvm *kvm);
+void *mmio_ext_page_address(struct page *page);
+
 void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg);
 int mmio_ext_levels(u64 cpu_role);
 bool mmio_ext_code_is_current(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],

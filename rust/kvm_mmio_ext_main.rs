@@ -28,13 +28,14 @@ mod src {
     pub(crate) mod observe;
     #[expect(unreachable_pub, reason = "the host tests are another crate")]
     pub(crate) mod pure;
+    pub(crate) mod registers;
     pub(crate) mod report;
     pub(crate) mod ring;
     pub(crate) mod state;
     pub(crate) mod sync;
 }
 use kernel::prelude::*;
-use kvm::{addr, generation, iodev, mmio_info};
+use kvm::{addr, generation, iodev, mmio_info, word};
 use pin_init::Zeroable;
 use src::*;
 

@@ -7,6 +7,7 @@ use crate::{
     installed::installed_mask,
     kvm::{is_enabled, tdp_enabled, tdp_mmu_enabled, Registration},
     pure::mask::MmioMask,
+    registers::{self, RegisterFile},
     report::{
         device::{self, show_heat, OpenFile},
         registry::{self, allow_readers},
@@ -32,10 +33,12 @@ pub(crate) struct Extension {
     _dir: Dir,
     #[pin]
     _device: MiscDeviceRegistration<OpenFile>,
+    #[pin]
+    _registers: MiscDeviceRegistration<RegisterFile>,
 }
 
 impl Extension {
-    /// Registers with KVM and makes `/dev/kvm_mmio_ext` and the files in
+    /// Registers with KVM and makes the files in `/dev` and those in
     /// `/sys/kernel/debug/kvm_mmio_ext`.
     ///
     /// # Errors
@@ -50,6 +53,9 @@ impl Extension {
                 _dir: dir.clone(),
                 _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                     name: device::NAME,
+                }),
+                _registers <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                    name: registers::NAME,
                 }),
                 // Last, as nothing may fail after it: VMs that exist are in from here on.
                 _registration: Registration::new(module)?,

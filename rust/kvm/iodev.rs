@@ -29,6 +29,13 @@ pub struct Range {
 }
 
 impl Range {
+    /// Whether an access can be offered to both this and another.
+    pub fn overlaps(self, other: Self) -> bool {
+        // No length stands for the place itself. The last byte, as the end may be no address.
+        let last = |range: Self| range.addr + (range.len.max(1) as u64 - 1);
+        self.addr <= last(other) && other.addr <= last(self)
+    }
+
     /// Where an access lies: `kvm_io_bus_cmp()` with the access as the first operand.
     #[inline(always)]
     pub fn compare(self, gpa: Gpa, size: u8) -> Ordering {
@@ -100,4 +107,25 @@ pub trait Bus {
     /// Signals an eventfd again, if the bus is still the one that it is from. Returns whether it
     /// is. To be called in any context in which spinlocks may be taken.
     fn signal(&self, eventfd: Self::Eventfd) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlaps() {
+        let range = |addr, len| Range { addr, len };
+        for (addr, len) in (8..16).flat_map(|addr| (0..8).map(move |len| (addr, len))) {
+            for (addr2, len2) in (0..32).flat_map(|addr| (0..8).map(move |len| (addr, len))) {
+                let has =
+                    |addr: u64, len: i32, byte| byte >= addr && byte < addr + len.max(1) as u64;
+                let wanted = (0..64).any(|byte| has(addr, len, byte) && has(addr2, len2, byte));
+                let got = range(addr, len).overlaps(range(addr2, len2));
+                assert_eq!(got, wanted, "{addr}+{len} {addr2}+{len2}");
+            }
+        }
+        assert!(range(u64::MAX - 7, 8).overlaps(range(u64::MAX, 0)));
+        assert!(!range(u64::MAX - 7, 8).overlaps(range(0, 8)));
+    }
 }

@@ -15,6 +15,7 @@ mod clock;
 #[deny(unsafe_code)]
 pub(crate) mod counter;
 mod emulate;
+mod eventfd;
 mod exit_info;
 mod ext;
 #[deny(unsafe_code)]
@@ -38,13 +39,19 @@ mod params;
 mod regs;
 mod srcu;
 mod trace;
+mod user_word;
 mod vcpu;
+mod vm;
+#[deny(unsafe_code)]
+#[expect(unreachable_pub)]
+pub(crate) mod word;
 
 pub(crate) use bus::{Eventfd, IoBus};
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) use callbacks::{callbacks, enter};
 pub(crate) use callbacks::{page_fault, record_access, see_access, Registration};
 pub(crate) use clock::{boottime, tgid, tsc, tsc_khz};
+pub(crate) use eventfd::OwnEventfd;
 pub(crate) use exit_info::{AssistBytes, Exit, LastExit, Mode, PageFault};
 pub(crate) use ext::{Emulated, MmioExt};
 pub(crate) use global::global_mutex;
@@ -79,4 +86,6 @@ pub(crate) use trace::{
     HeatUser,
     VcpuId, //
 };
+pub(crate) use user_word::UserWord;
 pub(crate) use vcpu::{Vcpu, VcpuState};
+pub(crate) use vm::{IoDevice, Registered, Vm};

@@ -16,6 +16,7 @@ pub mod heat;
 pub mod info_cache;
 pub mod mask;
 pub mod plan;
+pub mod posted;
 pub mod refused;
 pub mod rsvd;
 pub mod spte;

@@ -14,6 +14,8 @@ pub mod iodev;
 pub mod mmio_info;
 #[path = "../../../src/pure/mod.rs"]
 pub mod pure;
+#[path = "../../../rust/kvm/word.rs"]
+pub mod word;
 
 #[path = "../../../rust/kvm/counter.rs"]
 mod counter;

@@ -1,0 +1,620 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Registers that answer by themselves: what an access does to a word of userspace's memory.
+//!
+//! `Documentation/registers.rst` says what userspace may rely on, and `rust/uapi/kvm_mmio_register.h`
+//! is the C form of [`Request`].
+
+use crate::{
+    addr::Gpa,
+    iodev::Write,
+    word::Word, //
+};
+use core::mem::{offset_of, size_of};
+
+/// What userspace asks for, `struct kvm_mmio_register`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Where the register is in the guest.
+    pub gpa: u64,
+    /// Where its word is in the process.
+    pub user_addr: u64,
+    /// What [`Request::SIGNAL_VALUE`] compares with, 0 otherwise.
+    pub datamatch: u64,
+    /// Bytes: 1, 2, 4 or 8.
+    pub len: u32,
+    /// The VM's file descriptor.
+    pub vm_fd: i32,
+    /// That of the eventfd, -1 without a signal.
+    pub event_fd: i32,
+    /// `KVM_MMIO_REGISTER_WRITE_*`
+    pub on_write: u8,
+    /// `KVM_MMIO_REGISTER_READ_*`
+    pub on_read: u8,
+    /// `KVM_MMIO_REGISTER_SIGNAL_*`
+    pub signal: u8,
+    /// 0
+    pub reserved: [u8; 25],
+}
+
+/// What userspace names a register by to remove it, `struct kvm_mmio_register_at`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Where the register is in the guest.
+    pub gpa: u64,
+    /// The VM's file descriptor.
+    pub vm_fd: i32,
+    /// 0
+    pub reserved: u32,
+}
+
+/// A request has a field that is out of its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid;
+
+/// What a write does to the word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnWrite {
+    /// It becomes what is written.
+    Store,
+    /// It loses the bits that are written as 1.
+    Clear,
+    /// It gets the bits that are written as 1.
+    Set,
+}
+
+/// What a read returns, and does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRead {
+    /// It returns the word.
+    Return,
+    /// It returns the word, which is 0 from then on.
+    Take,
+}
+
+/// Which writes signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// None.
+    Never,
+    /// All.
+    Always,
+    /// Those of one value.
+    Value(u64),
+    /// Those that change the word.
+    Change,
+}
+
+/// What accesses do to a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// Where it is.
+    pub gpa: Gpa,
+    /// Bytes: 1, 2, 4 or 8.
+    pub size: u8,
+    /// `None` if writes are for userspace.
+    pub on_write: Option<OnWrite>,
+    /// `None` if reads are.
+    pub on_read: Option<OnRead>,
+    /// Which writes signal.
+    pub signal: Signal,
+}
+
+impl Request {
+    /// Bytes of it.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Of `on_write`: writes exit to userspace.
+    pub const WRITE_EXIT: u8 = 0;
+    /// See [`OnWrite::Store`].
+    pub const WRITE_STORE: u8 = 1;
+    /// See [`OnWrite::Clear`].
+    pub const WRITE_CLEAR: u8 = 2;
+    /// See [`OnWrite::Set`].
+    pub const WRITE_SET: u8 = 3;
+
+    /// Of `on_read`: reads exit to userspace.
+    pub const READ_EXIT: u8 = 0;
+    /// See [`OnRead::Return`].
+    pub const READ_RETURN: u8 = 1;
+    /// See [`OnRead::Take`].
+    pub const READ_CLEAR: u8 = 2;
+
+    /// Of `signal`, see [`Signal::Never`].
+    pub const SIGNAL_NEVER: u8 = 0;
+    /// See [`Signal::Always`].
+    pub const SIGNAL_ALWAYS: u8 = 1;
+    /// See [`Signal::Value`].
+    pub const SIGNAL_VALUE: u8 = 2;
+    /// See [`Signal::Change`].
+    pub const SIGNAL_CHANGE: u8 = 3;
+
+    /// The request as it is in memory.
+    pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        Self {
+            gpa: u64::from_le_bytes(take(bytes, offset_of!(Self, gpa))),
+            user_addr: u64::from_le_bytes(take(bytes, offset_of!(Self, user_addr))),
+            datamatch: u64::from_le_bytes(take(bytes, offset_of!(Self, datamatch))),
+            len: u32::from_le_bytes(take(bytes, offset_of!(Self, len))),
+            vm_fd: i32::from_le_bytes(take(bytes, offset_of!(Self, vm_fd))),
+            event_fd: i32::from_le_bytes(take(bytes, offset_of!(Self, event_fd))),
+            on_write: bytes[offset_of!(Self, on_write)],
+            on_read: bytes[offset_of!(Self, on_read)],
+            signal: bytes[offset_of!(Self, signal)],
+            reserved: take(bytes, offset_of!(Self, reserved)),
+        }
+    }
+
+    /// What it asks for. Neither file descriptors nor memory are looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] if a field has no meaning, or none with the others.
+    pub fn parse(&self) -> Result<Register, Invalid> {
+        if self.reserved.iter().any(|byte| *byte != 0) || !matches!(self.len, 1 | 2 | 4 | 8) {
+            return Err(Invalid);
+        }
+        let size = self.len as u8;
+        let is_aligned = |address: u64| address % u64::from(size) == 0;
+        // As for ioeventfds: the end is an address, too.
+        let has_end = self.gpa.checked_add(size.into()).is_some();
+        if !is_aligned(self.gpa) || !is_aligned(self.user_addr) || !has_end {
+            return Err(Invalid);
+        }
+        let register = Register {
+            gpa: Gpa(self.gpa),
+            size,
+            on_write: self.on_write()?,
+            on_read: self.on_read()?,
+            signal: self.signal(size)?,
+        };
+        let does_nothing = register.on_write.is_none() && register.on_read.is_none();
+        let signals = register.signal != Signal::Never;
+        if does_nothing || signals && register.on_write.is_none() || signals == (self.event_fd < 0)
+        {
+            return Err(Invalid);
+        }
+        Ok(register)
+    }
+
+    fn on_write(&self) -> Result<Option<OnWrite>, Invalid> {
+        Ok(match self.on_write {
+            Self::WRITE_EXIT => None,
+            Self::WRITE_STORE => Some(OnWrite::Store),
+            Self::WRITE_CLEAR => Some(OnWrite::Clear),
+            Self::WRITE_SET => Some(OnWrite::Set),
+            _ => return Err(Invalid),
+        })
+    }
+
+    fn on_read(&self) -> Result<Option<OnRead>, Invalid> {
+        Ok(match self.on_read {
+            Self::READ_EXIT => None,
+            Self::READ_RETURN => Some(OnRead::Return),
+            Self::READ_CLEAR => Some(OnRead::Take),
+            _ => return Err(Invalid),
+        })
+    }
+
+    fn signal(&self, size: u8) -> Result<Signal, Invalid> {
+        if self.signal == Self::SIGNAL_VALUE {
+            // No write of the register's size has a value with more bits.
+            return match self.datamatch & !mask(size) {
+                0 => Ok(Signal::Value(self.datamatch)),
+                _ => Err(Invalid),
+            };
+        }
+        match (self.signal, self.datamatch) {
+            (Self::SIGNAL_NEVER, 0) => Ok(Signal::Never),
+            (Self::SIGNAL_ALWAYS, 0) => Ok(Signal::Always),
+            (Self::SIGNAL_CHANGE, 0) => Ok(Signal::Change),
+            _ => Err(Invalid),
+        }
+    }
+}
+
+impl Place {
+    /// Bytes of it.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The place as it is in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] if what is reserved is not 0.
+    pub fn parse(bytes: &[u8; Self::SIZE]) -> Result<Self, Invalid> {
+        let place = Self {
+            gpa: u64::from_le_bytes(take(bytes, offset_of!(Self, gpa))),
+            vm_fd: i32::from_le_bytes(take(bytes, offset_of!(Self, vm_fd))),
+            reserved: u32::from_le_bytes(take(bytes, offset_of!(Self, reserved))),
+        };
+        match place.reserved {
+            0 => Ok(place),
+            _ => Err(Invalid),
+        }
+    }
+}
+
+impl Register {
+    /// Does a write, if it is for the register, i.e. all of it and nothing else. Returns whether to
+    /// signal. The word has changed by then.
+    #[inline(always)]
+    pub fn write(&self, word: &impl Word, write: &Write) -> Option<bool> {
+        if !self.is_at(write.gpa, write.size) {
+            return None;
+        }
+        let value = write.value;
+        let changed = match (self.on_write?, self.signal) {
+            // What the word was does not matter: no exchange is needed.
+            (OnWrite::Store, Signal::Never | Signal::Always | Signal::Value(_)) => {
+                word.store(value);
+                false
+            }
+            (OnWrite::Store, Signal::Change) => word.swap(value) != value,
+            (OnWrite::Clear, _) => word.fetch_and(!value) & value != 0,
+            (OnWrite::Set, _) => !word.fetch_or(value) & value != 0,
+        };
+        Some(match self.signal {
+            Signal::Never => false,
+            Signal::Always => true,
+            Signal::Value(wanted) => value == wanted,
+            Signal::Change => changed,
+        })
+    }
+
+    /// Does a read, if it is for the register.
+    #[inline(always)]
+    pub fn read(&self, word: &impl Word, gpa: Gpa, size: u8) -> Option<u64> {
+        if !self.is_at(gpa, size) {
+            return None;
+        }
+        Some(match self.on_read? {
+            OnRead::Return => word.load(),
+            OnRead::Take => word.swap(0),
+        })
+    }
+
+    #[inline(always)]
+    fn is_at(&self, gpa: Gpa, size: u8) -> bool {
+        self.gpa == gpa && self.size == size
+    }
+}
+
+/// The bits of a word of `size` bytes.
+const fn mask(size: u8) -> u64 {
+    u64::MAX >> (64 - 8 * size as u32)
+}
+
+/// `N` bytes at an offset.
+fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut taken = [0; N];
+    taken.copy_from_slice(&bytes[at..at + N]);
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A word of one thread, of `size` bytes.
+    struct Plain {
+        size: u8,
+        value: Cell<u64>,
+        changes: Cell<u32>,
+    }
+
+    impl Plain {
+        fn new(size: u8, value: u64) -> Self {
+            Self {
+                size,
+                value: Cell::new(value),
+                changes: Cell::new(0),
+            }
+        }
+
+        fn change(&self, value: u64) -> u64 {
+            self.changes.set(self.changes.get() + 1);
+            self.value.replace(value & mask(self.size))
+        }
+    }
+
+    impl Word for Plain {
+        fn load(&self) -> u64 {
+            self.value.get()
+        }
+
+        fn store(&self, value: u64) {
+            self.change(value);
+        }
+
+        fn swap(&self, value: u64) -> u64 {
+            self.change(value)
+        }
+
+        fn fetch_and(&self, value: u64) -> u64 {
+            self.change(self.value.get() & value)
+        }
+
+        fn fetch_or(&self, value: u64) -> u64 {
+            self.change(self.value.get() | value)
+        }
+    }
+
+    const WRITES: [OnWrite; 3] = [OnWrite::Store, OnWrite::Clear, OnWrite::Set];
+
+    /// As a bit of hardware would: each bit on its own.
+    fn bit(action: OnWrite, old: bool, written: bool) -> bool {
+        match (action, old, written) {
+            (OnWrite::Store, _, written) => written,
+            (OnWrite::Clear, old, written) => old && !written,
+            (OnWrite::Set, old, written) => old || written,
+        }
+    }
+
+    fn new_value(action: OnWrite, size: u8, old: u64, written: u64) -> u64 {
+        (0..8 * u32::from(size)).fold(0, |value, i| {
+            let set = bit(action, old >> i & 1 != 0, written >> i & 1 != 0);
+            value | u64::from(set) << i
+        })
+    }
+
+    fn register(size: u8, action: OnWrite, signal: Signal) -> Register {
+        Register {
+            gpa: Gpa(0x1000),
+            size,
+            on_write: Some(action),
+            on_read: None,
+            signal,
+        }
+    }
+
+    fn check_write(size: u8, action: OnWrite, old: u64, value: u64) {
+        let new = new_value(action, size, old, value);
+        let signals = [
+            (Signal::Never, false),
+            (Signal::Always, true),
+            (Signal::Value(value), true),
+            (Signal::Value(value ^ 1), false),
+            (Signal::Change, old != new),
+        ];
+        for (signal, wanted) in signals {
+            let word = Plain::new(size, old);
+            let write = Write {
+                gpa: Gpa(0x1000),
+                value,
+                size,
+            };
+            let got = register(size, action, signal).write(&word, &write);
+            let case = format!("{action:?} {size} bytes, {old:#x}, {value:#x}, {signal:?}");
+            assert_eq!(got, Some(wanted), "{case}");
+            assert_eq!(word.value.get(), new, "{case}");
+            // Whoever else changes the word never sees it half changed.
+            assert_eq!(word.changes.get(), 1, "{case}");
+        }
+    }
+
+    #[test]
+    fn all_writes_of_a_byte() {
+        for action in WRITES {
+            for old in 0..=0xff {
+                for value in 0..=0xff {
+                    check_write(1, action, old, value);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn writes_of_more() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            // Values without and with all bits are of interest, and such with few.
+            match state & 3 {
+                0 => 0,
+                1 => u64::MAX,
+                2 => 1 << (state >> 58),
+                _ => state,
+            }
+        };
+        for _ in 0..20_000 {
+            for size in [2, 4, 8] {
+                let (old, value) = (next() & mask(size), next() & mask(size));
+                for action in WRITES {
+                    check_write(size, action, old, value);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reads() {
+        for size in [1, 2, 4, 8] {
+            for (on_read, left) in [(OnRead::Return, 0x5a), (OnRead::Take, 0)] {
+                let word = Plain::new(size, 0x5a);
+                let register = Register {
+                    on_read: Some(on_read),
+                    ..register(size, OnWrite::Store, Signal::Always)
+                };
+                assert_eq!(register.read(&word, Gpa(0x1000), size), Some(0x5a));
+                assert_eq!(word.value.get(), left);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_for_it() {
+        let word = Plain::new(4, 7);
+        let mut register = register(4, OnWrite::Store, Signal::Always);
+        register.on_read = Some(OnRead::Take);
+        for (gpa, size) in [
+            (0x1000, 1),
+            (0x1000, 2),
+            (0x1000, 8),
+            (0x1001, 2),
+            (0xffe, 4),
+            (0x1004, 4),
+        ] {
+            let write = Write {
+                gpa: Gpa(gpa),
+                value: 1,
+                size,
+            };
+            assert_eq!(register.write(&word, &write), None);
+            assert_eq!(register.read(&word, Gpa(gpa), size), None);
+        }
+
+        register.on_write = None;
+        register.on_read = None;
+        let write = Write {
+            gpa: Gpa(0x1000),
+            value: 1,
+            size: 4,
+        };
+        assert_eq!(register.write(&word, &write), None);
+        assert_eq!(register.read(&word, Gpa(0x1000), 4), None);
+        assert_eq!((word.value.get(), word.changes.get()), (7, 0));
+    }
+
+    fn request() -> Request {
+        Request {
+            gpa: 0xd000_0010,
+            user_addr: 0x7000_0000_1230,
+            len: 4,
+            event_fd: 3,
+            on_write: Request::WRITE_STORE,
+            signal: Request::SIGNAL_ALWAYS,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn every_combination() {
+        let quiet = Request {
+            signal: Request::SIGNAL_NEVER,
+            event_fd: -1,
+            ..request()
+        };
+        for on_write in 0..=255 {
+            for on_read in 0..=255 {
+                let asked = Request {
+                    on_write,
+                    on_read,
+                    ..quiet
+                };
+                let is_valid = on_write <= 3 && on_read <= 2 && (on_write, on_read) != (0, 0);
+                assert_eq!(asked.parse().is_ok(), is_valid, "{asked:?}");
+            }
+            for signal in 0..=255 {
+                for event_fd in [i32::MIN, -1, 0, i32::MAX] {
+                    let asked = Request {
+                        on_write,
+                        signal,
+                        event_fd,
+                        on_read: Request::READ_RETURN,
+                        ..quiet
+                    };
+                    let signals = signal != 0;
+                    let is_valid = on_write <= 3
+                        && signal <= 3
+                        && signals == (event_fd >= 0)
+                        && !(signals && on_write == 0);
+                    assert_eq!(asked.parse().is_ok(), is_valid, "{asked:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        let asked = Request {
+            on_write: Request::WRITE_CLEAR,
+            on_read: Request::READ_CLEAR,
+            signal: Request::SIGNAL_VALUE,
+            datamatch: 0xffff_ffff,
+            ..request()
+        };
+        let register = Register {
+            gpa: Gpa(0xd000_0010),
+            size: 4,
+            on_write: Some(OnWrite::Clear),
+            on_read: Some(OnRead::Take),
+            signal: Signal::Value(0xffff_ffff),
+        };
+        assert_eq!(asked.parse(), Ok(register));
+        let more = Request {
+            datamatch: 0x1_0000_0000,
+            ..asked
+        };
+        assert_eq!(more.parse(), Err(Invalid));
+        let for_nothing = Request {
+            datamatch: 1,
+            ..request()
+        };
+        assert_eq!(for_nothing.parse(), Err(Invalid));
+    }
+
+    #[test]
+    fn places() {
+        for len in 0..=64 {
+            for offset in 0..=16 {
+                let is_valid = matches!(len, 1 | 2 | 4 | 8) && offset % u64::from(len.max(1)) == 0;
+                for (gpa, user_addr) in [(offset, 0), (0, offset)] {
+                    let asked = Request {
+                        gpa,
+                        user_addr,
+                        len,
+                        ..request()
+                    };
+                    assert_eq!(asked.parse().is_ok(), is_valid, "{asked:?}");
+                }
+            }
+        }
+        let at_the_end = |gpa| Request { gpa, ..request() }.parse().is_ok();
+        assert!(at_the_end(u64::MAX - 7));
+        assert!(!at_the_end(u64::MAX - 3));
+    }
+
+    #[test]
+    fn what_is_reserved() {
+        for i in 0..request().reserved.len() {
+            let mut asked = request();
+            asked.reserved[i] = 1;
+            assert_eq!(asked.parse(), Err(Invalid), "{i}");
+        }
+        let mut bytes = [0; Place::SIZE];
+        bytes[..12].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0]);
+        let place = Place {
+            gpa: 1,
+            vm_fd: 9,
+            reserved: 0,
+        };
+        assert_eq!(Place::parse(&bytes), Ok(place));
+        for i in 12..16 {
+            bytes[i] = 0x80;
+            assert_eq!(Place::parse(&bytes), Err(Invalid));
+            bytes[i] = 0;
+        }
+    }
+
+    #[test]
+    fn bytes() {
+        let bytes: [u8; Request::SIZE] = core::array::from_fn(|i| i as u8);
+        let request = Request::from_bytes(&bytes);
+        assert_eq!(Request::SIZE, 64);
+        assert_eq!(request.gpa, 0x0706_0504_0302_0100);
+        assert_eq!(request.user_addr, 0x0f0e_0d0c_0b0a_0908);
+        assert_eq!(request.datamatch, 0x1716_1514_1312_1110);
+        assert_eq!(request.len, 0x1b1a_1918);
+        assert_eq!(request.vm_fd, 0x1f1e_1d1c);
+        assert_eq!(request.event_fd, 0x2322_2120);
+        assert_eq!((request.on_write, request.on_read), (0x24, 0x25));
+        assert_eq!(request.signal, 0x26);
+        assert_eq!(request.reserved[24], 0x3f);
+    }
+}
