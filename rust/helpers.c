@@ -45,6 +45,13 @@ int mmio_ext_device_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
 	return kvm_iodevice_write(vcpu, dev, gpa, len, val);
 }
 
+/* Offer a read to a device, 0 if it takes it. */
+int mmio_ext_device_read(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
+			 gpa_t gpa, int len, void *val)
+{
+	return kvm_iodevice_read(vcpu, dev, gpa, len, val);
+}
+
 /*
  * Hold kvm->srcu where nothing may sleep, not even to fault memory in.  Returns
  * its index, above what mmio_ext_flags() of the vendor module returns: a call

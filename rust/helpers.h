@@ -22,6 +22,8 @@ struct mmio_ext_pte {
 
 int mmio_ext_device_write(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
 			  gpa_t gpa, int len, const void *val);
+int mmio_ext_device_read(struct kvm_vcpu *vcpu, struct kvm_io_device *dev,
+			 gpa_t gpa, int len, void *val);
 
 u64 mmio_ext_enter_irqs_off(struct kvm_vcpu *vcpu);
 void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu);

@@ -137,7 +137,15 @@ impl Vcpu<'_> {
     #[inline(always)]
     pub(crate) fn read_mmio(&mut self, load: PendingLoad, known: bool) -> Option<u64> {
         let (gpa, size) = (load.gpa, load.size);
-        let vacant = IoBus::mmio(self).is_none_or(|bus| first_device(&bus, gpa, size).is_none());
+        let device = IoBus::mmio(self)
+            .and_then(|bus| first_device(&bus, gpa, size).map(|index| (bus, index)));
+        let vacant = device.is_none();
+        if let Some((bus, index)) = device {
+            if let Some(value) = self.read_from_device(&bus, index, gpa, size) {
+                see_fast(self, gpa, (false, size), value, Taker::Kernel, known);
+                return Some(value);
+            }
+        }
         self.state_mut().pending_load = Some(load);
         let (value, done) = self.read_mmio_at(gpa, size, vacant);
         let taker = if done {
@@ -147,6 +155,16 @@ impl Vcpu<'_> {
         };
         see_fast(self, gpa, (false, size), value, taker, known);
         done.then_some(value)
+    }
+
+    /// Offers a read to the first device at its address. KVM's own search does what is left: to ask
+    /// the local APIC, whose page can be anywhere, and the devices that come after.
+    #[inline(always)]
+    fn read_from_device(&self, bus: &IoBus<'_>, index: usize, gpa: Gpa, size: u8) -> Option<u64> {
+        if self.is_apic_page(gpa) || mmio_is_traced() {
+            return None;
+        }
+        bus.read(index, gpa, size)
     }
 
     /// Takes the load that waits for userspace, and the value that it has provided.

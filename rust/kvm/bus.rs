@@ -82,6 +82,27 @@ pub(crate) struct Eventfd {
     generation: u64,
 }
 
+impl IoBus<'_> {
+    /// Offers a read to the device `index`, which must be less than [`Bus::count`]. `None` if it is
+    /// nothing for the device, and nothing has happened.
+    #[inline(always)]
+    pub(crate) fn read(&self, index: usize, gpa: Gpa, size: u8) -> Option<u64> {
+        let mut value = 0_u64;
+        // SAFETY: The entry is that of a device, see `entry()`. The vCPU is in its own thread with
+        // `kvm->srcu` held, and there is room for 8 bytes, as `kvm_iodevice_read()` wants.
+        let error = unsafe {
+            bindings::mmio_ext_device_read(
+                self.vcpu,
+                (*self.entry(index)).dev,
+                gpa.0,
+                size.into(),
+                (&raw mut value).cast(),
+            )
+        };
+        (error == 0).then_some(value)
+    }
+}
+
 impl Bus for IoBus<'_> {
     type Eventfd = Eventfd;
 
