@@ -13,6 +13,7 @@ mod machine;
 mod memory;
 mod mode;
 pub mod paging;
+mod register;
 pub mod vcpu;
 
 pub use event::{Event, Fault, PAGE_FAULT, pattern, pattern_value};
@@ -21,6 +22,7 @@ pub use machine::{Machine, SMM_SPACE, SlotKind, Svm, Zap};
 pub use memory::Region;
 pub use mode::Mode;
 pub use paging::PageTables;
+pub use register::{Place, Registers, Request, on_read, on_write, signal};
 pub use vcpu::{Run, Vcpu, operand};
 
 /// Size of a page, in bytes. KVM's MMIO caches and SPTEs work in units of it.

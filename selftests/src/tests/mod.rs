@@ -12,6 +12,7 @@ mod live_switch;
 mod observe;
 mod page_tables;
 mod permission;
+mod posted;
 mod slots;
 mod smm;
 mod string;
@@ -29,6 +30,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         string::TESTS,
         slots::TESTS,
         doorbell::TESTS,
+        posted::TESTS,
         crossing::TESTS,
         coalesced::TESTS,
         page_tables::TESTS,
