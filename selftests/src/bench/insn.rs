@@ -28,6 +28,14 @@ pub enum Insn {
 }
 
 impl Insn {
+    /// Whether it only reads.
+    pub fn is_load(self) -> bool {
+        matches!(
+            self,
+            Self::Load(_) | Self::LoadZeroExtended(_) | Self::LoadSignExtended(_)
+        )
+    }
+
     /// How often the device sees it.
     pub const fn accesses(self) -> u64 {
         match self {

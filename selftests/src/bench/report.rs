@@ -9,8 +9,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::measure::{EMPTY_TURN, Effort, Measured};
-use super::row::Row;
+use super::row::{Kind, Row};
 use super::sample::Sample;
+use crate::guest::{Machine, Registers};
 use crate::host::{self, Modes, Vendor};
 
 /// Version of the JSON Lines; grows when a field changes its meaning or goes away.
@@ -60,12 +61,20 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    pub fn mode(row: &Row) -> Self {
-        Self {
+    /// The row, if it cannot be measured here.
+    pub fn of(row: &Row) -> Result<Option<Self>> {
+        let reason = if !Machine::supports(row.mode)? {
+            format!("KVM offers no guests of mode {} here", row.mode)
+        } else if matches!(row.kind, Kind::Posted(_)) && Registers::open()?.is_none() {
+            "the extension is not loaded, or has no registers".to_owned()
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
             name: row.name,
             description: row.describe(),
-            reason: format!("KVM offers no guests of mode {} here", row.mode),
-        }
+            reason,
+        }))
     }
 }
 

@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A kind of access that is measured, and the guest that it needs.
 
+use std::io::ErrorKind;
 use std::iter;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::insn::Insn;
 use crate::guest::layout::port;
-use crate::guest::{Bus, Doorbell, Machine, Match, Mode, PAGE, Region, SlotKind};
+use crate::guest::{
+    Bus, Doorbell, Machine, Match, Mode, PAGE, Region, Registers, Request, SlotKind, new_event,
+    on_read, on_write, signal,
+};
 
 /// How the access leaves the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -28,6 +35,15 @@ pub enum Kind {
     Event(Event),
     /// It goes to a ring in memory.
     Coalesced,
+    /// A register of the extension answers by itself; writes signal an eventfd.
+    Posted(OnWrite),
+}
+
+/// What a write does to the word of a register. A read returns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnWrite {
+    Store,
+    Clear,
 }
 
 /// The ioeventfd that takes the access.
@@ -99,13 +115,36 @@ pub struct Fixture {
     /// Of the places; they share an eventfd.
     doorbells: Vec<Doorbell>,
     _others: Vec<Doorbell>,
+    registers: Option<Posted>,
+    /// Words of registers, too, hence last.
     _memory: Region,
+}
+
+/// Registers that share an eventfd.
+struct Posted {
+    _file: Registers,
+    event: Arc<EventFd>,
+    signals: bool,
+}
+
+impl Posted {
+    fn rings(&self) -> Result<Option<u64>> {
+        match self.event.read() {
+            _ if !self.signals => Ok(None),
+            Ok(count) => Ok(Some(count)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(Some(0)),
+            Err(e) => Err(e).context("reading an eventfd"),
+        }
+    }
 }
 
 impl Fixture {
     /// How often ioeventfds have taken an access since the last call; None if the row has none.
     pub fn rings(&self) -> Result<Option<u64>> {
-        self.doorbells.first().map(Doorbell::rings).transpose()
+        match &self.registers {
+            Some(posted) => posted.rings(),
+            None => self.doorbells.first().map(Doorbell::rings).transpose(),
+        }
     }
 }
 
@@ -129,6 +168,9 @@ impl Row {
             Kind::Event(Event::Length) => "ioeventfd of this length",
             Kind::Event(Event::Any) => "ioeventfd of zero length",
             Kind::Coalesced => "coalesced",
+            Kind::Posted(_) if self.insn.is_load() => "register of the extension",
+            Kind::Posted(OnWrite::Store) => "register of the extension, store and signal",
+            Kind::Posted(OnWrite::Clear) => "register of the extension, clear and signal",
         };
         let mode = match self.mode {
             Mode::Long => "",
@@ -188,6 +230,7 @@ impl Row {
             Kind::Event(Event::Length) => "length",
             Kind::Event(Event::Any) => "zero_length",
             Kind::Coalesced => "coalesced",
+            Kind::Posted(_) => "register",
         }
     }
 
@@ -210,6 +253,10 @@ impl Row {
         Ok(Fixture {
             doorbells: self.receivers(machine)?,
             _others: others,
+            registers: match self.kind {
+                Kind::Posted(on_write) => Some(self.register(machine, &memory, on_write)?),
+                _ => None,
+            },
             _memory: memory,
         })
     }
@@ -217,7 +264,7 @@ impl Row {
     fn receivers(&self, machine: &Machine) -> Result<Vec<Doorbell>> {
         let places = (0..self.places.count).map(|place| self.bus(machine, place));
         match self.kind {
-            Kind::User => Ok(Vec::new()),
+            Kind::User | Kind::Posted(_) => Ok(Vec::new()),
             Kind::Coalesced => {
                 for bus in places {
                     machine.coalesce(bus, self.len())?;
@@ -229,6 +276,34 @@ impl Row {
                 iter::repeat(bus).zip(values.map(move |value| self.matches(event, value)))
             })),
         }
+    }
+
+    fn register(&self, machine: &Machine, memory: &Region, on_write: OnWrite) -> Result<Posted> {
+        let file = Registers::open()?.context("the extension is not loaded")?;
+        let event = new_event()?;
+        for place in 0..self.places.count {
+            file.add(&Request {
+                gpa: machine.gpa(0) + self.places.offset(place),
+                user_addr: memory.hva(),
+                len: self.len(),
+                vm_fd: machine.vm().as_raw_fd(),
+                event_fd: event.as_raw_fd(),
+                on_write: match on_write {
+                    OnWrite::Store => on_write::STORE,
+                    OnWrite::Clear => on_write::CLEAR,
+                },
+                on_read: on_read::RETURN,
+                signal: signal::ALWAYS,
+                ..Default::default()
+            })
+            .context("KVM_MMIO_REGISTER_ADD")?;
+        }
+        Ok(Posted {
+            _file: file,
+            event,
+            // Reads do not.
+            signals: !self.insn.is_load(),
+        })
     }
 
     fn matches(&self, event: Event, value: u32) -> Match {

@@ -2,7 +2,7 @@
 //! All rows.
 
 use super::insn::Insn;
-use super::row::{Event, Kind, Places, Row, Sites, Space, Value};
+use super::row::{Event, Kind, OnWrite, Places, Row, Sites, Space, Value};
 use crate::guest::{Mode, PAGE};
 
 const MATCH: Kind = Kind::Event(Event::DataMatch);
@@ -72,6 +72,14 @@ const fn user_read(name: &'static str) -> Row {
 
 const fn read_by(name: &'static str, insn: Insn) -> Row {
     mmio(name, "pio_user_read", Kind::User, insn)
+}
+
+/// A register that answers by itself: no port does.
+const fn posted(name: &'static str, on_write: OnWrite, insn: Insn) -> Row {
+    Row {
+        port: None,
+        ..mmio(name, "", Kind::Posted(on_write), insn)
+    }
 }
 
 /// Two exits to userspace, a read and a write: no row by port I/O does as much.
@@ -172,6 +180,9 @@ pub const ROWS: &[Row] = &[
     mmio("mmio_event_len4", "pio_event_len4", LENGTH, STORE),
     mmio("mmio_event_len0", "pio_event_len0", ANY, STORE),
     mmio("mmio_coalesced", "pio_coalesced", Kind::Coalesced, STORE),
+    posted("mmio_posted_store", OnWrite::Store, STORE),
+    posted("mmio_posted_clear", OnWrite::Clear, STORE),
+    posted("mmio_posted_read", OnWrite::Store, LOAD),
 
     mmio("mmio_user_write_imm", "pio_user_write", Kind::User, Insn::StoreImmediate),
     mmio("mmio_event_match4_imm", "pio_event_match4", MATCH, Insn::StoreImmediate),

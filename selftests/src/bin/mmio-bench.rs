@@ -6,7 +6,6 @@ use clap::Parser;
 use kvm_mmio_selftests::bench::measure::{self, Effort};
 use kvm_mmio_selftests::bench::report::{self, Setting, Skipped, Unit};
 use kvm_mmio_selftests::bench::rows::choose;
-use kvm_mmio_selftests::guest::Machine;
 use kvm_mmio_selftests::host::{self, Modes};
 
 /// Measures trapped accesses through /dev/kvm, with the extension off and on in turn.
@@ -61,8 +60,8 @@ fn main() -> Result<()> {
     };
     let (mut measured, mut skipped) = (Vec::new(), Vec::new());
     for (number, row) in (1..).zip(&rows) {
-        if !Machine::supports(row.mode)? {
-            skipped.push(Skipped::mode(row));
+        if let Some(row) = Skipped::of(row)? {
+            skipped.push(row);
             continue;
         }
         eprintln!("measuring {number} of {}: {}", rows.len(), row.name);
