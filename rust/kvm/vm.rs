@@ -2,7 +2,8 @@
 
 //! A VM, and devices of this module on its bus for MMIO.
 //!
-//! C headers: `include/linux/kvm_host.h` and `include/kvm/iodev.h`.
+//! C headers: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h) and
+//! [`include/kvm/iodev.h`](srctree/include/kvm/iodev.h).
 //!
 //! Locks, in the order in which they are taken: `kvm->slots_lock`, a device's `Place`. KVM drops
 //! devices under the first, or when the VM is destroyed.
