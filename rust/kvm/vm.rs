@@ -261,6 +261,10 @@ impl<D> Drop for Registered<D> {
     }
 }
 
+/// What a device answers to an access that is for somebody else. The crate `kernel` of 7.2 does not
+/// have it.
+const NOT_FOR_IT: c_int = -(bindings::MMIO_EXT_EOPNOTSUPP as c_int);
+
 struct Callbacks<D>(PhantomData<D>);
 
 impl<D: IoDevice> Callbacks<D> {
@@ -305,7 +309,7 @@ impl<D: IoDevice> Callbacks<D> {
                 };
                 0
             }
-            None => EOPNOTSUPP.to_errno(),
+            None => NOT_FOR_IT,
         }
     }
 
@@ -320,7 +324,7 @@ impl<D: IoDevice> Callbacks<D> {
         value: *const c_void,
     ) -> c_int {
         let Some(size) = size(len) else {
-            return EOPNOTSUPP.to_errno();
+            return NOT_FOR_IT;
         };
         let mut write = Write {
             gpa: Gpa(gpa),
@@ -338,7 +342,7 @@ impl<D: IoDevice> Callbacks<D> {
         // SAFETY: KVM holds `kvm->srcu`, and calls this for devices with these operations.
         match unsafe { Self::inner(device) }.write(&write) {
             true => 0,
-            false => EOPNOTSUPP.to_errno(),
+            false => NOT_FOR_IT,
         }
     }
 
