@@ -54,17 +54,19 @@ module! {
     license: "GPL",
 }
 
+#[pin_data]
 struct Module {
-    _extension: Pin<KBox<module::Extension>>,
+    #[pin]
+    _extension: module::Extension,
 }
 
-impl kernel::Module for Module {
-    fn init(module: &'static ThisModule) -> Result<Self> {
+impl kernel::InPlaceModule for Module {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         // SAFETY: This runs once, before anything else.
         unsafe { report::registry::REGISTRY.init() };
 
-        Ok(Self {
-            _extension: module::Extension::new(module)?,
+        try_pin_init!(Self {
+            _extension <- module::Extension::new(module),
         })
     }
 }

@@ -44,28 +44,26 @@ impl Extension {
     /// # Errors
     ///
     /// Those of [`Registration::new`] and `misc_register()`, or `ENOMEM`.
-    pub(crate) fn new(module: &'static ThisModule) -> Result<Pin<KBox<Self>>> {
+    pub(crate) fn new(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         let dir = Dir::new(c"kvm_mmio_ext");
-        let extension = KBox::try_pin_init(
-            try_pin_init!(Self {
-                _stats <- dir.read_callback_file(c"stats", (), &show_stats),
-                _heat <- dir.read_callback_file(c"heat", (), &show_heat),
-                _dir: dir.clone(),
-                _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
-                    name: device::NAME,
-                }),
-                _registers <- MiscDeviceRegistration::register(MiscDeviceOptions {
-                    name: registers::NAME,
-                }),
-                // Last, as nothing may fail after it: VMs that exist are in from here on.
-                _registration: Registration::new(module)?,
+        try_pin_init!(Self {
+            _stats <- dir.read_callback_file(c"stats", (), &show_stats),
+            _heat <- dir.read_callback_file(c"heat", (), &show_heat),
+            _dir: dir.clone(),
+            _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: device::NAME,
             }),
-            GFP_KERNEL,
-        )?;
-
-        allow_readers();
-        log_state();
-        Ok(extension)
+            _registers <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: registers::NAME,
+            }),
+            // Last, as nothing may fail after it: VMs that exist are in from here on.
+            _registration: Registration::new(module)?,
+        })
+        .pin_chain(|_| {
+            allow_readers();
+            log_state();
+            Ok(())
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Guest addresses.
 //!
 //! KVM's `gva_t`, `gpa_t` and `gfn_t` are all plain integers; as distinct types they cannot be
-//! mixed up. C header: `include/linux/kvm_types.h`.
+//! mixed up. C header: [`include/linux/kvm_types.h`](srctree/include/linux/kvm_types.h).
 
 /// Bits of an offset within a page. MMIO SPTEs exist for 4 KiB pages only.
 pub const PAGE_SHIFT: u32 = 12;

@@ -2,7 +2,7 @@
 
 //! The I/O buses of a VM for MMIO: devices in the kernel and ioeventfds.
 //!
-//! C header: `include/linux/kvm_host.h`, `struct kvm_io_bus`.
+//! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h), `struct kvm_io_bus`.
 
 use super::{
     addr::Gpa,

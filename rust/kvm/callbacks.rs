@@ -2,8 +2,9 @@
 
 //! The callbacks that KVM calls, of any extension, and their registration.
 //!
-//! C header: `arch/x86/include/asm/kvm_mmio_ext.h`, which the kernel patch adds: it says in which
-//! context each is called, which is what the `SAFETY` comments go by.
+//! C header: [`arch/x86/include/asm/kvm_mmio_ext.h`](srctree/arch/x86/include/asm/kvm_mmio_ext.h),
+//! which the kernel patch adds: it says in which context each is called, which is what the `SAFETY`
+//! comments go by.
 
 use super::{
     addr::{Gfn, Gpa, Gva},

@@ -3,7 +3,8 @@
 //! Ending an instruction, or leaving it to KVM's own code.
 //!
 //! Whoever has a [`Vcpu`] in an exit handler is in its thread, handling an exit, which is what all
-//! of these functions want. C header: `arch/x86/include/asm/kvm_host.h`.
+//! of these functions want. C header:
+//! [`arch/x86/include/asm/kvm_host.h`](srctree/arch/x86/include/asm/kvm_host.h).
 
 use super::{
     exit_info::{AssistBytes, Exit},

@@ -2,7 +2,7 @@
 
 //! An eventfd that the module holds a reference to.
 //!
-//! C header: `include/linux/eventfd.h`.
+//! C header: [`include/linux/eventfd.h`](srctree/include/linux/eventfd.h).
 
 use core::ptr::NonNull;
 use kernel::{

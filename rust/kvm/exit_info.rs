@@ -2,7 +2,8 @@
 
 //! What a VM exit reports, and what handling it ends in.
 //!
-//! C header: `arch/x86/include/asm/kvm_mmio_ext.h`, which the kernel patch adds.
+//! C header: [`arch/x86/include/asm/kvm_mmio_ext.h`](srctree/arch/x86/include/asm/kvm_mmio_ext.h),
+//! which the kernel patch adds.
 
 use super::vcpu::Vcpu;
 use core::{

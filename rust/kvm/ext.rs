@@ -2,8 +2,9 @@
 
 //! An extension of KVM's MMIO: what KVM calls it for.
 //!
-//! C header: `arch/x86/include/asm/kvm_mmio_ext.h`, which the kernel patch adds. It has no optional
-//! callback, so [`MmioExt`] is no `#[vtable]`: an extension has them all.
+//! C header: [`arch/x86/include/asm/kvm_mmio_ext.h`](srctree/arch/x86/include/asm/kvm_mmio_ext.h),
+//! which the kernel patch adds. It has no optional callback, so [`MmioExt`] is no `#[vtable]`: an
+//! extension has them all.
 
 use super::{
     addr::{Gfn, Gpa, Gva},

@@ -3,7 +3,7 @@
 //! What the devices on an I/O bus are to those who look for one: the seam between KVM's buses and
 //! a search.
 //!
-//! C header: `include/kvm/iodev.h`.
+//! C header: [`include/kvm/iodev.h`](srctree/include/kvm/iodev.h).
 
 use super::addr::Gpa;
 use core::cmp::Ordering;

@@ -2,7 +2,7 @@
 
 //! The memslots of a VM, and where its memory is in the VM's process.
 //!
-//! C header: `include/linux/kvm_host.h`, `struct kvm_memslots`.
+//! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h), `struct kvm_memslots`.
 
 use super::{
     addr::Gpa,

@@ -2,7 +2,8 @@
 
 //! What KVM remembers of an MMIO page.
 //!
-//! C header: `arch/x86/include/asm/kvm_host.h`, `vcpu->arch.mmio_*`.
+//! C header: [`arch/x86/include/asm/kvm_host.h`](srctree/arch/x86/include/asm/kvm_host.h),
+//! `vcpu->arch.mmio_*`.
 
 use super::{
     addr::{Gfn, Gpa, Gva},

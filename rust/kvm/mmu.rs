@@ -2,7 +2,8 @@
 
 //! A vCPU's MMU: its page tables, what it remembers of MMIO, and what the guest's page tables say.
 //!
-//! C headers: `arch/x86/kvm/mmu.h`, `arch/x86/kvm/mmu/mmu_internal.h`.
+//! C headers: [`arch/x86/kvm/mmu.h`](srctree/arch/x86/kvm/mmu.h),
+//! [`arch/x86/kvm/mmu/mmu_internal.h`](srctree/arch/x86/kvm/mmu/mmu_internal.h).
 
 use super::{
     addr::{Gfn, Gpa, Gva},

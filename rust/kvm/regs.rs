@@ -3,7 +3,7 @@
 //! A vCPU's registers and modes, as far as KVM keeps them.
 //!
 //! Only the vCPU's own thread changes them, and whoever has a [`Vcpu`] is in it. C header:
-//! `arch/x86/kvm/kvm_cache_regs.h`.
+//! [`arch/x86/kvm/kvm_cache_regs.h`](srctree/arch/x86/kvm/kvm_cache_regs.h).
 
 use super::{
     exit_info::Mode,

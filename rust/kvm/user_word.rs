@@ -2,7 +2,7 @@
 
 //! A word of memory of a process that the kernel uses in any context: its page is pinned.
 //!
-//! C header: `include/linux/mm.h`, `pin_user_pages_fast()`.
+//! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `pin_user_pages_fast()`.
 
 use super::word::Word;
 use core::{

@@ -2,7 +2,8 @@
 
 //! A vCPU in its own thread, and the state that an extension hangs off it.
 //!
-//! C header: `arch/x86/include/asm/kvm_host.h`, `struct kvm_vcpu`.
+//! C header: [`arch/x86/include/asm/kvm_host.h`](srctree/arch/x86/include/asm/kvm_host.h), `struct
+//! kvm_vcpu`.
 
 use super::srcu::Srcu;
 use core::{

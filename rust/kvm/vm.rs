@@ -2,7 +2,8 @@
 
 //! A VM, and devices of this module on its bus for MMIO.
 //!
-//! C headers: `include/linux/kvm_host.h` and `include/kvm/iodev.h`.
+//! C headers: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h) and
+//! [`include/kvm/iodev.h`](srctree/include/kvm/iodev.h).
 //!
 //! Locks, in the order in which they are taken: `kvm->slots_lock`, a device's `Place`. KVM drops
 //! devices under the first, or when the VM is destroyed.
@@ -260,6 +261,10 @@ impl<D> Drop for Registered<D> {
     }
 }
 
+/// What a device answers to an access that is for somebody else. The crate `kernel` of 7.2 does not
+/// have it.
+const NOT_FOR_IT: c_int = -(bindings::MMIO_EXT_EOPNOTSUPP as c_int);
+
 struct Callbacks<D>(PhantomData<D>);
 
 impl<D: IoDevice> Callbacks<D> {
@@ -304,7 +309,7 @@ impl<D: IoDevice> Callbacks<D> {
                 };
                 0
             }
-            None => EOPNOTSUPP.to_errno(),
+            None => NOT_FOR_IT,
         }
     }
 
@@ -319,7 +324,7 @@ impl<D: IoDevice> Callbacks<D> {
         value: *const c_void,
     ) -> c_int {
         let Some(size) = size(len) else {
-            return EOPNOTSUPP.to_errno();
+            return NOT_FOR_IT;
         };
         let mut write = Write {
             gpa: Gpa(gpa),
@@ -337,7 +342,7 @@ impl<D: IoDevice> Callbacks<D> {
         // SAFETY: KVM holds `kvm->srcu`, and calls this for devices with these operations.
         match unsafe { Self::inner(device) }.write(&write) {
             true => 0,
-            false => EOPNOTSUPP.to_errno(),
+            false => NOT_FOR_IT,
         }
     }
 

@@ -10,13 +10,12 @@ use crate::{
     pure::heat::{self, Heat, Record},
     report::stats::{Snapshot, Stats}, //
 };
-use core::sync::atomic::{
-    AtomicBool,
-    Ordering::{Acquire, Release}, //
-};
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::{Acquire, Atomic, Release},
+        Arc, //
+    }, //
 };
 
 /// VMs that are kept for the readers after they have ended.
@@ -83,7 +82,7 @@ global_mutex! {
 }
 
 /// Set when the module cannot fail to load any more, see [`Reader::new`].
-static READABLE: AtomicBool = AtomicBool::new(false);
+static READABLE: Atomic<bool> = Atomic::<bool>::new(false);
 
 /// Adds a vCPU of the VM that is at `kvm`, and tells how it is named. Sleeps.
 pub(crate) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result<VcpuId> {
