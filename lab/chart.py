@@ -53,8 +53,9 @@ def bars(axes, boot):
             if value:
                 axes.barh(position + (step - 1) * height, value, height, color=colour)
         value = median(row, "on") or median(row, "off")
-        axes.text(value, position + height, f" {value:.0f}", va="center", fontsize=7, color=ON)
         port = median(results.port_of(boot, row), "on")
+        # Behind the line, too, where that is longer.
+        axes.text(max(value, port or 0), position + height, f" {value:.0f}", va="center", fontsize=7, color=ON)
         if port:
             axes.plot([port, port], [position - 1.5 * height, position + 1.5 * height], color=PORT, linewidth=1.6)
     axes.set_yticks(range(len(names)), [BARS[name] for name in names], fontsize=8)
