@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What KVM has as inline functions or macros only, for Rust. */
 #include <linux/file.h>
+#include <linux/module.h>
 #include <linux/kvm_host.h>
 #include <kvm/iodev.h>
 
@@ -70,6 +71,16 @@ void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu)
 {
 	srcu_read_unlock(&kvm->srcu, srcu);
 	pagefault_enable();
+}
+
+bool mmio_ext_hold_module(void)
+{
+	return try_module_get(THIS_MODULE);
+}
+
+void mmio_ext_release_module(void)
+{
+	module_put(THIS_MODULE);
 }
 
 /* A reference to the VM that @fd is, of the process that asks, as for its ioctls. */

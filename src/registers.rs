@@ -8,7 +8,7 @@
 use crate::{
     addr::Gpa,
     iodev::{Range, Write},
-    kvm::{IoDevice, OwnEventfd, Registered, UserWord, Vm},
+    kvm::{IoDevice, ModuleRef, OwnEventfd, Registered, UserWord, Vm},
     pure::posted::{Invalid, Place, Register, Request},
 };
 use kernel::{
@@ -67,6 +67,7 @@ pub(crate) struct RegisterFile {
     /// Taken before all locks of KVM.
     #[pin]
     entries: Mutex<KVec<Entry>>,
+    _module: ModuleRef,
 }
 
 #[vtable]
@@ -77,6 +78,7 @@ impl MiscDevice for RegisterFile {
         KBox::try_pin_init(
             try_pin_init!(Self {
                 entries <- new_mutex!(KVec::new()),
+                _module: ModuleRef::new()?,
             }),
             GFP_KERNEL_ACCOUNT,
         )

@@ -35,6 +35,7 @@ mod memslots;
 #[expect(unreachable_pub)]
 pub(crate) mod mmio_info;
 mod mmu;
+mod module_ref;
 mod params;
 mod regs;
 mod srcu;
@@ -76,6 +77,7 @@ pub(crate) use io::complete_load;
 pub(crate) use io::CompleteLoad;
 pub(crate) use loan::{Borrows, Loan};
 pub(crate) use mmu::{Purpose, ShadowWalk, ACC_WRITE};
+pub(crate) use module_ref::ModuleRef;
 pub(crate) use params::{fast_path_enabled, is_enabled};
 pub(crate) use trace::{
     access_is_traced,

@@ -3,7 +3,7 @@
 //! The statistics file, `/dev/kvm_mmio_ext`, and its text form in debugfs.
 
 use crate::{
-    kvm::{boottime, fast_path_enabled, heat_is_on, is_enabled, tsc, tsc_khz, HeatUser},
+    kvm::{boottime, fast_path_enabled, heat_is_on, is_enabled, tsc, tsc_khz, HeatUser, ModuleRef},
     pure::{
         binary_stats::{descriptor_bytes, Header},
         heat,
@@ -39,6 +39,7 @@ pub(crate) struct OpenFile {
     _reader: Reader,
     /// Of who may write and so change what the kernel does: heat is on as long as the file is open.
     _heat: Option<HeatUser>,
+    _module: ModuleRef,
 }
 
 #[vtable]
@@ -53,6 +54,7 @@ impl MiscDevice for OpenFile {
                 contents <- new_mutex!(KVVec::new()),
                 _reader: reader,
                 _heat: for_writing.then(HeatUser::new),
+                _module: ModuleRef::new()?,
             }),
             GFP_KERNEL_ACCOUNT,
         )
