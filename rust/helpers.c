@@ -73,9 +73,12 @@ void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu)
 	pagefault_enable();
 }
 
-bool mmio_ext_hold_module(void)
+/* A module that fails to load is freed whatever references there are. */
+int mmio_ext_hold_module(void)
 {
-	return try_module_get(THIS_MODULE);
+	if (READ_ONCE(THIS_MODULE->state) == MODULE_STATE_COMING)
+		return -EAGAIN;
+	return try_module_get(THIS_MODULE) ? 0 : -ENODEV;
 }
 
 void mmio_ext_release_module(void)

@@ -30,7 +30,7 @@ void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu);
 
 void mmio_ext_warn_reserved(void);
 
-bool mmio_ext_hold_module(void);
+int mmio_ext_hold_module(void);
 void mmio_ext_release_module(void);
 struct kvm *mmio_ext_get_vm(int fd);
 void mmio_ext_lock_slots(struct kvm *kvm);

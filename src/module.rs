@@ -10,7 +10,7 @@ use crate::{
     registers::{self, RegisterFile},
     report::{
         device::{self, show_heat, OpenFile},
-        registry::{self, allow_readers},
+        registry,
         stats::zapped, //
     }, //
 };
@@ -60,7 +60,6 @@ impl Extension {
             _registration: Registration::new(module)?,
         })
         .pin_chain(|_| {
-            allow_readers();
             log_state();
             Ok(())
         })

@@ -62,11 +62,42 @@ impl<'a> IoBus<'a> {
     /// The entry of the device `index`, which must be less than [`Bus::count`].
     #[inline(always)]
     fn entry(&self, index: usize) -> *const bindings::kvm_io_range {
-        // SAFETY: The bus is alive, and the array behind it has an entry for each device.
-        unsafe {
-            (&raw const (*self.bus).range)
-                .cast::<bindings::kvm_io_range>()
-                .add(index)
+        // SAFETY: The bus is alive and has the device.
+        unsafe { entry_of(self.bus, index) }
+    }
+}
+
+/// The entry of a device.
+///
+/// # Safety
+///
+/// `bus` must point to a live bus of more than `index` devices.
+#[inline(always)]
+unsafe fn entry_of(
+    bus: *const bindings::kvm_io_bus,
+    index: usize,
+) -> *const bindings::kvm_io_range {
+    // SAFETY: The array behind the bus has an entry for each device.
+    unsafe {
+        (&raw const (*bus).range)
+            .cast::<bindings::kvm_io_range>()
+            .add(index)
+    }
+}
+
+/// What a device is asked for.
+///
+/// # Safety
+///
+/// As for [`entry_of`].
+#[inline(always)]
+pub(super) unsafe fn range_of(bus: *const bindings::kvm_io_bus, index: usize) -> Range {
+    // SAFETY: There is the device.
+    unsafe {
+        let entry = entry_of(bus, index);
+        Range {
+            addr: (*entry).addr,
+            len: (*entry).len,
         }
     }
 }
@@ -120,14 +151,8 @@ impl Bus for IoBus<'_> {
 
     #[inline(always)]
     fn range(&self, index: usize) -> Range {
-        let entry = self.entry(index);
-        // SAFETY: The entry is that of a device, see `entry()`.
-        unsafe {
-            Range {
-                addr: (*entry).addr,
-                len: (*entry).len,
-            }
-        }
+        // SAFETY: The bus is alive and has the device.
+        unsafe { range_of(self.bus, index) }
     }
 
     #[inline(always)]

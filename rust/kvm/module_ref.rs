@@ -4,22 +4,24 @@
 //!
 //! C header: [`include/linux/module.h`](srctree/include/linux/module.h).
 
-use kernel::prelude::*;
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
 use kvm_bindings as bindings;
 
-/// Keeps the module loaded, for what an open file of it needs: the crate `kernel` of 7.2 has no owner
-/// for files of misc devices. What holds it drops it last.
+/// Keeps the module loaded, as its open files want. (Of misc devices the crate `kernel` of 7.3 says who
+/// owns them, that of 7.2 does not.) What holds it drops it last.
 pub(crate) struct ModuleRef(());
 
 impl ModuleRef {
     /// # Errors
     ///
-    /// `ENODEV` if the module is just being unloaded.
+    /// `EAGAIN` if the module is still being loaded: who holds it could survive its failure.
+    /// `ENODEV` if it is just being unloaded.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: The function has no preconditions.
-        if !unsafe { bindings::mmio_ext_hold_module() } {
-            return Err(ENODEV);
-        }
+        to_result(unsafe { bindings::mmio_ext_hold_module() })?;
         Ok(Self(()))
     }
 }

@@ -10,6 +10,7 @@
 
 use super::{
     addr::Gpa,
+    bus::range_of,
     iodev::{Range, Write}, //
 };
 use core::{
@@ -82,21 +83,13 @@ impl<'a> SlotsLock<'a> {
 
     /// Whether any device on the bus for MMIO has something of a range.
     fn is_taken(&self, range: Range) -> bool {
-        // SAFETY: The VM is alive. The bus does not change while the lock is held, and there is an
-        // entry behind it for each device.
+        // SAFETY: The VM is alive. The bus does not change while the lock is held.
         unsafe {
             let bus = (*self.0.as_ptr()).buses[bindings::MMIO_EXT_MMIO_BUS];
             if bus.is_null() {
                 return false;
             }
-            let first = (&raw const (*bus).range).cast::<bindings::kvm_io_range>();
-            (0..(*bus).dev_count as usize).any(|index| {
-                let entry = first.add(index);
-                range.overlaps(Range {
-                    addr: (*entry).addr,
-                    len: (*entry).len,
-                })
-            })
+            (0..(*bus).dev_count as usize).any(|index| range.overlaps(range_of(bus, index)))
         }
     }
 }

@@ -47,14 +47,14 @@ impl MiscDevice for OpenFile {
     type Ptr = Pin<KBox<Self>>;
 
     fn open(file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
-        let reader = Reader::new()?;
+        let module = ModuleRef::new()?;
         let for_writing = file.flags() & O_ACCMODE != O_RDONLY;
         KBox::try_pin_init(
             try_pin_init!(Self {
                 contents <- new_mutex!(KVVec::new()),
-                _reader: reader,
+                _reader: Reader::new(),
                 _heat: for_writing.then(HeatUser::new),
-                _module: ModuleRef::new()?,
+                _module: module,
             }),
             GFP_KERNEL_ACCOUNT,
         )

@@ -12,10 +12,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{Acquire, Atomic, Release},
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 
 /// VMs that are kept for the readers after they have ended.
@@ -80,9 +77,6 @@ global_mutex! {
         lost: 0,
     };
 }
-
-/// Set when the module cannot fail to load any more, see [`Reader::new`].
-static READABLE: Atomic<bool> = Atomic::<bool>::new(false);
 
 /// Adds a vCPU of the VM that is at `kvm`, and tells how it is named. Sleeps.
 pub(crate) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result<VcpuId> {
@@ -193,27 +187,14 @@ pub(crate) fn vms_lost() -> u64 {
     REGISTRY.lock().lost
 }
 
-/// Lets readers in. To be called when the module cannot fail to load any more.
-pub(crate) fn allow_readers() {
-    READABLE.store(true, Release);
-}
-
 /// As long as it exists, VMs that end are kept.
 pub(crate) struct Reader(());
 
 impl Reader {
     /// Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// `EAGAIN` if the module is still being loaded: who has its file open could survive its
-    /// failure.
-    pub(crate) fn new() -> Result<Self> {
-        if !READABLE.load(Acquire) {
-            return Err(EAGAIN);
-        }
+    pub(crate) fn new() -> Self {
         REGISTRY.lock().readers += 1;
-        Ok(Self(()))
+        Self(())
     }
 }
 

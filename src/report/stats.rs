@@ -14,7 +14,7 @@ use kernel::{
 use pin_init::init_array_from_fn;
 
 /// MMIO SPTEs that were zapped. That is done to a VM rather than by a vCPU, and rarely.
-static ZAPPED: Atomic<i64> = Atomic::<i64>::new(0);
+static ZAPPED: Atomic<i64> = Atomic::new(0);
 
 /// Counts an MMIO SPTE that is zapped. To be called in any context.
 pub(crate) fn count_zap() {

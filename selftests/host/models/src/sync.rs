@@ -56,29 +56,17 @@ macro_rules! global_lock {
 }
 pub(crate) use global_lock;
 
-/// What no model looks at.
+/// A counter that no model looks at.
 pub(crate) mod atomic {
-    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+    use std::sync::atomic::{AtomicI64, Ordering};
 
-    pub(crate) use Ordering::{Acquire, Relaxed, Release};
+    pub(crate) use Ordering::Relaxed;
 
-    pub(crate) trait AtomicType {
-        type Repr;
-    }
-
-    impl AtomicType for i64 {
-        type Repr = AtomicI64;
-    }
-
-    impl AtomicType for bool {
-        type Repr = AtomicBool;
-    }
-
-    pub(crate) struct Atomic<T: AtomicType>(T::Repr);
+    pub(crate) struct Atomic<T>(AtomicI64, std::marker::PhantomData<T>);
 
     impl Atomic<i64> {
         pub(crate) const fn new(value: i64) -> Self {
-            Self(AtomicI64::new(value))
+            Self(AtomicI64::new(value), std::marker::PhantomData)
         }
 
         pub(crate) fn add(&self, n: i64, order: Ordering) {
@@ -86,20 +74,6 @@ pub(crate) mod atomic {
         }
 
         pub(crate) fn load(&self, order: Ordering) -> i64 {
-            self.0.load(order)
-        }
-    }
-
-    impl Atomic<bool> {
-        pub(crate) const fn new(value: bool) -> Self {
-            Self(AtomicBool::new(value))
-        }
-
-        pub(crate) fn store(&self, value: bool, order: Ordering) {
-            self.0.store(value, order);
-        }
-
-        pub(crate) fn load(&self, order: Ordering) -> bool {
             self.0.load(order)
         }
     }
