@@ -114,6 +114,13 @@ pub(crate) struct Eventfd {
 }
 
 impl IoBus<'_> {
+    /// A number for this state of the bus, unique within the VM.
+    #[inline(always)]
+    fn generation(&self) -> u64 {
+        // SAFETY: The bus is alive.
+        unsafe { (*self.bus).generation }
+    }
+
     /// Offers a read to the device `index`, which must be less than [`Bus::count`]. `None` if it is
     /// nothing for the device, and nothing has happened.
     #[inline(always)]
@@ -136,12 +143,6 @@ impl IoBus<'_> {
 
 impl Bus for IoBus<'_> {
     type Eventfd = Eventfd;
-
-    #[inline(always)]
-    fn generation(&self) -> u64 {
-        // SAFETY: The bus is alive.
-        unsafe { (*self.bus).generation }
-    }
 
     #[inline(always)]
     fn count(&self) -> usize {
@@ -188,8 +189,13 @@ impl Bus for IoBus<'_> {
     }
 
     #[inline(always)]
+    fn is_current(&self, eventfd: Eventfd) -> bool {
+        eventfd.generation == self.generation()
+    }
+
+    #[inline(always)]
     fn signal(&self, eventfd: Eventfd) -> bool {
-        let is_current = eventfd.generation == self.generation();
+        let is_current = self.is_current(eventfd);
         if is_current {
             // SAFETY: The bus is alive, and so are its devices, one of which holds a reference.
             unsafe { bindings::eventfd_signal_mask(eventfd.eventfd.as_ptr(), 0) };

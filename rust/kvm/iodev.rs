@@ -92,9 +92,6 @@ pub trait Bus {
     /// Names an eventfd that a device of the bus has signalled.
     type Eventfd: Copy;
 
-    /// A number for this state of the bus, unique within the VM.
-    fn generation(&self) -> u64;
-
     /// How many devices there are.
     fn count(&self) -> usize;
 
@@ -103,6 +100,9 @@ pub trait Bus {
 
     /// Offers a write to the device `index`, which is less than [`Bus::count`].
     fn write(&self, index: usize, write: &Write) -> Answer<Self::Eventfd>;
+
+    /// Whether the bus is still the one that an eventfd is from.
+    fn is_current(&self, eventfd: Self::Eventfd) -> bool;
 
     /// Signals an eventfd again, if the bus is still the one that it is from. Returns whether it
     /// is. To be called in any context in which spinlocks may be taken.

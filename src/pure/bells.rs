@@ -20,32 +20,11 @@ const PLACE_BITS: u32 = 10;
 /// A doorbell keeps its place until others have wanted it so many times.
 const PATIENCE: u8 = 32;
 
-/// What the devices of a VM and its memory are: an entry is of one such state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Epoch {
-    /// That of the bus. 0 is one without devices.
-    bus: u64,
-    /// That of the memslots.
-    slots: MemslotGeneration,
-}
-
-impl Epoch {
-    #[inline(always)]
-    fn of(bus: &impl Bus, slots: MemslotGeneration) -> Self {
-        let bus = bus.generation();
-        Self { bus, slots }
-    }
-
-    const NEVER: Self = Self {
-        bus: 0,
-        slots: MemslotGeneration(0),
-    };
-}
-
 /// A write that has signalled an eventfd, and others that do.
 #[repr(align(64))]
 struct Bell<E> {
-    epoch: Epoch,
+    /// Of the memslots then.
+    slots: MemslotGeneration,
     gpa: u64,
     value: u64,
     /// The bits of the value that matter: all or none.
@@ -58,7 +37,7 @@ struct Bell<E> {
 
 impl<E: Copy> Bell<E> {
     const NONE: Self = Self {
-        epoch: Epoch::NEVER,
+        slots: MemslotGeneration(0),
         gpa: 0,
         value: 0,
         mask: 0,
@@ -73,7 +52,7 @@ impl<E: Copy> Bell<E> {
         self.gpa == write.gpa.0
             && (self.value ^ write.value) & self.mask == 0
             && self.size == write.size
-            && self.epoch.slots == slots
+            && self.slots == slots
     }
 }
 
@@ -134,20 +113,20 @@ impl<E: Copy> Bells<E> {
         (eventfd, again): (E, Again),
     ) {
         // Nobody can tell what is at the address while they change.
-        if !slots.update_in_progress() {
-            self.insert(write, Epoch::of(bus, slots), again, eventfd);
+        if slots.update_in_progress() {
+            return;
         }
-    }
-
-    fn insert(&mut self, write: &Write, epoch: Epoch, again: Again, eventfd: E) {
         let mask = match again {
             Again::Unknown => return,
             Again::SameValue => u64::MAX,
             Again::AnyValue => 0,
         };
-        let first = &mut self.0[place(write.gpa, 0)];
+        let holds = |bell: &Bell<E>| {
+            bell.slots == slots && bell.eventfd.is_some_and(|eventfd| bus.is_current(eventfd))
+        };
+        let first = &self.0[place(write.gpa, 0)];
         let is_taken = first.gpa == write.gpa.0
-            && first.epoch == epoch
+            && holds(first)
             && first.size == write.size
             && first.value != write.value;
         // The first at an address is where one looks for any of them.
@@ -157,7 +136,7 @@ impl<E: Copy> Bells<E> {
             place(write.gpa, 0)
         };
         let bell = &mut self.0[place];
-        let is_other = bell.epoch == epoch && (bell.gpa != write.gpa.0 || is_taken);
+        let is_other = holds(bell) && (bell.gpa != write.gpa.0 || is_taken);
         if is_other {
             bell.wanted = (bell.wanted + 1) % PATIENCE;
             if bell.wanted != 0 {
@@ -165,7 +144,7 @@ impl<E: Copy> Bells<E> {
             }
         }
         *bell = Bell {
-            epoch,
+            slots,
             gpa: write.gpa.0,
             value: write.value,
             mask,
@@ -198,17 +177,47 @@ const fn place(gpa: Gpa, number: u64) -> usize {
 mod tests {
     use super::*;
     use crate::{
-        iodev::Answer,
+        iodev::{Answer, Range},
         pure::{
             doorbell,
             test_bus::{ioeventfd, store, Device, Devices}, //
         },
     };
+    use std::marker::PhantomData;
 
-    const NOW: Epoch = Epoch {
-        bus: 7,
-        slots: MemslotGeneration(2),
-    };
+    const NOW: MemslotGeneration = MemslotGeneration(2);
+
+    /// A bus that never changes.
+    struct Still<E>(PhantomData<E>);
+
+    impl<E: Copy> Bus for Still<E> {
+        type Eventfd = E;
+
+        fn count(&self) -> usize {
+            0
+        }
+
+        fn range(&self, _: usize) -> Range {
+            unreachable!()
+        }
+
+        fn write(&self, _: usize, _: &Write) -> Answer<E> {
+            unreachable!()
+        }
+
+        fn is_current(&self, _: E) -> bool {
+            true
+        }
+
+        fn signal(&self, _: E) -> bool {
+            true
+        }
+    }
+
+    /// Remembers a write to a bus that never changes.
+    fn insert<E: Copy>(bells: &mut Bells<E>, write: &Write, again: Again, eventfd: E) {
+        bells.remember(&Still(PhantomData), write, NOW, (eventfd, again));
+    }
 
     fn write(gpa: u64, value: u64) -> Write {
         Write {
@@ -222,10 +231,10 @@ mod tests {
     fn found(writes: &[Write], again: Again) -> usize {
         let mut bells = Bells::new();
         for (number, write) in writes.iter().enumerate() {
-            bells.insert(write, NOW, again, number);
+            insert(&mut bells, write, again, number);
         }
         let is_found = |&(number, write): &(usize, &Write)| {
-            let found = bells.find(write, NOW.slots);
+            let found = bells.find(write, NOW);
             assert!(found.is_none_or(|found| found == number), "{write:?}");
             found.is_some() && bells.may_be_at(write.gpa)
         };
@@ -254,12 +263,12 @@ mod tests {
         for round in 0..20 {
             for queue in 0..number {
                 let write = write(0xfeb0_3000 + 4 * queue, queue);
-                match bells.find(&write, NOW.slots) {
+                match bells.find(&write, NOW) {
                     Some(eventfd) => {
                         assert_eq!(eventfd, queue);
                         found += u64::from(round >= 10);
                     }
-                    None => bells.insert(&write, NOW, Again::AnyValue, queue),
+                    None => insert(&mut bells, &write, Again::AnyValue, queue),
                 }
             }
         }
@@ -279,48 +288,48 @@ mod tests {
     fn gives_way_to_what_is_rung() {
         let mut bells = Bells::new();
         let old = write(0x1000, 1);
-        bells.insert(&old, NOW, Again::AnyValue, 'a');
+        insert(&mut bells, &old, Again::AnyValue, 'a');
         let new = (1..)
             .map(|i| write(0x1000 + i * 8, 1))
             .find(|new| place(new.gpa, 0) == place(old.gpa, 0));
         let new = new.unwrap();
-        bells.insert(&new, NOW, Again::AnyValue, 'b');
-        assert_eq!(bells.find(&old, NOW.slots), Some('a'));
+        insert(&mut bells, &new, Again::AnyValue, 'b');
+        assert_eq!(bells.find(&old, NOW), Some('a'));
         for _ in 1..PATIENCE {
-            assert_eq!(bells.find(&new, NOW.slots), None);
-            bells.insert(&new, NOW, Again::AnyValue, 'b');
+            assert_eq!(bells.find(&new, NOW), None);
+            insert(&mut bells, &new, Again::AnyValue, 'b');
         }
-        assert_eq!(bells.find(&new, NOW.slots), Some('b'));
-        assert_eq!(bells.find(&old, NOW.slots), None);
+        assert_eq!(bells.find(&new, NOW), Some('b'));
+        assert_eq!(bells.find(&old, NOW), None);
     }
 
     #[test]
     fn holds_for_a_state_only() {
         let (mut bus, mut bells) = (Devices::default(), Bells::new());
         let write = store(0x1000, 1, 4);
-        assert!(!bells.ring(&bus, &store(0, 0, 0), Epoch::NEVER.slots));
+        assert!(!bells.ring(&bus, &store(0, 0, 0), MemslotGeneration(0)));
         bus.add(ioeventfd(0x1000, 4, Some(1)));
-        assert!(search(&mut bells, &bus, &write, NOW.slots));
-        assert!(bells.ring(&bus, &write, NOW.slots));
+        assert!(search(&mut bells, &bus, &write, NOW));
+        assert!(bells.ring(&bus, &write, NOW));
         assert!(!bells.ring(&bus, &write, MemslotGeneration(4)));
         bus.add(ioeventfd(0x2000, 4, None));
-        assert!(!bells.ring(&bus, &write, NOW.slots));
+        assert!(!bells.ring(&bus, &write, NOW));
     }
 
     #[test]
     fn is_for_what_was_said() {
         let mut bells = Bells::new();
-        bells.insert(&write(0x1000, 1), NOW, Again::SameValue, 'a');
-        bells.insert(&write(0x2000, 1), NOW, Again::AnyValue, 'b');
-        bells.insert(&write(0x3000, 1), NOW, Again::Unknown, 'c');
-        assert_eq!(bells.find(&write(0x1000, 2), NOW.slots), None);
-        assert_eq!(bells.find(&write(0x2000, 2), NOW.slots), Some('b'));
-        assert_eq!(bells.find(&write(0x3000, 1), NOW.slots), None);
+        insert(&mut bells, &write(0x1000, 1), Again::SameValue, 'a');
+        insert(&mut bells, &write(0x2000, 1), Again::AnyValue, 'b');
+        insert(&mut bells, &write(0x3000, 1), Again::Unknown, 'c');
+        assert_eq!(bells.find(&write(0x1000, 2), NOW), None);
+        assert_eq!(bells.find(&write(0x2000, 2), NOW), Some('b'));
+        assert_eq!(bells.find(&write(0x3000, 1), NOW), None);
         let wide = Write {
             size: 8,
             ..write(0x2000, 2)
         };
-        assert_eq!(bells.find(&wide, NOW.slots), None);
+        assert_eq!(bells.find(&wide, NOW), None);
     }
 
     /// Whether a device takes a write.
@@ -345,11 +354,11 @@ mod tests {
         let (mut rung, mut searched) = (0, 0);
         Devices::random(2000, |bus, write| {
             let expected = bus.as_c(write);
-            let taker = if bells.ring(bus, write, NOW.slots) {
+            let taker = if bells.ring(bus, write, NOW) {
                 rung += 1;
                 expected
             } else {
-                search(&mut bells, bus, write, NOW.slots).then(|| expected.unwrap())
+                search(&mut bells, bus, write, NOW).then(|| expected.unwrap())
             };
             searched += 1;
             assert_eq!(taker, expected);
@@ -370,10 +379,10 @@ mod tests {
         }
         for queue in 0..8 {
             let write = store(0x1050, queue, 4);
-            assert!(!bells.ring(&bus, &write, NOW.slots));
-            assert!(search(&mut bells, &bus, &write, NOW.slots));
+            assert!(!bells.ring(&bus, &write, NOW));
+            assert!(search(&mut bells, &bus, &write, NOW));
             assert_eq!(bus.asked.take().len(), queue as usize + 1);
-            assert!(bells.ring(&bus, &write, NOW.slots));
+            assert!(bells.ring(&bus, &write, NOW));
             assert_eq!(bus.asked.take(), [queue as usize]);
         }
 
@@ -383,7 +392,7 @@ mod tests {
             len: 0x20,
             data: Err(8),
         });
-        assert!(!bells.ring(&bus, &store(0x1050, 7, 4), NOW.slots));
+        assert!(!bells.ring(&bus, &store(0x1050, 7, 4), NOW));
     }
 
     #[test]
@@ -391,7 +400,7 @@ mod tests {
         let (mut bus, mut bells) = (Devices::default(), Bells::new());
         bus.add(ioeventfd(0x1000, 4, None));
         let write = store(0x1000, 1, 4);
-        let changing = MemslotGeneration(NOW.slots.0 | 1 << 63);
+        let changing = MemslotGeneration(NOW.0 | 1 << 63);
         assert!(search(&mut bells, &bus, &write, changing));
         assert!(!bells.ring(&bus, &write, changing));
     }

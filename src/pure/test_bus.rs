@@ -144,10 +144,6 @@ impl Bus for Devices {
     /// Generation and index.
     type Eventfd = (u64, usize);
 
-    fn generation(&self) -> u64 {
-        self.generation
-    }
-
     fn count(&self) -> usize {
         self.devices.len()
     }
@@ -167,8 +163,12 @@ impl Bus for Devices {
         })
     }
 
+    fn is_current(&self, (generation, _): (u64, usize)) -> bool {
+        generation == self.generation
+    }
+
     fn signal(&self, (generation, index): (u64, usize)) -> bool {
-        let is_current = generation == self.generation;
+        let is_current = self.is_current((generation, index));
         if is_current {
             self.asked.borrow_mut().push(index);
         }

@@ -193,15 +193,17 @@ pub(crate) struct BusNow {
     any: bool,
 }
 
-impl crate::iodev::Bus for BusNow {
-    type Eventfd = Eventfd;
-
+impl BusNow {
     fn generation(&self) -> u64 {
         match self.any {
             true => 1,
             false => self.state.generation,
         }
     }
+}
+
+impl crate::iodev::Bus for BusNow {
+    type Eventfd = Eventfd;
 
     fn count(&self) -> usize {
         self.state.range.len()
@@ -232,9 +234,13 @@ impl crate::iodev::Bus for BusNow {
         }
     }
 
+    fn is_current(&self, eventfd: Eventfd) -> bool {
+        eventfd.generation == self.generation()
+    }
+
     fn signal(&self, eventfd: Eventfd) -> bool {
         assert_alive(&self.state.is_alive, "bus");
-        let is_current = eventfd.generation == self.generation();
+        let is_current = self.is_current(eventfd);
         if is_current {
             // SAFETY: Devices are kept, as `states` keeps their buses.
             unsafe { eventfd.of.as_ref() }.signal();
