@@ -43,8 +43,8 @@ use src::*;
 unsafe impl Zeroable for pure::info_cache::InfoCache {}
 // SAFETY: The same, with cells.
 unsafe impl Zeroable for pure::refused::Refused {}
-// SAFETY: The same; zero is `None` of an eventfd.
-unsafe impl Zeroable for pure::bells::Bells<kvm::Eventfd> {}
+// SAFETY: The same; zero is `None` of a bell.
+unsafe impl Zeroable for pure::bells::Bells<registers::Bell> {}
 
 module! {
     type: Module,

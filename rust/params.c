@@ -75,7 +75,7 @@ MODULE_PARM_DESC(fast, "Complete plain moves without the emulator (default: Y)")
 
 module_param_cb(irqsoff, &mmio_ext_switch_ops, &mmio_ext_irqsoff, 0644);
 __MODULE_PARM_TYPE(irqsoff, "bool");
-MODULE_PARM_DESC(irqsoff, "Answer doorbells before interrupts are on again (default: Y)");
+MODULE_PARM_DESC(irqsoff, "Answer doorbells and registers before interrupts are on again (default: Y)");
 
 DEFINE_STATIC_KEY_FALSE(mmio_ext_heat_key);
 

@@ -5,18 +5,29 @@
 use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
-    iodev::{Again, Answer, Bus, Write},
-    kvm::{access_is_traced, mmio_is_traced, page_fault_is_traced, Eventfd, Exit, IoBus},
+    iodev::{Again, Answer, BellKind, Bus, Write},
+    kvm::{access_is_traced, mmio_is_traced, page_fault_is_traced, Exit},
     observe::fast as see_fast,
     pure::doorbell::{self, first_device},
+    registers::{Bell, IoBus},
     report::stats::Taker,
     state::{PendingLoad, State, Vcpu}, //
 };
+use core::cell::Cell;
 
 /// Whether accesses are traced, which the ordinary path does.
 #[inline(always)]
 fn is_traced() -> bool {
     access_is_traced() || mmio_is_traced() || page_fault_is_traced()
+}
+
+/// For whom a write counts.
+#[inline(always)]
+fn taker(bell: BellKind) -> Taker {
+    match bell {
+        BellKind::Eventfd => Taker::Ioeventfd,
+        BellKind::Device => Taker::Kernel,
+    }
 }
 
 impl State {
@@ -67,13 +78,15 @@ impl Vcpu<'_> {
         let Some(bus) = IoBus::mmio(self) else {
             return Taker::Userspace;
         };
-        if self.state().bells.may_be_at(write.gpa) && self.rings_known(&bus, write) {
-            return Taker::Ioeventfd;
+        if self.state().bells.may_be_at(write.gpa) {
+            if let Some(bell) = self.rings_known(&bus, write) {
+                return taker(bell);
+            }
         }
         match doorbell::write(&bus, write) {
-            Some(Answer::Signalled { eventfd, again }) => {
-                self.remember_bell(&bus, write, (eventfd, again));
-                Taker::Ioeventfd
+            Some(Answer::Rung { bell, again }) => {
+                self.remember_bell(&bus, write, (bell, again));
+                taker(bell.kind())
             }
             Some(_) => Taker::Kernel,
             None => Taker::Userspace,
@@ -82,22 +95,25 @@ impl Vcpu<'_> {
 
     #[cold]
     #[inline(never)]
-    fn remember_bell(&mut self, bus: &IoBus<'_>, write: &Write, bell: (Eventfd, Again)) {
+    fn remember_bell(&mut self, bus: &IoBus<'_>, write: &Write, bell: (Bell, Again)) {
         let slots = self.memslots_generation();
         self.state_mut().bells.remember(bus, write, slots, bell);
         self.add_bell(write.gpa);
     }
 
-    /// Signals what a write is remembered to signal. Returns whether it is.
+    /// Does a write that is remembered. Returns what has done it.
     #[inline(never)]
-    fn rings_known(&self, bus: &IoBus<'_>, write: &Write) -> bool {
+    fn rings_known(&self, bus: &IoBus<'_>, write: &Write) -> Option<BellKind> {
+        let kind = Cell::new(None);
         let slots = self.memslots_generation();
-        self.state().bells.ring(bus, write, slots)
+        let bells = &self.state().bells;
+        bells.ring(bus, write, slots, |done| kind.set(Some(done)));
+        kind.get()
     }
 
-    /// The same with interrupts off; `slots` is the memslots' generation.
+    /// The same with interrupts off; `slots` is the memslots' generation. Returns whether it is done.
     #[inline(always)]
-    pub(crate) fn ring(&mut self, write: &Write, slots: MemslotGeneration) -> bool {
+    pub(crate) fn ring(&self, write: &Write, slots: MemslotGeneration) -> bool {
         // The local APIC's page can be anywhere.
         if self.is_apic_page(write.gpa) {
             return false;
@@ -105,11 +121,8 @@ impl Vcpu<'_> {
         let Some(bus) = IoBus::mmio(self) else {
             return false;
         };
-        let is_signalled = self.state().bells.ring(&bus, write, slots);
-        if is_signalled {
-            self.stats().count_rung(write.size);
-        }
-        is_signalled
+        let count = |done| self.stats().count_rung(taker(done), write.size);
+        self.state().bells.ring(&bus, write, slots, count)
     }
 
     #[inline(never)]

@@ -8,7 +8,7 @@
 use crate::{
     addr::Gpa,
     iodev::{Range, Write},
-    kvm::{IoDevice, ModuleRef, OwnEventfd, Registered, UserWord, Vm},
+    kvm::{self, IoDevice, ModuleRef, Operations, OwnEventfd, Registered, UserWord, Vm},
     pure::posted::{Invalid, Place, Register, Request},
 };
 use kernel::{
@@ -30,13 +30,30 @@ pub(crate) const ADD: u32 = _IOW::<Request>(TYPE, 0);
 pub(crate) const REMOVE: u32 = _IOW::<Place>(TYPE, 1);
 
 /// A register on a VM's bus.
-struct Device {
+pub(crate) struct Device {
     register: Register,
     word: UserWord,
     eventfd: Option<OwnEventfd>,
 }
 
+impl Device {
+    #[inline(always)]
+    fn signal_if(&self, signals: bool) {
+        // The word was first: whoever is woken sees it.
+        if let (true, Some(eventfd)) = (signals, &self.eventfd) {
+            eventfd.signal();
+        }
+    }
+}
+
+static OPERATIONS: Operations<Device> = Operations::new();
+
 impl IoDevice for Device {
+    #[inline(always)]
+    fn operations() -> &'static Operations<Self> {
+        &OPERATIONS
+    }
+
     #[inline(always)]
     fn read(&self, gpa: Gpa, size: u8) -> Option<u64> {
         self.register.read(&self.word, gpa, size)
@@ -44,16 +61,23 @@ impl IoDevice for Device {
 
     #[inline(always)]
     fn write(&self, write: &Write) -> bool {
-        let Some(signals) = self.register.write(&self.word, write) else {
-            return false;
-        };
-        // The word first: whoever is woken sees it.
-        if let (true, Some(eventfd)) = (signals, &self.eventfd) {
-            eventfd.signal();
-        }
-        true
+        let signals = self.register.write(&self.word, write);
+        self.signal_if(signals == Some(true));
+        signals.is_some()
+    }
+
+    #[inline(always)]
+    fn write_again(&self, value: u64) {
+        let signals = self.register.write_value(&self.word, value);
+        self.signal_if(signals);
     }
 }
+
+/// The bus on which registers are.
+pub(crate) type IoBus<'a> = kvm::IoBus<'a, Device>;
+
+/// What is rung there.
+pub(crate) type Bell = kvm::Bell<Device>;
 
 /// A register that a file has added.
 struct Entry {

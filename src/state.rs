@@ -8,7 +8,7 @@ use crate::{
     generation::MmioGeneration,
     insns::FetchCache,
     installed::mmio_format,
-    kvm::{self, tgid, Eventfd, Exit, VcpuId, VcpuState},
+    kvm::{self, tgid, Exit, VcpuId, VcpuState},
     pure::{
         bells::Bells,
         decode::{Extend, Register},
@@ -16,6 +16,7 @@ use crate::{
         rsvd::PageFormat,
         spte::{MmioFormat, Spte}, //
     },
+    registers::Bell,
     report::{
         recorder::{self, VcpuRecorder},
         registry,
@@ -40,7 +41,7 @@ pub(crate) struct State {
     /// A stale MMIO SPTE was found and KVM is about to ask about it once more.
     faulting_in: bool,
     pub(crate) fetch_cache: FetchCache,
-    pub(crate) bells: Bells<Eventfd>,
+    pub(crate) bells: Bells<Bell>,
     /// What a load waits for userspace to provide.
     pub(crate) pending_load: Option<PendingLoad>,
 }

@@ -9,8 +9,9 @@ use crate::{
     ext::Ext,
     fast::fetch,
     iodev::Write,
-    kvm::{self, AssistBytes, IoBus, Mode},
+    kvm::{self, AssistBytes, Mode},
     pure::doorbell::first_device,
+    registers::IoBus,
     report::{
         registry,
         stats::{Event, Snapshot, Taker}, //

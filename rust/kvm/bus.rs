@@ -6,12 +6,15 @@
 
 use super::{
     addr::Gpa,
-    iodev::{Again, Answer, Bus, Range, Write},
+    io_device::{device_of, own_device, IoDevice},
+    io_range::{entry_of, range_of},
+    iodev::{Again, Answer, BellKind, Bus, Range, Write},
     srcu::Srcu,
     vcpu::Vcpu, //
 };
 use core::{
     ffi::c_void,
+    marker::PhantomData,
     ptr::{self, NonNull}, //
 };
 use kernel::error::code::ENXIO;
@@ -25,14 +28,16 @@ use kvm_bindings as bindings;
 /// - `bus` points to a bus that is alive for `'a`, as `_srcu` says that `kvm->srcu` is held that
 ///   long: the devices on it do not change, another bus takes its place.
 ///
-/// Devices never call the extension, i.e. what it has of the vCPU may be borrowed meanwhile.
-pub(crate) struct IoBus<'a> {
+/// Devices never call the extension, i.e. what it has of the vCPU may be borrowed meanwhile. Those
+/// of the type `D` are called without going through KVM's table of functions.
+pub(crate) struct IoBus<'a, D> {
     vcpu: *mut bindings::kvm_vcpu,
     bus: *const bindings::kvm_io_bus,
     _srcu: Srcu<'a>,
+    _own: PhantomData<fn(D)>,
 }
 
-impl<'a> IoBus<'a> {
+impl<'a, D: IoDevice> IoBus<'a, D> {
     /// The devices that MMIO is offered to. `None` if the bus has been lost, as happens when
     /// `kvm_io_bus_unregister_dev()` finds no memory.
     #[inline(always)]
@@ -56,6 +61,7 @@ impl<'a> IoBus<'a> {
             vcpu: vcpu.raw(),
             bus,
             _srcu: vcpu.srcu(),
+            _own: PhantomData,
         })
     }
 
@@ -67,53 +73,43 @@ impl<'a> IoBus<'a> {
     }
 }
 
-/// The entry of a device.
+/// What has done a write and can do more of them in any context: an eventfd, or a device of the type
+/// `D`.
 ///
-/// # Safety
+/// # Invariants
 ///
-/// `bus` must point to a live bus of more than `index` devices.
-#[inline(always)]
-unsafe fn entry_of(
-    bus: *const bindings::kvm_io_bus,
-    index: usize,
-) -> *const bindings::kvm_io_range {
-    // SAFETY: The array behind the bus has an entry for each device.
-    unsafe {
-        (&raw const (*bus).range)
-            .cast::<bindings::kvm_io_range>()
-            .add(index)
-    }
+/// `of` was, on the VM's bus with the generation `state`, the eventfd that a device held a reference
+/// to; or, if that has [`IS_DEVICE`] besides, a device of the type `D`.
+pub(crate) struct Bell<D> {
+    of: NonNull<c_void>,
+    state: u64,
+    _own: PhantomData<fn(D)>,
 }
 
-/// What a device is asked for.
-///
-/// # Safety
-///
-/// As for [`entry_of`].
-#[inline(always)]
-pub(super) unsafe fn range_of(bus: *const bindings::kvm_io_bus, index: usize) -> Range {
-    // SAFETY: There is the device.
-    unsafe {
-        let entry = entry_of(bus, index);
-        Range {
-            addr: (*entry).addr,
-            len: (*entry).len,
+/// No generation gets this far. So an eventfd has to pay for no question but whether it is current.
+const IS_DEVICE: u64 = 1 << 63;
+
+impl<D> Bell<D> {
+    /// What it is.
+    #[inline(always)]
+    pub(crate) fn kind(self) -> BellKind {
+        match self.state & IS_DEVICE {
+            0 => BellKind::Eventfd,
+            _ => BellKind::Device,
         }
     }
 }
 
-/// An eventfd that a device of the bus has signalled.
-///
-/// # Invariants
-///
-/// `eventfd` was that of a device of the VM's bus with this generation, which held a reference.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Eventfd {
-    eventfd: NonNull<bindings::eventfd_ctx>,
-    generation: u64,
+impl<D> Clone for Bell<D> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
-impl IoBus<'_> {
+impl<D> Copy for Bell<D> {}
+
+impl<D: IoDevice> IoBus<'_, D> {
     /// A number for this state of the bus, unique within the VM.
     #[inline(always)]
     fn generation(&self) -> u64 {
@@ -128,21 +124,65 @@ impl IoBus<'_> {
         let mut value = 0_u64;
         // SAFETY: The entry is that of a device, see `entry()`. The vCPU is in its own thread with
         // `kvm->srcu` held, and there is room for 8 bytes, as `kvm_iodevice_read()` wants.
+        unsafe {
+            let device = (*self.entry(index)).dev;
+            if let Some(own) = device_of::<D>(device) {
+                return own.read(gpa, size);
+            }
+            let room = (&raw mut value).cast();
+            let error = bindings::mmio_ext_device_read(self.vcpu, device, gpa.0, size.into(), room);
+            (error == 0).then_some(value)
+        }
+    }
+
+    /// Offers a write to a device that is no ioeventfd.
+    ///
+    /// # Safety
+    ///
+    /// `device` must be on the bus.
+    #[inline(never)]
+    unsafe fn write_to_other(
+        &self,
+        device: *mut bindings::kvm_io_device,
+        write: &Write,
+    ) -> Answer<Bell<D>> {
+        // SAFETY: The device is on the bus, and so is alive.
+        if let Some(own) = unsafe { device_of::<D>(device) } {
+            return match own.write(write) {
+                // INVARIANT: It is a device of this bus.
+                true => Answer::Rung {
+                    bell: Bell {
+                        // SAFETY: There is a device.
+                        of: unsafe { NonNull::new_unchecked(device.cast()) },
+                        state: self.generation() | IS_DEVICE,
+                        _own: PhantomData,
+                    },
+                    again: Again::AnyValue,
+                },
+                false => Answer::Declined { always: true },
+            };
+        }
+        let value = (&raw const write.value).cast();
+        // SAFETY: The device is on the bus, and there are `size` bytes of the value. The vCPU is in
+        // its own thread with `kvm->srcu` held, as `kvm_iodevice_write()` wants.
         let error = unsafe {
-            bindings::mmio_ext_device_read(
+            bindings::mmio_ext_device_write(
                 self.vcpu,
-                (*self.entry(index)).dev,
-                gpa.0,
-                size.into(),
-                (&raw mut value).cast(),
+                device,
+                write.gpa.0,
+                write.size.into(),
+                value,
             )
         };
-        (error == 0).then_some(value)
+        match error {
+            0 => Answer::Taken,
+            _ => Answer::Declined { always: false },
+        }
     }
 }
 
-impl Bus for IoBus<'_> {
-    type Eventfd = Eventfd;
+impl<D: IoDevice> Bus for IoBus<'_, D> {
+    type Bell = Bell<D>;
 
     #[inline(always)]
     fn count(&self) -> usize {
@@ -157,51 +197,66 @@ impl Bus for IoBus<'_> {
     }
 
     #[inline(always)]
-    fn write(&self, index: usize, write: &Write) -> Answer<Eventfd> {
+    fn write(&self, index: usize, write: &Write) -> Answer<Bell<D>> {
         let (gpa, len) = (write.gpa.0, write.size.into());
         let value: *const c_void = (&raw const write.value).cast();
         let mut eventfd = ptr::null_mut();
         // SAFETY: The entry is that of a device, see `entry()`. The vCPU is in its own thread with
-        // `kvm->srcu` held, and `value` has `len` bytes, as `kvm_iodevice_write()` wants. Whatever
-        // matches has an eventfd.
+        // `kvm->srcu` held, and `value` has `len` bytes. Whatever matches has an eventfd.
         unsafe {
             let device = (*self.entry(index)).dev;
             let again = match bindings::kvm_ioeventfd_match(device, gpa, len, value, &mut eventfd) {
                 0 => Again::SameValue,
                 1.. => Again::AnyValue,
                 error if error != ENXIO.to_errno() => return Answer::Declined { always: true },
-                _ => {
-                    return match bindings::mmio_ext_device_write(self.vcpu, device, gpa, len, value)
-                    {
-                        0 => Answer::Taken,
-                        _ => Answer::Declined { always: false },
-                    }
-                }
+                _ => return self.write_to_other(device, write),
             };
             bindings::eventfd_signal_mask(eventfd, 0);
             // INVARIANT: It is that of a device of this bus.
-            let eventfd = Eventfd {
-                eventfd: NonNull::new_unchecked(eventfd),
-                generation: self.generation(),
+            let bell = Bell {
+                of: NonNull::new_unchecked(eventfd.cast()),
+                state: self.generation(),
+                _own: PhantomData,
             };
-            Answer::Signalled { eventfd, again }
+            Answer::Rung { bell, again }
         }
     }
 
     #[inline(always)]
-    fn is_current(&self, eventfd: Eventfd) -> bool {
-        eventfd.generation == self.generation()
+    fn is_current(&self, bell: Bell<D>) -> bool {
+        bell.state & !IS_DEVICE == self.generation()
     }
 
     #[inline(always)]
-    fn signal(&self, eventfd: Eventfd) -> bool {
-        let is_current = self.is_current(eventfd);
-        if is_current {
+    fn signal(&self, bell: Bell<D>) -> bool {
+        let is_one = bell.state == self.generation();
+        if is_one {
             // SAFETY: The bus is alive, and so are its devices, one of which holds a reference.
-            unsafe { bindings::eventfd_signal_mask(eventfd.eventfd.as_ptr(), 0) };
+            unsafe { bindings::eventfd_signal_mask(bell.of.as_ptr().cast(), 0) };
         }
-        is_current
+        is_one
     }
+
+    #[inline(always)]
+    fn write_again(&self, bell: Bell<D>, value: u64) -> bool {
+        let is_one = bell.state == self.generation() | IS_DEVICE;
+        if is_one {
+            // SAFETY: The bus is alive, and so are its devices, one of which this is.
+            unsafe { write_to_own::<D>(bell.of, value) };
+        }
+        is_one
+    }
+}
+
+/// Does a write to a device once more. Not inlined: eventfds are not to pay for it.
+///
+/// # Safety
+///
+/// `device` must be of the type `D` and on a bus, which stays there.
+#[inline(never)]
+unsafe fn write_to_own<D: IoDevice>(device: NonNull<c_void>, value: u64) {
+    // SAFETY: By the safety requirements.
+    unsafe { own_device::<D>(device.as_ptr().cast()) }.write_again(value);
 }
 
 impl<S> Vcpu<'_, S> {

@@ -68,14 +68,23 @@ pub enum Again {
     AnyValue,
 }
 
+/// What can do a write in any context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BellKind {
+    /// An ioeventfd's eventfd.
+    Eventfd,
+    /// A device of this program's.
+    Device,
+}
+
 /// What a device answers to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer<E> {
-    /// An eventfd has been signalled.
-    Signalled {
-        /// Which one, as long as the bus is the same.
-        eventfd: E,
-        /// By which writes it is, too.
+pub enum Answer<B> {
+    /// It was done by what does it again in any context.
+    Rung {
+        /// That, as long as the bus is the same.
+        bell: B,
+        /// By which writes it is rung, too.
         again: Again,
     },
     /// A device of another kind has taken it.
@@ -89,8 +98,9 @@ pub enum Answer<E> {
 
 /// The devices of a bus, in its order. They do not change while it is looked at.
 pub trait Bus {
-    /// Names an eventfd that a device of the bus has signalled.
-    type Eventfd: Copy;
+    /// Names what has done a write, an ioeventfd or a device of this program's, as long as the bus
+    /// is the same.
+    type Bell: Copy;
 
     /// How many devices there are.
     fn count(&self) -> usize;
@@ -99,14 +109,19 @@ pub trait Bus {
     fn range(&self, index: usize) -> Range;
 
     /// Offers a write to the device `index`, which is less than [`Bus::count`].
-    fn write(&self, index: usize, write: &Write) -> Answer<Self::Eventfd>;
+    fn write(&self, index: usize, write: &Write) -> Answer<Self::Bell>;
 
-    /// Whether the bus is still the one that an eventfd is from.
-    fn is_current(&self, eventfd: Self::Eventfd) -> bool;
+    /// Whether a bell is of this state of the bus.
+    fn is_current(&self, bell: Self::Bell) -> bool;
 
-    /// Signals an eventfd again, if the bus is still the one that it is from. Returns whether it
-    /// is. To be called in any context in which spinlocks may be taken.
-    fn signal(&self, eventfd: Self::Eventfd) -> bool;
+    /// Signals the eventfd that a bell is, if it is one and current. Returns whether it is. To be
+    /// called in any context in which spinlocks may be taken.
+    fn signal(&self, bell: Self::Bell) -> bool;
+
+    /// Writes a value by the device that a bell is, if it is one and current: another write of the
+    /// size and to the address that it stands for. Returns whether it is; otherwise nothing has
+    /// happened. To be called in the same contexts.
+    fn write_again(&self, bell: Self::Bell, value: u64) -> bool;
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ mod global;
 mod guest_memory;
 mod host;
 mod io;
+mod io_device;
+mod io_range;
 #[deny(unsafe_code)]
 #[expect(unreachable_pub)]
 pub(crate) mod iodev;
@@ -47,7 +49,7 @@ mod vm;
 #[expect(unreachable_pub)]
 pub(crate) mod word;
 
-pub(crate) use bus::{Eventfd, IoBus};
+pub(crate) use bus::{Bell, IoBus};
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) use callbacks::{callbacks, enter};
 pub(crate) use callbacks::{page_fault, record_access, see_access, Registration};
@@ -75,6 +77,7 @@ pub(crate) use host::{
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) use io::complete_load;
 pub(crate) use io::CompleteLoad;
+pub(crate) use io_device::{IoDevice, Operations, Registered};
 pub(crate) use loan::{Borrows, Loan};
 pub(crate) use mmu::{Purpose, ShadowWalk, ACC_WRITE};
 pub(crate) use module_ref::ModuleRef;
@@ -90,4 +93,4 @@ pub(crate) use trace::{
 };
 pub(crate) use user_word::UserWord;
 pub(crate) use vcpu::{Vcpu, VcpuState};
-pub(crate) use vm::{IoDevice, Registered, Vm};
+pub(crate) use vm::Vm;

@@ -141,18 +141,30 @@ impl UserWord {
     }
 }
 
-/// Calls a method of the atomic type of the word's size.
+/// Does something with the word as an atomic of its size.
 macro_rules! atomic {
-    ($word:expr, $method:ident($($value:expr)?, $ordering:expr)) => {{
-        let at = $word.at.as_ptr();
+    ($this:expr, $word:ident => $done:expr) => {{
+        let at = $this.at.as_ptr();
         // SAFETY: By the type's invariants there are `size` bytes, aligned to that, of a page that
         // stays; all other accesses are atomic, or not those of this program.
         unsafe {
-            match $word.size {
-                1 => AtomicU8::from_ptr(at).$method($($value as _,)? $ordering) as u64,
-                2 => AtomicU16::from_ptr(at.cast()).$method($($value as _,)? $ordering) as u64,
-                4 => AtomicU32::from_ptr(at.cast()).$method($($value as _,)? $ordering) as u64,
-                _ => AtomicU64::from_ptr(at.cast()).$method($($value,)? $ordering),
+            match $this.size {
+                1 => {
+                    let $word = AtomicU8::from_ptr(at);
+                    $done
+                }
+                2 => {
+                    let $word = AtomicU16::from_ptr(at.cast());
+                    $done
+                }
+                4 => {
+                    let $word = AtomicU32::from_ptr(at.cast());
+                    $done
+                }
+                _ => {
+                    let $word = AtomicU64::from_ptr(at.cast());
+                    $done
+                }
             }
         }
     }};
@@ -161,35 +173,26 @@ macro_rules! atomic {
 impl Word for UserWord {
     #[inline(always)]
     fn load(&self) -> u64 {
-        atomic!(self, load(, Acquire))
+        atomic!(self, word => word.load(Acquire) as u64)
     }
 
     #[inline(always)]
     fn store(&self, value: u64) {
-        let at = self.at.as_ptr();
-        // SAFETY: As in `atomic!`.
-        unsafe {
-            match self.size {
-                1 => AtomicU8::from_ptr(at).store(value as u8, Release),
-                2 => AtomicU16::from_ptr(at.cast()).store(value as u16, Release),
-                4 => AtomicU32::from_ptr(at.cast()).store(value as u32, Release),
-                _ => AtomicU64::from_ptr(at.cast()).store(value, Release),
-            }
-        }
+        atomic!(self, word => word.store(value as _, Release));
     }
 
     #[inline(always)]
     fn swap(&self, value: u64) -> u64 {
-        atomic!(self, swap(value, AcqRel))
+        atomic!(self, word => word.swap(value as _, AcqRel) as u64)
     }
 
     #[inline(always)]
     fn fetch_and(&self, value: u64) -> u64 {
-        atomic!(self, fetch_and(value, AcqRel))
+        atomic!(self, word => word.fetch_and(value as _, AcqRel) as u64)
     }
 
     #[inline(always)]
     fn fetch_or(&self, value: u64) -> u64 {
-        atomic!(self, fetch_or(value, AcqRel))
+        atomic!(self, word => word.fetch_or(value as _, AcqRel) as u64)
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which eventfd a write signals, remembered of those that have done so.
+//! Which eventfd a write signals, or which device of ours takes it, remembered of those before.
 //!
 //! This answers without a search what [`doorbell`](crate::pure::doorbell) finds on the bus, and with interrupts off. An
 //! entry holds as long as neither the bus nor the memslots change: the first says that no device has
@@ -9,7 +9,7 @@
 use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
-    iodev::{Again, Bus, Write},
+    iodev::{Again, BellKind, Bus, Write},
     pure::hash::spread_address, //
 };
 
@@ -20,7 +20,7 @@ const PLACE_BITS: u32 = 10;
 /// A doorbell keeps its place until others have wanted it so many times.
 const PATIENCE: u8 = 32;
 
-/// A write that has signalled an eventfd, and others that do.
+/// A write, and what has done it, which does others as well.
 #[repr(align(64))]
 struct Bell<E> {
     /// Of the memslots then.
@@ -32,7 +32,7 @@ struct Bell<E> {
     size: u8,
     /// How many others wanted this place, as far as they count.
     wanted: u8,
-    eventfd: Option<E>,
+    bell: Option<E>,
 }
 
 impl<E: Copy> Bell<E> {
@@ -43,10 +43,10 @@ impl<E: Copy> Bell<E> {
         mask: 0,
         size: 0,
         wanted: 0,
-        eventfd: None,
+        bell: None,
     };
 
-    /// Whether the write has signalled the eventfd, on the bus that this is of.
+    /// Whether what has done that write does this, on the bus that this is of.
     #[inline(always)]
     fn is_rung_by(&self, write: &Write, slots: MemslotGeneration) -> bool {
         self.gpa == write.gpa.0
@@ -71,46 +71,56 @@ impl<E: Copy> Bells<E> {
         self.0[place(gpa, 0)].gpa == gpa.0
     }
 
-    /// Signals what a write is remembered to signal. Returns whether it is. `slots` is the memslots'
-    /// generation. Interrupts may be off.
+    /// Does a write by what has done such a one before. Returns whether that was so; `done` is told
+    /// what it is. `slots` is the memslots' generation. Interrupts may be off.
     #[inline(always)]
-    pub fn ring<B: Bus<Eventfd = E>>(
+    pub fn ring<B: Bus<Bell = E>>(
         &self,
         bus: &B,
         write: &Write,
         slots: MemslotGeneration,
+        done: impl Fn(BellKind),
     ) -> bool {
-        match self.find(write, slots) {
-            // Of an older bus it signals nothing.
-            Some(eventfd) => bus.signal(eventfd),
-            None => false,
+        let Some(bell) = self.find(write, slots) else {
+            return false;
+        };
+        // Of an older bus it does nothing. Told by a call in each case, rather than by a result that
+        // every doorbell would pay for to look at again.
+        if bus.signal(bell) {
+            done(BellKind::Eventfd);
+            return true;
         }
+        let is_done = bus.write_again(bell, write.value);
+        if is_done {
+            done(BellKind::Device);
+        }
+        is_done
     }
 
-    /// The eventfd that a write signals on its bus, as far as that is remembered.
+    /// What has done such a write on its bus, as far as that is remembered.
     #[inline(always)]
     fn find(&self, write: &Write, slots: MemslotGeneration) -> Option<E> {
         let first = &self.0[place(write.gpa, 0)];
         if first.is_rung_by(write, slots) {
-            return first.eventfd;
+            return first.bell;
         }
         // One address for all queues of a device, told apart by their numbers.
         let own = &self.0[place(write.gpa, number(write))];
         if own.is_rung_by(write, slots) {
-            return own.eventfd;
+            return own.bell;
         }
         None
     }
 
-    /// Remembers what a write to the devices of the bus has signalled. If there are more doorbells
+    /// Remembers what has done a write to the devices of the bus. If there are more doorbells
     /// than places, the one that was there before mostly stays: rung in turn they would else drive
     /// each other out, and none would be found.
-    pub fn remember<B: Bus<Eventfd = E>>(
+    pub fn remember<B: Bus<Bell = E>>(
         &mut self,
         bus: &B,
         write: &Write,
         slots: MemslotGeneration,
-        (eventfd, again): (E, Again),
+        (bell, again): (E, Again),
     ) {
         // Nobody can tell what is at the address while they change.
         if slots.update_in_progress() {
@@ -121,8 +131,8 @@ impl<E: Copy> Bells<E> {
             Again::SameValue => u64::MAX,
             Again::AnyValue => 0,
         };
-        let holds = |bell: &Bell<E>| {
-            bell.slots == slots && bell.eventfd.is_some_and(|eventfd| bus.is_current(eventfd))
+        let holds = |there: &Bell<E>| {
+            there.slots == slots && there.bell.is_some_and(|bell| bus.is_current(bell))
         };
         let first = &self.0[place(write.gpa, 0)];
         let is_taken = first.gpa == write.gpa.0
@@ -135,22 +145,22 @@ impl<E: Copy> Bells<E> {
         } else {
             place(write.gpa, 0)
         };
-        let bell = &mut self.0[place];
-        let is_other = holds(bell) && (bell.gpa != write.gpa.0 || is_taken);
+        let there = &mut self.0[place];
+        let is_other = holds(there) && (there.gpa != write.gpa.0 || is_taken);
         if is_other {
-            bell.wanted = (bell.wanted + 1) % PATIENCE;
-            if bell.wanted != 0 {
+            there.wanted = (there.wanted + 1) % PATIENCE;
+            if there.wanted != 0 {
                 return;
             }
         }
-        *bell = Bell {
+        *there = Bell {
             slots,
             gpa: write.gpa.0,
             value: write.value,
             mask,
             size: write.size,
             wanted: 0,
-            eventfd: Some(eventfd),
+            bell: Some(bell),
         };
     }
 }
@@ -180,10 +190,10 @@ mod tests {
         iodev::{Answer, Range},
         pure::{
             doorbell,
-            test_bus::{ioeventfd, store, Device, Devices}, //
+            test_bus::{ioeventfd, other, own, store, Devices}, //
         },
     };
-    use std::marker::PhantomData;
+    use std::{cell::Cell, marker::PhantomData};
 
     const NOW: MemslotGeneration = MemslotGeneration(2);
 
@@ -191,7 +201,7 @@ mod tests {
     struct Still<E>(PhantomData<E>);
 
     impl<E: Copy> Bus for Still<E> {
-        type Eventfd = E;
+        type Bell = E;
 
         fn count(&self) -> usize {
             0
@@ -212,11 +222,15 @@ mod tests {
         fn signal(&self, _: E) -> bool {
             true
         }
+
+        fn write_again(&self, _: E, _: u64) -> bool {
+            unreachable!()
+        }
     }
 
     /// Remembers a write to a bus that never changes.
-    fn insert<E: Copy>(bells: &mut Bells<E>, write: &Write, again: Again, eventfd: E) {
-        bells.remember(&Still(PhantomData), write, NOW, (eventfd, again));
+    fn insert<E: Copy>(bells: &mut Bells<E>, write: &Write, again: Again, bell: E) {
+        bells.remember(&Still(PhantomData), write, NOW, (bell, again));
     }
 
     fn write(gpa: u64, value: u64) -> Write {
@@ -307,13 +321,27 @@ mod tests {
     fn holds_for_a_state_only() {
         let (mut bus, mut bells) = (Devices::default(), Bells::new());
         let write = store(0x1000, 1, 4);
-        assert!(!bells.ring(&bus, &store(0, 0, 0), MemslotGeneration(0)));
+        assert!(!ring(&bells, &bus, &store(0, 0, 0), MemslotGeneration(0)));
         bus.add(ioeventfd(0x1000, 4, Some(1)));
         assert!(search(&mut bells, &bus, &write, NOW));
-        assert!(bells.ring(&bus, &write, NOW));
-        assert!(!bells.ring(&bus, &write, MemslotGeneration(4)));
+        assert!(ring(&bells, &bus, &write, NOW));
+        assert!(!ring(&bells, &bus, &write, MemslotGeneration(4)));
         bus.add(ioeventfd(0x2000, 4, None));
-        assert!(!bells.ring(&bus, &write, NOW));
+        assert!(!ring(&bells, &bus, &write, NOW));
+    }
+
+    #[test]
+    fn devices_take_all_values() {
+        let (mut bus, mut bells) = (Devices::default(), Bells::new());
+        bus.add(own(0x1000, 4));
+        assert!(search(&mut bells, &bus, &store(0x1000, 1, 4), NOW));
+        let kinds = Cell::new(0);
+        for value in [0, 1, u64::from(u32::MAX)] {
+            let count = |kind| kinds.set(kinds.get() + u32::from(kind == BellKind::Device));
+            assert!(bells.ring(&bus, &store(0x1000, value, 4), NOW, count));
+        }
+        assert_eq!(kinds.get(), 3);
+        assert!(!ring(&bells, &bus, &store(0x1000, 1, 2), NOW));
     }
 
     #[test]
@@ -332,16 +360,26 @@ mod tests {
         assert_eq!(bells.find(&wide, NOW), None);
     }
 
+    type DeviceBells = Bells<(u64, usize)>;
+
+    /// Whether what is remembered does a write.
+    fn ring(bells: &DeviceBells, bus: &Devices, write: &Write, slots: MemslotGeneration) -> bool {
+        let kind = Cell::new(None);
+        let is_done = bells.ring(bus, write, slots, |done| kind.set(Some(done)));
+        assert_eq!(kind.get().is_some(), is_done);
+        is_done
+    }
+
     /// Whether a device takes a write.
     fn search(
-        bells: &mut Bells<(u64, usize)>,
+        bells: &mut DeviceBells,
         bus: &Devices,
         write: &Write,
         slots: MemslotGeneration,
     ) -> bool {
         let answer = doorbell::write(bus, write);
-        if let Some(Answer::Signalled { eventfd, again }) = answer {
-            bells.remember(bus, write, slots, (eventfd, again));
+        if let Some(Answer::Rung { bell, again }) = answer {
+            bells.remember(bus, write, slots, (bell, again));
         }
         answer.is_some()
     }
@@ -354,7 +392,7 @@ mod tests {
         let (mut rung, mut searched) = (0, 0);
         Devices::random(2000, |bus, write| {
             let expected = bus.as_c(write);
-            let taker = if bells.ring(bus, write, NOW) {
+            let taker = if ring(&bells, bus, write, NOW) {
                 rung += 1;
                 expected
             } else {
@@ -379,20 +417,16 @@ mod tests {
         }
         for queue in 0..8 {
             let write = store(0x1050, queue, 4);
-            assert!(!bells.ring(&bus, &write, NOW));
+            assert!(!ring(&bells, &bus, &write, NOW));
             assert!(search(&mut bells, &bus, &write, NOW));
             assert_eq!(bus.asked.take().len(), queue as usize + 1);
-            assert!(bells.ring(&bus, &write, NOW));
+            assert!(ring(&bells, &bus, &write, NOW));
             assert_eq!(bus.asked.take(), [queue as usize]);
         }
 
         // Another comes, and its place in the order is in front.
-        bus.add(Device {
-            addr: 0x1040,
-            len: 0x20,
-            data: Err(8),
-        });
-        assert!(!bells.ring(&bus, &store(0x1050, 7, 4), NOW));
+        bus.add(other(0x1040, 0x20, 8));
+        assert!(!ring(&bells, &bus, &store(0x1050, 7, 4), NOW));
     }
 
     #[test]
@@ -402,6 +436,6 @@ mod tests {
         let write = store(0x1000, 1, 4);
         let changing = MemslotGeneration(NOW.0 | 1 << 63);
         assert!(search(&mut bells, &bus, &write, changing));
-        assert!(!bells.ring(&bus, &write, changing));
+        assert!(!ring(&bells, &bus, &write, changing));
     }
 }

@@ -48,7 +48,7 @@ fn is_for(bus: &impl Bus, index: usize, gpa: Gpa, size: u8) -> bool {
 /// Offers a write to the devices at its address, one after the other, until one takes it. `None` if
 /// none does.
 #[inline(always)]
-pub fn write<B: Bus>(bus: &B, write: &Write) -> Option<Answer<B::Eventfd>> {
+pub fn write<B: Bus>(bus: &B, write: &Write) -> Option<Answer<B::Bell>> {
     let first = first_device(bus, write.gpa, write.size)?;
     if is_for(bus, first + 1, write.gpa, write.size) {
         return write_to_one_of_several(bus, first, write);
@@ -67,7 +67,7 @@ fn write_to_one_of_several<B: Bus>(
     bus: &B,
     first: usize,
     write: &Write,
-) -> Option<Answer<B::Eventfd>> {
+) -> Option<Answer<B::Bell>> {
     let mut known = Again::SameValue;
     for index in first.. {
         if !is_for(bus, index, write.gpa, write.size) {
@@ -85,7 +85,7 @@ fn write_to_one_of_several<B: Bus>(
 /// The same answer, with less known of other writes.
 fn again<E>(answer: Answer<E>, again: Again) -> Answer<E> {
     match answer {
-        Answer::Signalled { eventfd, .. } => Answer::Signalled { eventfd, again },
+        Answer::Rung { bell, .. } => Answer::Rung { bell, again },
         other => other,
     }
 }
@@ -93,7 +93,7 @@ fn again<E>(answer: Answer<E>, again: Again) -> Answer<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::test_bus::{ioeventfd, store, Device, Devices};
+    use crate::pure::test_bus::{ioeventfd, other, store, Devices};
 
     /// Random buses, and random writes: always the device that C finds.
     #[test]
@@ -104,11 +104,8 @@ mod tests {
             let answer = super::write(bus, write);
             let as_c = expected.and_then(|i| bus.answer(i, write));
             match (answer, as_c) {
-                (
-                    Some(Answer::Signalled { eventfd, again }),
-                    Some(Answer::Signalled { eventfd: c, .. }),
-                ) => {
-                    assert_eq!(eventfd, c);
+                (Some(Answer::Rung { bell, again }), Some(Answer::Rung { bell: c, .. })) => {
+                    assert_eq!(bell, c);
                     holds_again(bus, write, expected, again);
                 }
                 _ => assert_eq!(answer, as_c),
@@ -136,21 +133,14 @@ mod tests {
     #[test]
     fn asks_other_devices_first() {
         let bus = Devices {
-            devices: vec![
-                Device {
-                    addr: 0x1000,
-                    len: 0x100,
-                    data: Err(1),
-                },
-                ioeventfd(0x1000, 4, Some(1)),
-            ],
+            devices: vec![other(0x1000, 0x100, 1), ioeventfd(0x1000, 4, Some(1))],
             ..Devices::default()
         };
         let answer = super::write(&bus, &store(0x1000, 1, 4));
         assert_eq!(
             answer,
-            Some(Answer::Signalled {
-                eventfd: (0, 1),
+            Some(Answer::Rung {
+                bell: (0, 1),
                 again: Again::Unknown
             })
         );

@@ -242,26 +242,43 @@ impl Register {
     /// signal. The word has changed by then.
     #[inline(always)]
     pub fn write(&self, word: &impl Word, write: &Write) -> Option<bool> {
-        if !self.is_at(write.gpa, write.size) {
-            return None;
-        }
-        let value = write.value;
-        let changed = match (self.on_write?, self.signal) {
-            // What the word was does not matter: no exchange is needed.
-            (OnWrite::Store, Signal::Never | Signal::Always | Signal::Value(_)) => {
-                word.store(value);
-                false
+        let is_for_it = self.is_at(write.gpa, write.size) && self.on_write.is_some();
+        is_for_it.then(|| self.write_value(word, write.value))
+    }
+
+    /// Does a write that is for the register. Returns whether to signal.
+    #[inline(always)]
+    pub fn write_value(&self, word: &impl Word, value: u64) -> bool {
+        match self.signal {
+            Signal::Change => self.changes(word, value),
+            // What the word was does not matter.
+            signal => {
+                match self.on_write {
+                    Some(OnWrite::Store) => word.store(value),
+                    Some(OnWrite::Clear) => {
+                        word.fetch_and(!value);
+                    }
+                    Some(OnWrite::Set) => {
+                        word.fetch_or(value);
+                    }
+                    None => (),
+                }
+                match signal {
+                    Signal::Value(wanted) => value == wanted,
+                    signal => signal == Signal::Always,
+                }
             }
-            (OnWrite::Store, Signal::Change) => word.swap(value) != value,
-            (OnWrite::Clear, _) => word.fetch_and(!value) & value != 0,
-            (OnWrite::Set, _) => !word.fetch_or(value) & value != 0,
-        };
-        Some(match self.signal {
-            Signal::Never => false,
-            Signal::Always => true,
-            Signal::Value(wanted) => value == wanted,
-            Signal::Change => changed,
-        })
+        }
+    }
+
+    /// The same. Returns whether the word has changed.
+    fn changes(&self, word: &impl Word, value: u64) -> bool {
+        match self.on_write {
+            Some(OnWrite::Store) => word.swap(value) != value,
+            Some(OnWrite::Clear) => word.fetch_and(!value) & value != 0,
+            Some(OnWrite::Set) => !word.fetch_or(value) & value != 0,
+            None => false,
+        }
     }
 
     /// Does a read, if it is for the register.

@@ -12,9 +12,17 @@ use std::cell::RefCell;
 pub(super) struct Device {
     pub(super) addr: u64,
     pub(super) len: i32,
-    /// That of an ioeventfd; none takes any value. `Err` for a device of another kind that
-    /// takes values below.
-    pub(super) data: Result<Option<u64>, u64>,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// With the data that it is for, if not for any.
+    Ioeventfd(Option<u64>),
+    /// A register of this module, for all of it.
+    Own,
+    /// One that takes values below.
+    Other(u64),
 }
 
 #[derive(Default)]
@@ -45,12 +53,9 @@ impl Devices {
             };
             for _ in 0..random(12) {
                 let addr = 0x1000 + random(24);
-                bus.add(match random(4) {
-                    0 => Device {
-                        addr,
-                        len: 1 + random(16) as i32,
-                        data: Err(random(4)),
-                    },
+                bus.add(match random(5) {
+                    0 => other(addr, 1 + random(16) as i32, random(4)),
+                    4 => own(addr, 1 << random(4)),
                     1 => ioeventfd(addr, 0, None),
                     2 => ioeventfd(addr, 1 << random(4), None),
                     _ => ioeventfd(addr, 1 << random(4), Some(random(4))),
@@ -122,27 +127,37 @@ impl Devices {
 
     pub(super) fn answer(&self, index: usize, write: &Write) -> Option<Answer<(u64, usize)>> {
         let device = &self.devices[index];
-        let signalled = Answer::Signalled {
-            eventfd: (self.generation, index),
-            again: match device.data {
-                Ok(Some(_)) => Again::SameValue,
-                _ => Again::AnyValue,
-            },
+        let is_at = device.addr == write.gpa.0;
+        let is_all = is_at && device.len == i32::from(write.size);
+        let rung = |again| Answer::Rung {
+            bell: (self.generation, index),
+            again,
         };
-        match device.data {
-            Err(below) => (write.value < below).then_some(Answer::Taken),
-            Ok(data) => (device.addr == write.gpa.0
-                && (device.len == 0
-                    || device.len == i32::from(write.size)
-                        && data.is_none_or(|data| data == write.value)))
-            .then_some(signalled),
+        match device.kind {
+            Kind::Other(below) => (write.value < below).then_some(Answer::Taken),
+            Kind::Own => is_all.then_some(rung(Again::AnyValue)),
+            Kind::Ioeventfd(_) if device.len == 0 => is_at.then_some(rung(Again::AnyValue)),
+            Kind::Ioeventfd(None) => is_all.then_some(rung(Again::AnyValue)),
+            Kind::Ioeventfd(Some(data)) => {
+                (is_all && data == write.value).then_some(rung(Again::SameValue))
+            }
         }
+    }
+
+    /// Whether a bell is a device that is one of this module, or an eventfd, and is current; it is
+    /// rung then.
+    fn rings(&self, bell: (u64, usize), is_own: bool) -> bool {
+        let is_one = self.is_current(bell) && (self.devices[bell.1].kind == Kind::Own) == is_own;
+        if is_one {
+            self.asked.borrow_mut().push(bell.1);
+        }
+        is_one
     }
 }
 
 impl Bus for Devices {
     /// Generation and index.
-    type Eventfd = (u64, usize);
+    type Bell = (u64, usize);
 
     fn count(&self) -> usize {
         self.devices.len()
@@ -159,7 +174,7 @@ impl Bus for Devices {
     fn write(&self, index: usize, write: &Write) -> Answer<(u64, usize)> {
         self.asked.borrow_mut().push(index);
         self.answer(index, write).unwrap_or(Answer::Declined {
-            always: self.devices[index].data.is_ok(),
+            always: !matches!(self.devices[index].kind, Kind::Other(_)),
         })
     }
 
@@ -167,12 +182,12 @@ impl Bus for Devices {
         generation == self.generation
     }
 
-    fn signal(&self, (generation, index): (u64, usize)) -> bool {
-        let is_current = self.is_current((generation, index));
-        if is_current {
-            self.asked.borrow_mut().push(index);
-        }
-        is_current
+    fn signal(&self, bell: (u64, usize)) -> bool {
+        self.rings(bell, false)
+    }
+
+    fn write_again(&self, bell: (u64, usize), _: u64) -> bool {
+        self.rings(bell, true)
     }
 }
 
@@ -188,6 +203,23 @@ pub(super) fn ioeventfd(addr: u64, len: i32, data: Option<u64>) -> Device {
     Device {
         addr,
         len,
-        data: Ok(data),
+        kind: Kind::Ioeventfd(data),
+    }
+}
+
+pub(super) fn own(addr: u64, len: i32) -> Device {
+    Device {
+        addr,
+        len,
+        kind: Kind::Own,
+    }
+}
+
+/// One that takes values below another.
+pub(super) fn other(addr: u64, len: i32, below: u64) -> Device {
+    Device {
+        addr,
+        len,
+        kind: Kind::Other(below),
     }
 }

@@ -103,9 +103,9 @@ pub(crate) struct Stats {
     /// here. To know all takes an info cache's knowing the page, so that the latter need not be
     /// counted as [`Event::CacheHit`] as well.
     fast: [[[Sizes; 2]; Taker::COUNT]; 2],
-    /// Those of doorbells that were answered with interrupts off, by the size itself: the same
-    /// holds of them.
-    rung: Sizes,
+    /// Writes that were done with interrupts off, by an ioeventfd and by another device in the
+    /// kernel, by the size itself: the same holds of them.
+    rung: [Sizes; 2],
     /// Those that the fast path has refused, of pages that KVM's info cache knows: by the event
     /// that tells why; first those that nobody has looked at. Each is a hit, which is not counted
     /// once more.
@@ -129,7 +129,7 @@ impl Stats {
         init!(Self {
             events: array::from_fn(|_| Counter::default()),
             fast <- init_array_from_fn(|_| <[[Sizes; 2]; Taker::COUNT]>::default()),
-            rung: array::from_fn(|_| Counter::default()),
+            rung <- init_array_from_fn(|_| Sizes::default()),
             refused <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
             unseen: Counter::default(),
             emulated <- init_array_from_fn(|_| array::from_fn(|_| Counter::default())),
@@ -156,8 +156,9 @@ impl Stats {
     /// Counts a doorbell that was answered with interrupts off, a write of `size` bytes, fewer than
     /// 16.
     #[inline(always)]
-    pub(crate) fn count_rung(&self, size: u8) {
-        self.rung[usize::from(size) & 15].inc();
+    pub(crate) fn count_rung(&self, taker: Taker, size: u8) {
+        let by_device = usize::from(!matches!(taker, Taker::Ioeventfd));
+        self.rung[by_device][usize::from(size) & 15].inc();
     }
 
     /// Counts an access that goes to the emulator at once, where somebody looks or not.
@@ -206,8 +207,14 @@ impl Stats {
         let [searched, known] = &self.fast;
         add_by_size(sums.fast.as_flattened_mut(), searched.as_flattened());
         let known_hits = add_by_size(sums.fast.as_flattened_mut(), known.as_flattened());
-        let writes = &mut sums.fast[Taker::Ioeventfd as usize][1];
-        let rung = add_by_size(slice::from_mut(writes), slice::from_ref(&self.rung));
+        let mut rung = 0;
+        for (taker, sizes) in [Taker::Ioeventfd, Taker::Kernel]
+            .into_iter()
+            .zip(&self.rung)
+        {
+            let writes = &mut sums.fast[taker as usize][1];
+            rung += add_by_size(slice::from_mut(writes), slice::from_ref(sizes));
+        }
         sums.irqsoff += rung;
 
         for (sum, count) in sums.events.iter_mut().zip(&self.events) {

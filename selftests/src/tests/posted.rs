@@ -2,7 +2,7 @@
 //! Registers that answer by themselves: what accesses do to their words, and how they come and go.
 //!
 //! Where the extension is on, all of it is done in each way: without the extension, without its
-//! fast path and with it.
+//! fast path, with it, and with writes that are answered before interrupts are on again.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +29,7 @@ const ATOMIC: &str = "rust/kvm/user_word.rs: \
     no bit is lost that a device sets while the guest clears others";
 const ERRNO: &str = "src/registers.rs: \
     each field that is wrong has its errno, and leaves nothing behind";
-const LIFE: &str = "rust/kvm/vm.rs: \
+const LIFE: &str = "rust/kvm/io_device.rs: \
     a register ends with its file and its VM, whichever goes first";
 
 crate::test_table! {
@@ -69,10 +69,17 @@ fn each_way(run: impl Fn(&Bench) -> Result<()>) -> Result<()> {
     }
     let enabled = Switch::keep("kvm_mmio_ext", "enabled")?;
     let fast = Switch::keep("kvm_mmio_ext", "fast")?;
-    for (on, quick) in [(false, false), (true, false), (true, true)] {
-        enabled.set(on)?;
-        fast.set(quick)?;
-        run(&Bench::new()?).with_context(|| format!("enabled {on}, fast {quick}"))?;
+    let irqsoff = Switch::keep("kvm_mmio_ext", "irqsoff")?;
+    for ways in [
+        [false, false, false],
+        [true, false, false],
+        [true, true, false],
+        [true, true, true],
+    ] {
+        for (switch, on) in [&enabled, &fast, &irqsoff].into_iter().zip(ways) {
+            switch.set(on)?;
+        }
+        run(&Bench::new()?).with_context(|| format!("enabled, fast, irqsoff: {ways:?}"))?;
     }
     Ok(())
 }

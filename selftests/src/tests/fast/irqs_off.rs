@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Doorbells that are answered before interrupts are on again.
+//! Doorbells and registers that are answered before interrupts are on again.
+
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 
 use super::ways::Switch;
-use crate::guest::{Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
+use crate::guest::{
+    Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Place, Region, Registers, Request, SlotKind,
+    Vcpu, on_write,
+};
 use crate::host::{self, Modes, silicon};
 use crate::stats::Mark;
 use crate::{expect_eq, skip};
@@ -17,6 +22,7 @@ const FORGOTTEN: &str = "src/pure/bells.rs: \
 crate::test_table! {
     fast_irqs_off_rings: ANSWERED => rings(),
     fast_irqs_off_queues: ANSWERED => queues(),
+    fast_irqs_off_registers: ANSWERED => registers(),
     fast_irqs_off_switched_off: ANSWERED => switched_off(),
     fast_irqs_off_memory_in_place: FORGOTTEN => memory_in_place(),
     fast_irqs_off_removed: FORGOTTEN => removed(),
@@ -116,6 +122,54 @@ fn queues() -> Result<()> {
     start.delta(&[vcpu.fd()])?.expect_ext("fast_irqsoff", 80)?;
     for (queue, bell) in bells.iter().enumerate() {
         expect_eq!(bell.rings()?, rounds + 10, "queue {queue}");
+    }
+    Ok(())
+}
+
+/// Registers, as long as they are there.
+fn registers() -> Result<()> {
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let file = Registers::open()?.context("the extension is loaded")?;
+    let memory = Region::new(PAGE)?;
+    for on_write in [on_write::STORE, on_write::CLEAR, on_write::SET] {
+        file.add(&Request {
+            gpa,
+            user_addr: memory.hva(),
+            len: 4,
+            vm_fd: machine.vm().as_raw_fd(),
+            event_fd: -1,
+            on_write,
+            ..Default::default()
+        })?;
+        for _ in 0..before() {
+            vcpu.write(gva, 4, 0)?;
+        }
+
+        let start = Mark::here(&[vcpu.fd()])?;
+        for i in 0..RINGS {
+            memory.write_u64(0, 0xff00);
+            expect_eq!(vcpu.write(gva, 4, i)?, []);
+            let expected = match on_write {
+                on_write::STORE => i,
+                on_write::CLEAR => 0xff00 & !i,
+                _ => 0xff00 | i,
+            };
+            expect_eq!(memory.read_u64(0), expected, "{on_write} {i}");
+        }
+        let delta = start.delta(&[vcpu.fd()])?;
+        delta.expect_kvm("mmio_exits", 0)?;
+        delta.expect_ext("fast", RINGS)?;
+        delta.expect_ext("fast_irqsoff", RINGS)?;
+        delta.expect_ext("fast_kernel", RINGS)?;
+
+        file.remove(&Place {
+            gpa,
+            vm_fd: machine.vm().as_raw_fd(),
+            reserved: 0,
+        })?;
+        expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
     }
     Ok(())
 }

@@ -255,11 +255,11 @@ impl<'a> Vcpu<'a> {
         let bus = self.0.kvm.bus_now();
         let slots = self.memslots_generation();
         let bells = &mut self.state_mut().bells;
-        let taker = match bells.ring(&bus, &write, slots) {
+        let taker = match bells.ring(&bus, &write, slots, |_| ()) {
             true => Taker::Ioeventfd,
             false => match doorbell::write(&bus, &write) {
-                Some(Answer::Signalled { eventfd, again }) => {
-                    bells.remember(&bus, &write, slots, (eventfd, again));
+                Some(Answer::Rung { bell, again }) => {
+                    bells.remember(&bus, &write, slots, (bell, again));
                     Taker::Ioeventfd
                 }
                 Some(_) => Taker::Kernel,

@@ -180,9 +180,9 @@ impl OldBus {
     }
 }
 
-/// In the place of `Eventfd` there.
+/// In the place of `Bell` there.
 #[derive(Clone, Copy)]
-pub(crate) struct Eventfd {
+pub(crate) struct Bell {
     of: NonNull<Device>,
     generation: u64,
 }
@@ -203,7 +203,7 @@ impl BusNow {
 }
 
 impl crate::iodev::Bus for BusNow {
-    type Eventfd = Eventfd;
+    type Bell = Bell;
 
     fn count(&self) -> usize {
         self.state.range.len()
@@ -217,13 +217,13 @@ impl crate::iodev::Bus for BusNow {
         }
     }
 
-    fn write(&self, index: usize, write: &Write) -> Answer<Eventfd> {
+    fn write(&self, index: usize, write: &Write) -> Answer<Bell> {
         assert_alive(&self.state.is_alive, "bus");
         let device = &self.state.range[index];
         let takes = device.write(write.gpa.0, write.value, write.size.into());
         match (takes, device.is_ioeventfd()) {
-            (true, true) => Answer::Signalled {
-                eventfd: Eventfd {
+            (true, true) => Answer::Rung {
+                bell: Bell {
                     of: NonNull::from(&**device),
                     generation: self.generation(),
                 },
@@ -234,17 +234,22 @@ impl crate::iodev::Bus for BusNow {
         }
     }
 
-    fn is_current(&self, eventfd: Eventfd) -> bool {
-        eventfd.generation == self.generation()
+    fn is_current(&self, bell: Bell) -> bool {
+        bell.generation == self.generation()
     }
 
-    fn signal(&self, eventfd: Eventfd) -> bool {
+    fn signal(&self, bell: Bell) -> bool {
         assert_alive(&self.state.is_alive, "bus");
-        let is_current = self.is_current(eventfd);
+        let is_current = self.is_current(bell);
         if is_current {
             // SAFETY: Devices are kept, as `states` keeps their buses.
-            unsafe { eventfd.of.as_ref() }.signal();
+            unsafe { bell.of.as_ref() }.signal();
         }
         is_current
+    }
+
+    /// There are only eventfds.
+    fn write_again(&self, _: Bell, _: u64) -> bool {
+        false
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What hangs off a vCPU as `vcpu->arch.mmio_ext`: that of `src/state.rs`.
 
-use super::bus::Eventfd;
+use super::bus::Bell;
 use crate::{
     addr::Gpa,
     insns::FetchCache,
@@ -26,14 +26,14 @@ pub(crate) struct State {
     pub(crate) info_cache: Box<InfoCache>,
     pub(crate) faulting_in: bool,
     pub(crate) fetch_cache: Box<FetchCache>,
-    pub(crate) bells: Box<Bells<Eventfd>>,
+    pub(crate) bells: Box<Bells<Bell>>,
     pub(crate) pending_load: Option<PendingLoad>,
 }
 
 // SAFETY: As in `src/state.rs`.
 unsafe impl Zeroable for InfoCache {}
 // SAFETY: As in `src/state.rs`.
-unsafe impl Zeroable for Bells<Eventfd> {}
+unsafe impl Zeroable for Bells<Bell> {}
 // SAFETY: As in `src/state.rs`.
 unsafe impl Zeroable for Refused {}
 
