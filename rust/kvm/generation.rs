@@ -23,6 +23,17 @@ impl MemslotGeneration {
     }
 
     /// Whether what an MMIO SPTE that was made in generation `made` says holds now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::generation::MemslotGeneration;
+    ///
+    /// let now = MemslotGeneration(2);
+    /// assert!(now.is_still(now.mmio()));
+    /// // Bit 63: the memslots are just being changed.
+    /// assert!(!MemslotGeneration(2 | 1 << 63).is_still(now.mmio()));
+    /// ```
     pub const fn is_still(self, made: MmioGeneration) -> bool {
         !self.update_in_progress() && self.mmio().get() == made.get()
     }

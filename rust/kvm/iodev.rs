@@ -37,6 +37,19 @@ impl Range {
     }
 
     /// Where an access lies: `kvm_io_bus_cmp()` with the access as the first operand.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use core::cmp::Ordering;
+    /// use kvm_mmio_ext::{addr::Gpa, iodev::Range};
+    ///
+    /// let queue = Range { addr: 0x1000, len: 4 };
+    /// assert_eq!(queue.compare(Gpa(0x1000), 4), Ordering::Equal);
+    /// // Not all of it: the access is another's.
+    /// assert_eq!(queue.compare(Gpa(0x1000), 8), Ordering::Greater);
+    /// assert_eq!(queue.compare(Gpa(0xffe), 4), Ordering::Less);
+    /// ```
     #[inline(always)]
     pub fn compare(self, gpa: Gpa, size: u8) -> Ordering {
         if gpa.0 < self.addr {

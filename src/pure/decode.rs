@@ -87,6 +87,18 @@ pub enum Base {
 
 impl Register {
     /// What becomes of the register's value `old` when `size` bytes are loaded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::pure::decode::{Extend, Register};
+    ///
+    /// let ah = Register { number: 0, high: true };
+    /// assert_eq!(ah.loaded(0x1122_3344, 0xff, 1, Extend::Plain), 0x1122_ff44);
+    /// // movsbq
+    /// let rax = Register { number: 0, high: false };
+    /// assert_eq!(rax.loaded(0, 0x80, 1, Extend::Sign(8)), -0x80_i64 as u64);
+    /// ```
     #[inline(always)]
     pub fn loaded(self, old: u64, value: u64, size: u8, extend: Extend) -> u64 {
         let (value, size) = match extend {
@@ -168,6 +180,22 @@ impl Bytes<'_> {
 
 /// Decodes the instruction at the beginning of `bytes`, which may end before it does. `None` if it
 /// is none of those that are decoded here, or if it is not all there.
+///
+/// # Examples
+///
+/// ```
+/// use kvm_mmio_ext::pure::decode::{decode, Operation, Register};
+///
+/// // mov %eax, 0x50(%rdi)
+/// let store = decode(&[0x89, 0x47, 0x50]).unwrap();
+/// assert_eq!((store.length, store.size), (3, 4));
+/// assert_eq!(store.address.displacement, 0x50);
+/// let eax = Register { number: 0, high: false };
+/// assert_eq!(store.operation, Operation::Store(eax));
+///
+/// // xchg %eax, (%rdi) is the emulator's.
+/// assert_eq!(decode(&[0x87, 0x07]), None);
+/// ```
 pub fn decode(bytes: &[u8]) -> Option<Access> {
     let mut bytes = Bytes {
         bytes: &bytes[..bytes.len().min(MAX_LENGTH)],

@@ -19,6 +19,22 @@ const LEVEL_BITS: u32 = 9;
 ///
 /// `read` gets the physical address of each entry, top level first, and returns its value; the
 /// walk ends without a result if it cannot, or if nothing is mapped.
+///
+/// # Examples
+///
+/// ```
+/// use kvm_mmio_ext::{addr::{Gpa, Gva}, pure::guest_walk::walk};
+///
+/// // Four levels, the last but one of which maps 2 MiB.
+/// let read = |entry: Gpa| match entry.0 {
+///     0x1000 => Some(0x2001),
+///     0x2000 => Some(0x3001),
+///     0x3008 => Some(0xfea0_0081),
+///     _ => None,
+/// };
+/// assert_eq!(walk(0x1000, 4, Gva(0x20_3050), read), Some(Gpa(0xfea0_3050)));
+/// assert_eq!(walk(0x1000, 4, Gva(0x40_0000), read), None);
+/// ```
 pub fn walk(
     root: u64,
     levels: usize,

@@ -89,6 +89,23 @@ impl InfoCache {
     /// which of the two sets the caller has seen.
     ///
     /// An entry of the same virtual address is replaced: there is at most one for each.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::addr::{Gfn, Gpa, Gva};
+    /// use kvm_mmio_ext::{generation::MemslotGeneration, mmio_info::MmioInfo};
+    /// use kvm_mmio_ext::pure::info_cache::{Clear, InfoCache};
+    ///
+    /// let now = MemslotGeneration(2);
+    /// let mut cache = InfoCache::new();
+    /// cache.insert(MmioInfo { gva: Gva(0x7000), gfn: Gfn(0xfeb00), access: 0, generation: now });
+    /// assert!(cache.find_gva(Gva(0x7010), now).is_some());
+    /// // The memslots have changed: nobody knows whether it is MMIO still.
+    /// assert!(cache.find_gva(Gva(0x7010), MemslotGeneration(4)).is_none());
+    /// cache.clear(Clear::Page(Gva(0x7000)));
+    /// assert!(cache.find_gva(Gva(0x7010), now).is_none());
+    /// ```
     pub fn insert(&mut self, info: MmioInfo) {
         if !info.generation.update_in_progress() {
             self.entries[entry_for(&info)] = Entry {

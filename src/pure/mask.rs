@@ -51,6 +51,16 @@ impl MmioMask {
     ///
     /// `maxphyaddr` is the width of a physical address as CPUID gives it, in bits, without what
     /// memory encryption takes away: those bits are not reserved.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::pure::mask::MmioMask;
+    ///
+    /// assert_eq!(MmioMask::paging(46).value, 1 << 51 | 1);
+    /// // No bit is left that would be reserved.
+    /// assert_eq!(MmioMask::paging(52).value, 0);
+    /// ```
     pub const fn paging(maxphyaddr: u32) -> Self {
         let value = if maxphyaddr < PTE_ADDRESS_BITS {
             1 << 51 | PRESENT
@@ -78,6 +88,16 @@ impl MmioMask {
     ///
     /// `phys_bits` is the width that memory encryption has left, `c_bit` the number of the bit
     /// that says "encrypted": it is not reserved even if it is the first bit above `phys_bits`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::pure::mask::MmioMask;
+    ///
+    /// // All bits above the address but the one that says "encrypted".
+    /// let mask = MmioMask::sme(47, 47);
+    /// assert_eq!(mask.value, 0b1111 << 48 | 1);
+    /// ```
     pub const fn sme(phys_bits: u32, c_bit: u32) -> Self {
         let first = if c_bit == phys_bits {
             phys_bits + 1

@@ -56,6 +56,20 @@ impl Plan {
     };
 
     /// The plan for an instruction at `rip`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::{addr::Gva, pure::{decode::decode, plan::Plan}};
+    ///
+    /// // mov %esi, 0x10(%rdi)
+    /// let access = decode(&[0x89, 0x77, 0x10]).unwrap();
+    /// let plan = Plan::new(&access, 0x1000);
+    /// assert_eq!(plan.next_rip, 0x1003);
+    /// let register = |number| [0xd000_0000, 7][usize::from(number == 6)];
+    /// assert_eq!(plan.address(register), Gva(0xd000_0010));
+    /// assert_eq!(plan.stored(register), 7);
+    /// ```
     pub fn new(access: &Access, rip: u64) -> Self {
         let address = &access.address;
         let next_rip = rip.wrapping_add(access.length.into());

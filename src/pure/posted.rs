@@ -152,6 +152,24 @@ impl Request {
     /// # Errors
     ///
     /// [`Invalid`] if a field has no meaning, or none with the others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::pure::posted::{Invalid, Request};
+    ///
+    /// let status = Request {
+    ///     gpa: 0xd000_0060,
+    ///     user_addr: 0x7f00_0000_0000,
+    ///     len: 4,
+    ///     event_fd: -1,
+    ///     on_read: Request::READ_RETURN,
+    ///     ..Request::default()
+    /// };
+    /// assert_eq!(status.parse()?.size, 4);
+    /// assert_eq!(Request { gpa: 0xd000_0061, ..status }.parse(), Err(Invalid));
+    /// # Ok::<(), Invalid>(())
+    /// ```
     pub fn parse(&self) -> Result<Register, Invalid> {
         if self.reserved.iter().any(|byte| *byte != 0) || !matches!(self.len, 1 | 2 | 4 | 8) {
             return Err(Invalid);

@@ -51,6 +51,17 @@ impl Refused {
     }
 
     /// Refuses an instruction from now on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::pure::refused::{Reason, Refused};
+    ///
+    /// let refused = Refused::new();
+    /// refused.insert(0x401000, Reason::Insn);
+    /// assert_eq!(refused.find(0x401000), Some(Reason::Insn));
+    /// assert_eq!(refused.find(0x401003), None);
+    /// ```
     pub fn insert(&self, rip: u64, reason: Reason) {
         let (place, mark) = Self::place_and_mark(rip);
         self.places[place].set(mark & !1 | u16::from(reason == Reason::Fetch));

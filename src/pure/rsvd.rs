@@ -24,6 +24,21 @@ pub struct PageFormat<'a> {
 impl PageFormat<'_> {
     /// Whether an entry at `level` (1 is that of 4 KiB pages) has a reserved bit set:
     /// `is_rsvd_spte()`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::pure::{rsvd::PageFormat, spte::Spte};
+    ///
+    /// let format = PageFormat {
+    ///     reserved: &[[1 << 51; 5]; 2],
+    ///     // Writable, not readable.
+    ///     bad_mt_xwr: 1 << 0b010,
+    /// };
+    /// assert!(format.is_reserved(Spte(1 << 51), 1));
+    /// assert!(format.is_reserved(Spte(0b010), 1));
+    /// assert!(!format.is_reserved(Spte(0b111), 1));
+    /// ```
     pub const fn is_reserved(&self, spte: Spte, level: usize) -> bool {
         let bit7 = (spte.0 >> 7 & 1) as usize;
         self.is_bad_mt_xwr(spte) || spte.0 & self.reserved[bit7][level - 1] != 0

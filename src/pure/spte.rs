@@ -68,6 +68,26 @@ pub struct MmioFormat {
 impl MmioFormat {
     /// An SPTE that marks `gfn` as MMIO, for the access rights that the guest's page tables give
     /// to it, as of `generation`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use kvm_mmio_ext::{addr::Gfn, generation::MmioGeneration};
+    /// use kvm_mmio_ext::pure::{mask::MmioMask, spte::{self, MmioFormat}};
+    ///
+    /// let format = MmioFormat {
+    ///     mask: MmioMask::ept(),
+    ///     caching: true,
+    ///     l1tf: 0,
+    ///     lower_gfn: (1 << 52) - (1 << 12),
+    /// };
+    /// let spte = format.mark_mmio_spte(Gfn(0xfeb00), MmioGeneration::new(42), 0);
+    /// // Writable and executable, not readable: misconfigured.
+    /// assert_eq!(spte.0 & 7, 0b110);
+    /// assert!(format.is_mmio_spte(spte));
+    /// assert_eq!(format.get_mmio_spte_gfn(spte), Gfn(0xfeb00));
+    /// assert_eq!(spte::get_mmio_spte_generation(spte).get(), 42);
+    /// ```
     pub const fn mark_mmio_spte(&self, gfn: Gfn, generation: MmioGeneration, access: u32) -> Spte {
         let Gpa(gpa) = gfn.gpa();
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register as Reg};
-use kvm_mmio_ext_host_tests::pure::decode::{decode, Access, Base, Extend, Operation, MAX_LENGTH};
-use kvm_mmio_ext_host_tests::pure::plan::Plan;
+use kvm_mmio_ext::pure::decode::{decode, Access, Base, Extend, Operation, MAX_LENGTH};
+use kvm_mmio_ext::pure::plan::Plan;
 
 /// Where the instruction is: an address whose sum with a displacement carries out of 32 bits.
 const RIP: u64 = 0x0000_7ffe_ffff_fff9;

@@ -2,10 +2,10 @@
 //! The info cache against a model that remembers everything: the cache may forget, but never find
 //! what the model does not hold.
 
-use kvm_mmio_ext_host_tests::addr::{Gfn, Gpa, Gva};
-use kvm_mmio_ext_host_tests::generation::MemslotGeneration;
-use kvm_mmio_ext_host_tests::mmio_info::MmioInfo;
-use kvm_mmio_ext_host_tests::pure::info_cache::{Clear, InfoCache};
+use kvm_mmio_ext::addr::{Gfn, Gpa, Gva};
+use kvm_mmio_ext::generation::MemslotGeneration;
+use kvm_mmio_ext::mmio_info::MmioInfo;
+use kvm_mmio_ext::pure::info_cache::{Clear, InfoCache};
 use proptest::prelude::*;
 
 /// What happens to a vCPU.

@@ -2,10 +2,10 @@
 //! MMIO SPTEs are bit-identical to those of KVM's C code, which is written down here a second
 //! time, as in arch/x86/kvm/mmu/spte.{c,h} and mmu.c of Linux 7.3.
 
-use kvm_mmio_ext_host_tests::addr::Gfn;
-use kvm_mmio_ext_host_tests::generation::MemslotGeneration;
-use kvm_mmio_ext_host_tests::pure::mask::MmioMask;
-use kvm_mmio_ext_host_tests::pure::spte::{get_mmio_spte_generation, MmioFormat, Spte};
+use kvm_mmio_ext::addr::Gfn;
+use kvm_mmio_ext::generation::MemslotGeneration;
+use kvm_mmio_ext::pure::mask::MmioMask;
+use kvm_mmio_ext::pure::spte::{get_mmio_spte_generation, MmioFormat, Spte};
 use proptest::prelude::*;
 
 /// `GENMASK_ULL(high, low)`.

@@ -23,7 +23,7 @@ extern crate self as pin_init;
 
 use bindings::*;
 use in_place::{init_array_from_fn, init_zeroed, Zeroable};
-use kvm_mmio_ext_host_tests::{addr, generation, iodev, mmio_info, pure};
+use kvm_mmio_ext::{addr, generation, iodev, mmio_info, pure};
 
 #[path = "../../../../src/access.rs"]
 mod access;

@@ -2,7 +2,7 @@
 //! Shadow page tables of one entry.
 
 use crate::pure::spte::{MmioFormat, Spte, NONPRESENT};
-use kvm_mmio_ext_host_tests::pure::mask::MmioMask;
+use kvm_mmio_ext::pure::mask::MmioMask;
 use loom::sync::{
     atomic::{
         AtomicU64,
