@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What KVM has as inline functions or macros only, for Rust. */
-#include <linux/file.h>
 #include <linux/module.h>
 #include <linux/kvm_host.h>
 #include <kvm/iodev.h>
@@ -24,14 +23,9 @@ u32 mmio_ext_nr_address_spaces(struct kvm *kvm)
 	return kvm_arch_nr_memslot_as_ids(kvm);
 }
 
-/* Signal a zero-length ioeventfd of the page's address, if there is one. */
-bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa)
+void mmio_ext_trace_fast_mmio(gpa_t gpa)
 {
-	if (kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL))
-		return false;
-
 	trace_kvm_fast_mmio(gpa);
-	return true;
 }
 
 void mmio_ext_add_bell(struct kvm_vcpu *vcpu, gpa_t gpa)
@@ -73,36 +67,20 @@ void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu)
 	pagefault_enable();
 }
 
-/* A module that fails to load is freed whatever references there are. */
-int mmio_ext_hold_module(void)
+/* Whether the module is not loaded yet, and may still fail to be. */
+bool mmio_ext_module_is_coming(void)
 {
-	if (READ_ONCE(THIS_MODULE->state) == MODULE_STATE_COMING)
-		return -EAGAIN;
-	return try_module_get(THIS_MODULE) ? 0 : -ENODEV;
+	return READ_ONCE(THIS_MODULE->state) == MODULE_STATE_COMING;
 }
 
-void mmio_ext_release_module(void)
+bool mmio_ext_try_get_module(void)
+{
+	return try_module_get(THIS_MODULE);
+}
+
+void mmio_ext_put_module(void)
 {
 	module_put(THIS_MODULE);
-}
-
-/* A reference to the VM that @fd is, of the process that asks, as for its ioctls. */
-struct kvm *mmio_ext_get_vm(int fd)
-{
-	struct kvm *kvm;
-
-	CLASS(fd, f)(fd);
-	if (fd_empty(f))
-		return ERR_PTR(-EBADF);
-	if (!file_is_kvm(fd_file(f)))
-		return ERR_PTR(-EINVAL);
-
-	kvm = fd_file(f)->private_data;
-	if (kvm->mm != current->mm || kvm->vm_dead)
-		return ERR_PTR(-EIO);
-
-	kvm_get_kvm(kvm);
-	return kvm;
 }
 
 void mmio_ext_lock_slots(struct kvm *kvm)

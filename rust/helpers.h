@@ -10,7 +10,6 @@
 #include "mmu.h"
 
 u32 mmio_ext_nr_address_spaces(struct kvm *kvm);
-bool mmio_ext_signal_wildcard(struct kvm_vcpu *vcpu, gpa_t gpa);
 void mmio_ext_add_bell(struct kvm_vcpu *vcpu, gpa_t gpa);
 u8 mmio_ext_phys_bits(void);
 
@@ -30,9 +29,9 @@ void mmio_ext_leave_irqs_off(struct kvm *kvm, u32 srcu);
 
 void mmio_ext_warn_reserved(void);
 
-int mmio_ext_hold_module(void);
-void mmio_ext_release_module(void);
-struct kvm *mmio_ext_get_vm(int fd);
+bool mmio_ext_module_is_coming(void);
+bool mmio_ext_try_get_module(void);
+void mmio_ext_put_module(void);
 void mmio_ext_lock_slots(struct kvm *kvm);
 void mmio_ext_unlock_slots(struct kvm *kvm);
 void *mmio_ext_page_address(struct page *page);
@@ -48,6 +47,7 @@ const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa);
 gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access);
 bool mmio_ext_can_emulate(struct kvm_vcpu *vcpu, void *insn, int insn_len);
 
+void mmio_ext_trace_fast_mmio(gpa_t gpa);
 void mmio_ext_trace_mmio_write(gpa_t gpa, u32 len, u64 val);
 void mmio_ext_trace_check_mmio_spte(u64 spte, u32 kvm_gen, u32 spte_gen);
 void mmio_ext_trace_handle_mmio_page_fault(u64 addr, gfn_t gfn, u32 access);

@@ -4,9 +4,9 @@
 //!
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h), `struct kvm`.
 
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use kernel::{
-    error::from_err_ptr,
+    fs::LocalFile,
     prelude::*, //
 };
 use kvm_bindings as bindings;
@@ -26,10 +26,29 @@ impl Vm {
     /// `EBADF` if there is no such file, `EINVAL` if it is not a VM's, `EIO` if the VM is another
     /// process's or dead, as for KVM's own ioctls.
     pub(crate) fn from_fd(fd: i32) -> Result<Self> {
-        // SAFETY: The function copes with any number.
-        let kvm = from_err_ptr(unsafe { bindings::mmio_ext_get_vm(fd) })?;
-        // INVARIANT: It came with a reference.
-        Ok(Self(NonNull::new(kvm).ok_or(EINVAL)?))
+        // No file has a negative number, nor has any so large a one.
+        let file = LocalFile::fget(fd as u32)?;
+        let file = file.as_ptr();
+        // SAFETY: The file is open.
+        if !unsafe { bindings::file_is_kvm(file.cast()) } {
+            return Err(EINVAL);
+        }
+        // SAFETY: The file is open.
+        let kvm = unsafe { (*file).private_data }.cast::<bindings::kvm>();
+        let task = current!();
+        let mm = task.mm().ok_or(EIO)?;
+        // SAFETY: The private data of a VM's file is the VM, to which the file holds a reference.
+        let is_usable = unsafe {
+            ptr::eq((*kvm).mm, mm.as_raw().cast()) && !(&raw const (*kvm).vm_dead).read_volatile()
+        };
+        if !is_usable {
+            return Err(EIO);
+        }
+        let vm = NonNull::new(kvm).ok_or(EINVAL)?;
+        // SAFETY: The VM is alive.
+        unsafe { bindings::kvm_get_kvm(vm.as_ptr()) };
+        // INVARIANT: As just taken.
+        Ok(Self(vm))
     }
 
     /// Which VM it is.
