@@ -5,7 +5,7 @@
 use crate::{
     ext::Ext,
     kvm,
-    pure::posted::{Place, Request},
+    pure::register_request::{Place, Request},
     registers, //
 };
 use core::mem::{offset_of, size_of};

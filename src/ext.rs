@@ -19,7 +19,7 @@ use crate::{
     mmio_info::MmioInfo,
     observe::{self, record},
     pure::{
-        heat::Kind,
+        access_kind::Kind,
         info_cache::Clear,
         spte::Spte, //
     },

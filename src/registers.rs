@@ -9,7 +9,10 @@ use crate::{
     addr::Gpa,
     iodev::{Range, Write},
     kvm::{self, IoDevice, ModuleRef, Operations, OwnEventfd, Registered, UserWord, Vm},
-    pure::posted::{Invalid, Place, Register, Request},
+    pure::{
+        posted::Register,
+        register_request::{Invalid, Place, Request}, //
+    },
 };
 use kernel::{
     fs::File,

@@ -10,7 +10,7 @@ use crate::{
     iodev::Write,
     kvm::{access_is_traced, heat_is_on, miss_is_traced, tsc, Exit},
     observe::record::{record_emulated, record_heat, record_heat_quickly},
-    pure::heat::Kind,
+    pure::access_kind::Kind,
     report::stats::{Event, Taker},
     state::Vcpu, //
 };

@@ -5,7 +5,10 @@
 use crate::{
     addr::{Gfn, Gpa},
     kvm::{tsc, LastExit},
-    pure::heat::{Access, Kind, Record},
+    pure::{
+        access_kind::Kind,
+        heat::{Access, Record}, //
+    },
     report::{
         recorder,
         registry, //

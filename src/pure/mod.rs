@@ -5,6 +5,7 @@
 //!
 //! The host tests compile this folder as it is, hence `pub`.
 
+pub mod access_kind;
 pub mod bells;
 pub mod binary_stats;
 pub mod code_page;
@@ -18,6 +19,7 @@ pub mod mask;
 pub mod plan;
 pub mod posted;
 pub mod refused;
+pub mod register_request;
 pub mod rsvd;
 pub mod spte;
 pub mod stats_format;

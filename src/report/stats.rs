@@ -4,7 +4,7 @@
 
 use crate::{
     kvm::counter::Counter,
-    pure::heat::Kind, //
+    pure::access_kind::Kind, //
 };
 use core::{array, fmt, slice};
 use kernel::{
