@@ -4,6 +4,9 @@
  * what becomes of a fault then, on page tables of every depth, made by hand.
  * The walk must find what was put there; the verdict must be that of KVM's own
  * handle_mmio_page_fault(), compiled once more from its source.
+ *
+ * More than 500 lines: what the tables are made of and what is compared are of
+ * no use without each other.
  */
 #include <kunit/visibility.h>
 #include <linux/kvm_host.h>
