@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tests of stock/build, see lab/selftest."""
+
+import pathlib
+import subprocess
+import sys
+
+import lib
+import stock
+from selftest_case import Case
+
+
+class StockKernel(Case):
+    """stock/build, with kernels and machines for which it is impossible."""
+
+    rustc = "rustc 1.85.1 (4eb161250 2025-03-15) (built from a source tarball)"
+    release, package = "7.3.4+deb13-amd64", "7.3.4-1~bpo13+1"
+
+    def headers(self, release=release, **changes):
+        settings = {"CONFIG_RUST": "y", "CONFIG_KVM": "m", "CONFIG_KVM_X86": "m", "CONFIG_CC_IS_GCC": "y",
+                    "CONFIG_CC_VERSION_TEXT": '"x86_64-linux-gnu-gcc-14 (Debian 14.2.0-19) 14.2.0"',
+                    "CONFIG_RUSTC_VERSION_TEXT": f'"{self.rustc}"', **changes}
+        self.write("headers/.config", "".join(f"{name}={value}\n" for name, value in settings.items() if value))
+        self.write("headers/.kernelvariables", f"override KERNELRELEASE = {release}\n")
+        self.write("headers/Module.symvers", "")
+        self.write("headers/include/generated/utsversion.h",
+                   f'#define UTS_VERSION "#1 SMP PREEMPT_DYNAMIC Debian {self.package} (2026-11-15)"\n')
+        return self.folder / "headers"
+
+    def deb(self, version):
+        name = "linux-source-7.3"
+        self.write("deb/DEBIAN/control", f"Package: {name}\nVersion: {version}\nArchitecture: all\n"
+                   "Maintainer: nobody\nDescription: none\n")
+        subprocess.run(["dpkg-deb", "-b", self.folder / "deb", self.folder / f"{name}.deb"], check=True,
+                       stdout=subprocess.DEVNULL)
+        return self.folder / f"{name}.deb"
+
+    def check(self, headers, source=None):
+        return ["stock/build", "--check", "--headers", headers, "--source", source or self.deb(self.package)]
+
+    def refuses(self, wanted, headers, source=None, **variables):
+        self.refused(wanted, *self.check(headers, source), **variables)
+
+    def test_all_is_there(self):
+        done = self.run_in_clone(*self.check(self.headers()))
+        self.assertEqual((done.returncode, done.stdout), (0, ""))
+
+    def test_no_headers(self):
+        self.refused("install linux-headers-7.3.9", "stock/build", "--kernel", "7.3.9", "--output", str(self.folder))
+
+    def test_no_rust(self):
+        self.refuses("built without Rust", self.headers(CONFIG_RUST=""))
+
+    def test_modversions(self):
+        self.refuses("MODVERSIONS without GENDWARFKSYMS", self.headers(CONFIG_MODVERSIONS="y", CONFIG_RUST=""))
+        both = self.headers(CONFIG_MODVERSIONS="y", CONFIG_GENDWARFKSYMS="y")
+        self.assertEqual(self.run_in_clone(*self.check(both)).stdout, "")
+
+    def test_kvm_built_in(self):
+        self.refuses("KVM is built into", self.headers(CONFIG_KVM="y", CONFIG_KVM_X86="y"))
+
+    def test_no_kvm(self):
+        self.refuses("was built without KVM", self.headers(CONFIG_KVM="", CONFIG_KVM_X86=""))
+
+    def test_version_without_patches(self):
+        self.refuses("there are no patches for Linux 7.4: use a kernel 7.3 or 7.2", self.headers("7.4.1+deb13-amd64"))
+
+    def test_another_rustc(self):
+        self.refuses(f"was built by {self.rustc}, and", self.headers(), RUSTC=str(
+            self.write("rustc", "#!/bin/sh\n[ $1 = --print ] && echo /usr || echo 'rustc 1.96.0'\n", 0o755)))
+
+    def test_no_library_source(self):
+        self.refuses("install rust-src", self.headers(), RUSTC=str(
+            self.write("rustc", f"#!/bin/sh\n[ $1 = --print ] && echo /nonexistent || echo '{self.rustc}'\n", 0o755)))
+
+    def test_no_bindgen(self):
+        self.refuses("install bindgen", self.headers(), BINDGEN="/nonexistent/bindgen")
+
+    def test_another_compiler(self):
+        self.refuses("which is not there: install gcc-13",
+                     self.headers(CONFIG_CC_VERSION_TEXT='"x86_64-linux-gnu-gcc-13 (Debian 13.1.0-1) 13.1.0"'))
+        self.refuses("was built by clang 19, not by gcc",
+                     self.headers(CONFIG_CC_IS_GCC="", CONFIG_CC_VERSION_TEXT='"clang 19"'))
+
+    def test_no_source(self):
+        self.refuses(f"install linux-source-7.3={self.package}", self.headers(), self.folder / "nothing.tar.xz")
+
+    def test_source_of_another_version(self):
+        self.refuses(f"is version 7.3.5-1, and {self.release} was built from {self.package}",
+                     self.headers(), self.deb("7.3.5-1"))
+
+    def within(self, code):
+        """What a piece of Python prints, with the modules of stock/."""
+        return self.run_in_clone(sys.executable, "-c", f"""
+import importlib.machinery, pathlib, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, "stock")
+import kernel
+build = importlib.machinery.SourceFileLoader("build", "stock/build").load_module()
+{code}""").stdout
+
+    def test_kvmgt_in_use(self):
+        for name in ("kvm_amd", "kvmgt"):
+            self.write(f"sys/kvm/holders/{name}", "")
+        code = f"print(*kernel.users('mine', pathlib.Path({str(self.folder / 'sys')!r}), running={{}}))"
+        self.assertRegex(self.within(code.format("'mine'")), "^kvmgt is loaded, .*modprobe -r kvmgt, [^\n]*\n$")
+        self.assertEqual(self.within(code.format("'another'")), "\n")
+
+    def test_settings_that_differ(self):
+        """Versions in words are the compilers' names; what they can do is compared."""
+        code = """print(build.different({"CONFIG_RUST": "y", "CONFIG_A": "m", "CONFIG_CC_VERSION_TEXT": "one"},
+                      {"CONFIG_A": "y", "CONFIG_CC_VERSION_TEXT": "two"}))"""
+        self.assertEqual(self.within(code), "['CONFIG_A=y', 'CONFIG_RUST=n']\n")
+
+    def test_symbols_that_differ(self):
+        for symbol, wanted in ("_RNvA", "1 Rust symbols are those of"), ("_RNvB", "1 of 1 Rust symbols"):
+            self.write("work/object/rust/exports_core_generated.h", f"EXPORT_SYMBOL_RUST_GPL({symbol});\n")
+            folder = repr(str(self.folder))
+            self.headers()
+            self.write("headers/Module.symvers", "0x0\t_RNvA\tvmlinux\tEXPORT_SYMBOL_GPL\t\n")
+            self.assertIn(wanted, self.within(f"""
+one = build.Build(kernel.Kernel(pathlib.Path({folder}) / "headers"), {{}}, None, pathlib.Path({folder}) / "work")
+try:
+    one.compare_symbols()
+except build.Failure as failure:
+    print(failure)"""))
+
+    def test_certified_compilers(self):
+        """kernels.lock names those that built each kernel, which are those of the lab's Debian."""
+        for kernel in stock.NAMES:
+            locked, config = stock.LOCK[kernel], (stock.headers(kernel) / ".config").read_text()
+            for name, setting in (("gcc", "CC"), ("rustc", "RUSTC")):
+                self.assertIn(f'CONFIG_{setting}_VERSION_TEXT="{locked[name]}"\n', config)
+            for program in ("rustc", "bindgen"):
+                self.assertEqual(lib.version(program), locked[program])
+            self.assertIn(f"Debian {locked['packages']} ",
+                          (stock.headers(kernel) / "include/generated/utsversion.h").read_text())
+
+    def test_patches_of_a_version(self):
+        """A version's own patch takes the place of that of the same name."""
+        for name in ("7.3/fixes/1.patch", "7.3/1.patch", "7.2/1.patch"):
+            self.write(name, "")
+        code = f"kernel.PATCHES = pathlib.Path({str(self.folder)!r}); print(*(str(path.relative_to(kernel.PATCHES)) for path in kernel.series({{}})))"
+        self.assertEqual(self.within(code.format("'7.3'")), "7.3/fixes/1.patch 7.3/1.patch\n")
+        self.assertEqual(self.within(code.format("'7.2'")), "7.3/fixes/1.patch 7.2/1.patch\n")
+
+    def test_why_a_build_failed(self):
+        for text, wanted in ("  CC a\na.c:1: error: no\nmake: *** [a] Error 1\n", "a.c:1: error: no"), ("it ends\n", "it ends"):
+            log = self.write("log", text)
+            self.assertEqual(self.within(f"print(build.reason(pathlib.Path({str(log)!r})))"), wanted + "\n")
+        log = self.write("log", "error: of another step\nit ends\n")
+        self.assertEqual(self.within(f"print(build.reason(pathlib.Path({str(log)!r}), 23))"), "it ends\n")
