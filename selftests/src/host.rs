@@ -221,3 +221,15 @@ pub fn ticks() -> u64 {
     // SAFETY: it exists on every 64-bit processor, and nothing here forbids user mode to read it.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
+
+/// Pages that count as locked memory of this process.
+pub fn locked_pages() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let kilobytes: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmLck:")?.strip_suffix("kB"))
+        .context("no VmLck in /proc/self/status")?
+        .trim()
+        .parse()?;
+    Ok(kilobytes / 4)
+}

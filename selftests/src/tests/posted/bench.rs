@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the tests of registers share.
 
+use std::io;
 use std::os::fd::AsRawFd;
-use std::{fs, io};
 
 use anyhow::{Context, Result};
 use vmm_sys_util::eventfd::EventFd;
@@ -92,16 +92,4 @@ pub(super) fn rings(event: &EventFd) -> u64 {
 
 pub(super) fn errno(result: io::Result<()>) -> i32 {
     result.map_or_else(|e| e.raw_os_error().unwrap_or(-1), |()| 0)
-}
-
-/// Pages that count as locked memory of this process.
-pub(super) fn locked_pages() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let kilobytes: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmLck:")?.strip_suffix("kB"))
-        .context("no VmLck in /proc/self/status")?
-        .trim()
-        .parse()?;
-    Ok(kilobytes * 1024 / PAGE)
 }

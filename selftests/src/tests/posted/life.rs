@@ -9,9 +9,10 @@ use anyhow::Result;
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::bench::{Bench, VALUE, errno, locked_pages, rings};
+use super::bench::{Bench, VALUE, errno, rings};
 use crate::expect_eq;
 use crate::guest::{Event, Machine, Mode, PAGE, Place, Region, Request, new_event, signal};
+use crate::host::locked_pages;
 
 pub(super) fn remove(bench: &Bench) -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;

@@ -5,12 +5,13 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 
-use super::bench::{Bench, errno, locked_pages};
+use super::bench::{Bench, errno};
 use crate::expect_eq;
 use crate::guest::{
     Bus, Event, Machine, Match, Mode, PAGE, Place, Region, Request, new_event, on_read, on_write,
     signal,
 };
+use crate::host::locked_pages;
 
 pub(super) fn invalid() -> Result<()> {
     let bench = Bench::new()?;

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Registers that answer by themselves, very often: what is asked for at random, and bits that
+//! several change at once.
+
+mod bits;
+mod limits;
+mod model;
+mod requests;
+mod world;
+
+use limits::limits;
+
+pub use limits::{Limits, set_limits};
+
+crate::test_table! {
+    registers_requests: requests::PROVES => requests::run(limits()),
+    registers_bits: bits::PROVES => bits::run(limits()),
+}
