@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The kernel, its command line and its initramfs, and what tells it of them.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use linux_loader::cmdline::Cmdline;
+use linux_loader::configurator::linux::LinuxBootConfigurator;
+use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::elf::{Elf, Error as ElfError};
+use linux_loader::loader::{BzImage, Error, KernelLoader, KernelLoaderResult, load_cmdline};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::layout;
+
+/// Where the kernel's first instruction is.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    pub entry: u64,
+}
+
+/// The entry of 64 bits, behind that of 32 bits.
+const ENTRY_64: u64 = 0x200;
+const XLF_KERNEL_64: u16 = 1;
+
+const E820_RAM: u32 = 1;
+const E820_RESERVED: u32 = 2;
+
+/// Loads everything into a guest that has `size` bytes of memory.
+pub fn load(
+    memory: &GuestMemoryMmap,
+    size: u64,
+    kernel: &Path,
+    initrd: Option<&Path>,
+    cmdline: &str,
+) -> Result<Start> {
+    let (loaded, entry) =
+        load_kernel(memory, kernel).with_context(|| format!("kernel {}", kernel.display()))?;
+    let mut params = boot_params {
+        acpi_rsdp_addr: layout::ACPI,
+        ..Default::default()
+    };
+    match loaded.setup_header {
+        Some(header) => params.hdr = header,
+        None => (params.hdr.boot_flag, params.hdr.header) = (0xaa55, 0x5372_6448),
+    }
+    // A loader without a number of its own.
+    params.hdr.type_of_loader = 0xff;
+    write_cmdline(memory, &mut params, cmdline)?;
+    if let Some(path) = initrd {
+        load_initrd(memory, size, loaded.kernel_end, &mut params, path)
+            .with_context(|| format!("initramfs {}", path.display()))?;
+    }
+    describe_memory(&mut params, size);
+    let params = BootParams::new(&params, GuestAddress(layout::ZERO_PAGE));
+    LinuxBootConfigurator::write_bootparams(&params, memory)?;
+    Ok(Start { entry })
+}
+
+/// A vmlinux or a bzImage; also gives the entry.
+fn load_kernel(memory: &GuestMemoryMmap, path: &Path) -> Result<(KernelLoaderResult, u64)> {
+    let mut file = File::open(path)?;
+    let high = Some(GuestAddress(layout::HIGH));
+    match Elf::load(memory, None, &mut file, high) {
+        Ok(loaded) => return Ok((loaded, loaded.kernel_load.0)),
+        Err(Error::Elf(ElfError::InvalidElfMagicNumber)) => {}
+        Err(e) => return Err(e).context("cannot be loaded as ELF; is --memory large enough?"),
+    }
+    let loaded = BzImage::load(memory, high, &mut file, high).map_err(|e| match e {
+        Error::Bzimage(e) => anyhow::anyhow!("is neither a vmlinux nor a bzImage that fits: {e}"),
+        e => e.into(),
+    })?;
+    let flags = loaded.setup_header.map_or(0, |header| header.xloadflags);
+    ensure!(flags & XLF_KERNEL_64 != 0, "is not a kernel of 64 bits");
+    Ok((loaded, loaded.kernel_load.0 + ENTRY_64))
+}
+
+fn write_cmdline(memory: &GuestMemoryMmap, params: &mut boot_params, text: &str) -> Result<()> {
+    let mut cmdline = Cmdline::new(layout::CMDLINE_SIZE)?;
+    cmdline
+        .insert_str(text)
+        .with_context(|| format!("the command line has {} bytes", text.len()))?;
+    load_cmdline(memory, GuestAddress(layout::CMDLINE), &cmdline)?;
+    params.hdr.cmd_line_ptr = layout::CMDLINE as u32;
+    params.hdr.cmdline_size = text.len() as u32;
+    Ok(())
+}
+
+/// At the end of memory, so far from the kernel that this can unpack itself.
+fn load_initrd(
+    memory: &GuestMemoryMmap,
+    size: u64,
+    kernel_end: u64,
+    params: &mut boot_params,
+    path: &Path,
+) -> Result<()> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let needed = kernel_end.max(u64::from(params.hdr.init_size) + params.hdr.pref_address);
+    let Some(address) = size.checked_sub(length).map(|at| at & !(layout::PAGE - 1)) else {
+        bail!("is larger than the memory");
+    };
+    ensure!(
+        address >= needed,
+        "leaves the kernel too little memory: give more --memory"
+    );
+    memory.read_exact_volatile_from(GuestAddress(address), &mut file, length as usize)?;
+    params.hdr.ramdisk_image = address as u32;
+    params.hdr.ramdisk_size = length as u32;
+    Ok(())
+}
+
+fn describe_memory(params: &mut boot_params, size: u64) {
+    let map = [
+        (0, layout::LOW_END, E820_RAM),
+        (layout::ACPI, layout::ACPI_END, E820_RESERVED),
+        (layout::HIGH, size, E820_RAM),
+        (
+            layout::ECAM,
+            layout::ECAM + layout::ECAM_SIZE,
+            E820_RESERVED,
+        ),
+    ];
+    for (index, (start, end, type_)) in map.into_iter().enumerate() {
+        params.e820_table[index] = boot_e820_entry {
+            addr: start,
+            size: end - start,
+            r#type: type_,
+        };
+    }
+    params.e820_entries = map.len() as u8;
+}

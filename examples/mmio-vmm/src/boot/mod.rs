@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+//! How a guest begins: its kernel, its tables of ACPI, the first state of its processor.
+
+mod acpi;
+mod cpu;
+mod kernel;
+
+pub use acpi::{Hardware, Region, write_tables};
+pub use cpu::{Features, set_up};
+pub use kernel::{Start, load};

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the options ask for, put together.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::boot::{self, Features, Hardware};
+use crate::bus::Bus;
+use crate::cli::Options;
+use crate::counts::{Counts, Report};
+use crate::layout;
+use crate::machine::Machine;
+use crate::wiring::Wiring;
+
+/// Devices as they are added.
+struct Builder {
+    machine: Machine,
+    wiring: Wiring,
+    bus: Bus,
+    hardware: Hardware,
+    counts: Vec<(String, Arc<Counts>)>,
+}
+
+/// Runs a guest to its end, and prints what was counted.
+pub fn run(options: &Options) -> Result<()> {
+    let size = options.memory << 20;
+    let machine = Machine::new(size)?;
+    let wiring = Wiring::new(
+        options.registers,
+        machine.vm.clone(),
+        layout::FIRST_DEVICE_SLOT,
+    )?;
+    let builder = Builder {
+        machine,
+        wiring,
+        bus: Bus::default(),
+        hardware: Hardware::default(),
+        counts: Vec::new(),
+    };
+    let memory = &builder.machine.memory;
+    boot::write_tables(memory, &builder.hardware)?;
+    let initrd = options.initrd.as_deref();
+    let start = boot::load(memory, size, &options.kernel, initrd, &options.cmdline)?;
+    let features = Features {
+        xsave: !options.no_xsave,
+    };
+    builder.machine.run(&start, features, builder.bus)?;
+    print(options, &builder.counts)
+}
+
+fn print(options: &Options, counts: &[(String, Arc<Counts>)]) -> Result<()> {
+    let report = Report {
+        registers: options.registers.name(),
+        devices: counts
+            .iter()
+            .map(|(name, counts)| counts.snapshot(name))
+            .collect(),
+    };
+    if options.json {
+        eprintln!("{}", serde_json::to_string(&report)?);
+    } else {
+        eprintln!("{}", report.table());
+    }
+    Ok(())
+}
