@@ -11,11 +11,13 @@ mod boot;
 mod bus;
 mod cli;
 mod counts;
+mod disk;
 mod layout;
 mod machine;
 mod page;
 mod ports;
 mod sys;
+mod virtio;
 mod vmm;
 mod wiring;
 

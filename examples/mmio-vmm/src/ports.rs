@@ -84,9 +84,7 @@ impl Ports {
                 .write((port - SERIAL_PORT) as u8, *value)
                 .map_err(|e| anyhow::anyhow!("console: {e:?}"))?,
             (I8042_PORT..=I8042_END, [value]) => {
-                let Ok(()) = self.i8042.write((port - I8042_PORT) as u8, *value) else {
-                    unreachable!("nothing can fail");
-                };
+                let Ok(()) = self.i8042.write((port - I8042_PORT) as u8, *value);
             }
             (SLEEP_PORT, [value]) if value & SLEEP != 0 => {
                 let Ok(()) = self.ended.trigger();

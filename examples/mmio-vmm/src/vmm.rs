@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::boot::{self, Features, Hardware};
 use crate::bus::Bus;
 use crate::cli::Options;
 use crate::counts::{Counts, Report};
+use crate::disk::Disk;
 use crate::layout;
 use crate::machine::Machine;
+use crate::virtio::{Backend, Block, Net, Transport};
 use crate::wiring::Wiring;
 
 /// Devices as they are added.
@@ -31,13 +33,14 @@ pub fn run(options: &Options) -> Result<()> {
         machine.vm.clone(),
         layout::FIRST_DEVICE_SLOT,
     )?;
-    let builder = Builder {
+    let mut builder = Builder {
         machine,
         wiring,
         bus: Bus::default(),
         hardware: Hardware::default(),
         counts: Vec::new(),
     };
+    builder.add_devices(options)?;
     let memory = &builder.machine.memory;
     boot::write_tables(memory, &builder.hardware)?;
     let initrd = options.initrd.as_deref();
@@ -47,6 +50,30 @@ pub fn run(options: &Options) -> Result<()> {
     };
     builder.machine.run(&start, features, builder.bus)?;
     print(options, &builder.counts)
+}
+
+impl Builder {
+    fn add_devices(&mut self, options: &Options) -> Result<()> {
+        for (index, path) in options.block.iter().enumerate() {
+            let disk = Disk::open(path)?;
+            self.add(&format!("block{index}"), Block::new(disk))?;
+        }
+        if let Some(tap) = &options.net {
+            self.add("net", Net::new(tap)?)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, backend: impl Backend) -> Result<()> {
+        let region = self.machine.allocate()?;
+        let memory = self.machine.memory.clone();
+        let (device, counts) = Transport::new(name, backend, region, memory, &mut self.wiring)
+            .with_context(|| format!("device {name}"))?;
+        self.bus.add(region.base, Box::new(device));
+        self.hardware.virtio.push(region);
+        self.counts.push((name.to_owned(), counts));
+        Ok(())
+    }
 }
 
 fn print(options: &Options, counts: &[(String, Arc<Counts>)]) -> Result<()> {

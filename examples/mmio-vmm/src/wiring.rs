@@ -43,9 +43,8 @@ impl Mode {
 /// What writes to a posted register do; see Documentation/registers.rst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    Exit,
-    Store,
-    Clear,
+    /// The word loses the bits that are 1 in the value.
+    Clear = 2,
 }
 
 /// What registers are wired with.
@@ -69,10 +68,6 @@ impl Wiring {
             registers,
             next_slot,
         })
-    }
-
-    pub fn is_posted(&self) -> bool {
-        self.registers.is_some()
     }
 
     /// What injects an interrupt of that line of the IOAPIC.

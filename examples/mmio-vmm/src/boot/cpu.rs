@@ -55,6 +55,7 @@ pub fn set_up(
 fn describe(cpuid: &mut CpuId, features: Features) {
     const XSAVE_OSXSAVE_AVX: u32 = 1 << 26 | 1 << 27 | 1 << 28;
     const AVX2: u32 = 1 << 5;
+    const PKU_OSPKE: u32 = 1 << 3 | 1 << 4;
     for entry in cpuid.as_mut_slice() {
         match entry.function {
             1 => {
@@ -68,7 +69,10 @@ fn describe(cpuid: &mut CpuId, features: Features) {
                     entry.ecx &= !XSAVE_OSXSAVE_AVX;
                 }
             }
-            7 if !features.xsave => entry.ebx &= !AVX2,
+            7 if !features.xsave => {
+                entry.ebx &= !AVX2;
+                entry.ecx &= !PKU_OSPKE;
+            }
             0xb | 0x1f => entry.edx = 0,
             0xd if !features.xsave => {
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
