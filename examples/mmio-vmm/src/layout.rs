@@ -30,12 +30,6 @@ pub const LOCAL_APIC: u32 = 0xfee0_0000;
 pub const TSS: usize = 0xfffb_d000;
 pub const IDENTITY_MAP: u64 = 0xfffb_c000;
 
-/// PCI's configuration space, of one bus; and where its devices have their registers.
-pub const ECAM: u64 = 0xe000_0000;
-pub const ECAM_SIZE: u64 = 0x10_0000;
-pub const PCI_WINDOW: u64 = 0xd800_0000;
-pub const PCI_WINDOW_SIZE: u64 = 0x0100_0000;
-
 /// The serial console.
 pub const SERIAL_PORT: u16 = 0x3f8;
 pub const SERIAL_IRQ: u32 = 4;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::boot::{Features, Region, Start, set_up};
 use crate::bus::Bus;
@@ -32,9 +32,7 @@ impl Machine {
             .context("KVM has no interrupt controllers in the kernel, see CONFIG_KVM_IOAPIC")?;
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size as usize)])
             .with_context(|| format!("no {size} bytes of memory"))?;
-        let region = memory.find_region(GuestAddress(0)).context("memory")?;
-        let shared = sys::Shared::from(region.get_mmap());
-        sys::add_memory(&vm, layout::RAM_SLOT, 0, &shared, false)?;
+        sys::add_ram(&vm, layout::RAM_SLOT, &memory)?;
         Ok(Self {
             kvm,
             vm,

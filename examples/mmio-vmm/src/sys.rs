@@ -3,13 +3,14 @@
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use anyhow::{Context, Result};
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
-use vm_memory::{MmapRegion, VolatileMemory};
+use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, MmapRegion, VolatileMemory};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
@@ -52,7 +53,10 @@ pub struct Shared(Arc<MmapRegion>);
 impl Shared {
     /// New memory of zeroes; `size` is in bytes, a multiple of a page.
     pub fn new(size: usize) -> Result<Self> {
-        Ok(Self::from(Arc::new(MmapRegion::new(size)?)))
+        let region = Arc::new(MmapRegion::new(size)?);
+        // INVARIANT: this reference is never dropped.
+        mem::forget(region.clone());
+        Ok(Self(region))
     }
 
     /// The 32-bit word at `offset`, a multiple of 4 within the memory.
@@ -61,33 +65,43 @@ impl Shared {
     }
 
     /// Where this process has the byte at `offset`.
-    pub fn address(&self, offset: usize) -> u64 {
+    fn address(&self, offset: usize) -> u64 {
         assert!(offset < self.0.size());
         self.0.as_ptr() as u64 + offset as u64
     }
 }
 
-impl From<Arc<MmapRegion>> for Shared {
-    fn from(region: Arc<MmapRegion>) -> Self {
-        // INVARIANT: this reference is never dropped.
-        std::mem::forget(region.clone());
-        Self(region)
+/// Makes all of `memory` the guest's, for as long as the process runs.
+pub fn add_ram(vm: &VmFd, slot: u32, memory: &GuestMemoryMmap) -> Result<()> {
+    // The regions stay mapped, whatever becomes of `memory`.
+    mem::forget(memory.clone());
+    for (slot, region) in (slot..).zip(memory.iter()) {
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: a reference to the region has been leaked, so that it stays mapped; vm-memory
+        // only has volatile accesses to it, so that the guest may change it at any time.
+        unsafe { vm.set_user_memory_region(slot) }.context("KVM does not take the memory")?;
     }
+    Ok(())
 }
 
-/// Has `memory` be the guest's at `gpa`. What is read-only has the guest's writes be MMIO.
-pub fn add_memory(vm: &VmFd, slot: u32, gpa: u64, memory: &Shared, read_only: bool) -> Result<()> {
-    let region = kvm_userspace_memory_region {
+/// Has the guest read `memory` at `gpa`; its writes there are MMIO.
+pub fn add_read_only(vm: &VmFd, slot: u32, gpa: u64, memory: &Shared) -> Result<()> {
+    let slot = kvm_userspace_memory_region {
         slot,
-        flags: if read_only { KVM_MEM_READONLY } else { 0 },
+        flags: KVM_MEM_READONLY,
         guest_phys_addr: gpa,
         memory_size: memory.0.size() as u64,
         userspace_addr: memory.address(0),
     };
-    // SAFETY: by the invariant of `Shared` the memory stays mapped; all of its accesses by this
-    // process are volatile or atomic, so that the guest may change it at any time.
-    unsafe { vm.set_user_memory_region(region) }
-        .with_context(|| format!("KVM takes no memory at {gpa:#x}"))
+    // SAFETY: by the invariant of `Shared` the memory stays mapped, and the guest only reads it.
+    unsafe { vm.set_user_memory_region(slot) }
+        .with_context(|| format!("KVM takes no read-only memory at {gpa:#x}"))
 }
 
 /// Adds a register to an open `/dev/kvm_mmio_registers`: accesses change `word` from now on.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::boot::{self, Features, Hardware};
+use crate::boot::{self, Features, Region};
 use crate::bus::Bus;
 use crate::cli::Options;
 use crate::counts::{Counts, Report};
@@ -20,7 +20,7 @@ struct Builder {
     machine: Machine,
     wiring: Wiring,
     bus: Bus,
-    hardware: Hardware,
+    virtio: Vec<Region>,
     counts: Vec<(String, Arc<Counts>)>,
 }
 
@@ -37,12 +37,12 @@ pub fn run(options: &Options) -> Result<()> {
         machine,
         wiring,
         bus: Bus::default(),
-        hardware: Hardware::default(),
+        virtio: Vec::new(),
         counts: Vec::new(),
     };
     builder.add_devices(options)?;
     let memory = &builder.machine.memory;
-    boot::write_tables(memory, &builder.hardware)?;
+    boot::write_tables(memory, &builder.virtio)?;
     let initrd = options.initrd.as_deref();
     let start = boot::load(memory, size, &options.kernel, initrd, &options.cmdline)?;
     let features = Features {
@@ -70,7 +70,7 @@ impl Builder {
         let (device, counts) = Transport::new(name, backend, region, memory, &mut self.wiring)
             .with_context(|| format!("device {name}"))?;
         self.bus.add(region.base, Box::new(device));
-        self.hardware.virtio.push(region);
+        self.virtio.push(region);
         self.counts.push((name.to_owned(), counts));
         Ok(())
     }

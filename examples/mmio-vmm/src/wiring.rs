@@ -147,7 +147,7 @@ impl Wiring {
         }
         let slot = self.next_slot;
         self.next_slot += 1;
-        sys::add_memory(&self.vm, slot, gpa, page.memory(), true)
+        sys::add_read_only(&self.vm, slot, gpa, page.memory())
     }
 }
 

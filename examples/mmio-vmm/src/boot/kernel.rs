@@ -117,17 +117,12 @@ fn describe_memory(params: &mut boot_params, size: u64) {
         (0, layout::LOW_END, E820_RAM),
         (layout::ACPI, layout::ACPI_END, E820_RESERVED),
         (layout::HIGH, size, E820_RAM),
-        (
-            layout::ECAM,
-            layout::ECAM + layout::ECAM_SIZE,
-            E820_RESERVED,
-        ),
     ];
     for (index, (start, end, type_)) in map.into_iter().enumerate() {
         params.e820_table[index] = boot_e820_entry {
             addr: start,
             size: end - start,
-            r#type: type_,
+            type_,
         };
     }
     params.e820_entries = map.len() as u8;

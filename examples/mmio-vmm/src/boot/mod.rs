@@ -2,9 +2,10 @@
 //! How a guest begins: its kernel, its tables of ACPI, the first state of its processor.
 
 mod acpi;
+mod aml;
 mod cpu;
 mod kernel;
 
-pub use acpi::{Hardware, Region, write_tables};
+pub use acpi::{Region, write_tables};
 pub use cpu::{Features, set_up};
 pub use kernel::{Start, load};
