@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::boot::{self, Features, Region};
+use crate::boot::{self, Boot, Features, Region};
 use crate::bus::Bus;
 use crate::cli::Options;
 use crate::counts::{Counts, Report};
@@ -26,42 +26,50 @@ struct Builder {
 
 /// Runs a guest to its end, and prints what was counted.
 pub fn run(options: &Options) -> Result<()> {
-    let size = options.memory << 20;
-    let machine = Machine::new(size)?;
-    let wiring = Wiring::new(
-        options.registers,
-        machine.vm.clone(),
-        layout::FIRST_DEVICE_SLOT,
-    )?;
-    let mut builder = Builder {
-        machine,
-        wiring,
-        bus: Bus::default(),
-        virtio: Vec::new(),
-        counts: Vec::new(),
-    };
-    builder.add_devices(options)?;
-    let memory = &builder.machine.memory;
-    boot::write_tables(memory, &builder.virtio)?;
-    let initrd = options.initrd.as_deref();
-    let start = boot::load(memory, size, &options.kernel, initrd, &options.cmdline)?;
-    let features = Features {
-        xsave: !options.no_xsave,
-    };
-    builder.machine.run(&start, features, builder.bus)?;
-    print(options, &builder.counts)
+    // First all that a person may have got wrong.
+    let boot = Boot::open(&options.kernel, options.initrd.as_deref(), &options.cmdline)?;
+    let disks: Result<Vec<_>> = options.block.iter().map(|path| Disk::open(path)).collect();
+    let disks = disks?;
+    let net = options.net.as_deref().map(Net::new).transpose()?;
+
+    let mut builder = Builder::new(options)?;
+    for (index, disk) in disks.into_iter().enumerate() {
+        builder.add(&format!("block{index}"), Block::new(disk))?;
+    }
+    if let Some(net) = net {
+        builder.add("net", net)?;
+    }
+    let counts = builder.run(boot, options)?;
+    print(options, &counts)
 }
 
 impl Builder {
-    fn add_devices(&mut self, options: &Options) -> Result<()> {
-        for (index, path) in options.block.iter().enumerate() {
-            let disk = Disk::open(path)?;
-            self.add(&format!("block{index}"), Block::new(disk))?;
-        }
-        if let Some(tap) = &options.net {
-            self.add("net", Net::new(tap)?)?;
-        }
-        Ok(())
+    fn new(options: &Options) -> Result<Self> {
+        let machine = Machine::new(options.memory << 20)?;
+        let wiring = Wiring::new(
+            options.registers,
+            machine.vm.clone(),
+            layout::FIRST_DEVICE_SLOT,
+        )?;
+        Ok(Self {
+            machine,
+            wiring,
+            bus: Bus::default(),
+            virtio: Vec::new(),
+            counts: Vec::new(),
+        })
+    }
+
+    /// Runs the guest; gives what the devices count.
+    fn run(self, boot: Boot, options: &Options) -> Result<Vec<(String, Arc<Counts>)>> {
+        let memory = &self.machine.memory;
+        boot::write_tables(memory, &self.virtio)?;
+        let start = boot.load(memory, options.memory << 20)?;
+        let features = Features {
+            xsave: !options.no_xsave,
+        };
+        self.machine.run(&start, features, self.bus)?;
+        Ok(self.counts)
     }
 
     fn add(&mut self, name: &str, backend: impl Backend) -> Result<()> {

@@ -4,13 +4,15 @@
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use linux_loader::cmdline::Cmdline;
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::elf::{Elf, Error as ElfError};
-use linux_loader::loader::{BzImage, Error, KernelLoader, KernelLoaderResult, load_cmdline};
+use linux_loader::loader::{
+    BzImage, Error as LoadError, KernelLoader, KernelLoaderResult, load_cmdline,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::layout;
@@ -28,48 +30,67 @@ const XLF_KERNEL_64: u16 = 1;
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
-/// Loads everything into a guest that has `size` bytes of memory.
-pub fn load(
-    memory: &GuestMemoryMmap,
-    size: u64,
-    kernel: &Path,
-    initrd: Option<&Path>,
-    cmdline: &str,
-) -> Result<Start> {
-    let (loaded, entry) =
-        load_kernel(memory, kernel).with_context(|| format!("kernel {}", kernel.display()))?;
-    let mut params = boot_params {
-        acpi_rsdp_addr: layout::ACPI,
-        ..Default::default()
-    };
-    match loaded.setup_header {
-        Some(header) => params.hdr = header,
-        None => (params.hdr.boot_flag, params.hdr.header) = (0xaa55, 0x5372_6448),
+/// What a guest begins with: its files, open, and what its kernel is told.
+pub struct Boot<'a> {
+    kernel: (File, &'a Path),
+    initrd: Option<(File, &'a Path)>,
+    cmdline: &'a str,
+}
+
+impl<'a> Boot<'a> {
+    pub fn open(kernel: &'a Path, initrd: Option<&'a Path>, cmdline: &'a str) -> Result<Self> {
+        let open = |what, path: &'a Path| {
+            let file = File::open(path).with_context(|| format!("{what} {}", path.display()));
+            Ok::<_, Error>((file?, path))
+        };
+        ensure!(
+            cmdline.len() < layout::CMDLINE_SIZE && cmdline.is_ascii(),
+            "--cmdline has more than {} bytes, or others than ASCII",
+            layout::CMDLINE_SIZE - 1
+        );
+        Ok(Self {
+            kernel: open("kernel", kernel)?,
+            initrd: initrd.map(|path| open("initramfs", path)).transpose()?,
+            cmdline,
+        })
     }
-    // A loader without a number of its own.
-    params.hdr.type_of_loader = 0xff;
-    write_cmdline(memory, &mut params, cmdline)?;
-    if let Some(path) = initrd {
-        load_initrd(memory, size, loaded.kernel_end, &mut params, path)
-            .with_context(|| format!("initramfs {}", path.display()))?;
+
+    /// Loads everything into a guest that has `size` bytes of memory.
+    pub fn load(mut self, memory: &GuestMemoryMmap, size: u64) -> Result<Start> {
+        let (file, path) = &mut self.kernel;
+        let (loaded, entry) =
+            load_kernel(memory, file).with_context(|| format!("kernel {}", path.display()))?;
+        let mut params = boot_params::default();
+        match loaded.setup_header {
+            Some(header) => params.hdr = header,
+            None => (params.hdr.boot_flag, params.hdr.header) = (0xaa55, 0x5372_6448),
+        }
+        // A loader without a number of its own.
+        params.hdr.type_of_loader = 0xff;
+        write_cmdline(memory, &mut params, self.cmdline)?;
+        if let Some((file, path)) = &mut self.initrd {
+            load_initrd(memory, size, loaded.kernel_end, &mut params, file)
+                .with_context(|| format!("initramfs {}", path.display()))?;
+        }
+        describe_memory(&mut params, size);
+        let params = BootParams::new(&params, GuestAddress(layout::ZERO_PAGE));
+        LinuxBootConfigurator::write_bootparams(&params, memory)?;
+        Ok(Start { entry })
     }
-    describe_memory(&mut params, size);
-    let params = BootParams::new(&params, GuestAddress(layout::ZERO_PAGE));
-    LinuxBootConfigurator::write_bootparams(&params, memory)?;
-    Ok(Start { entry })
 }
 
 /// A vmlinux or a bzImage; also gives the entry.
-fn load_kernel(memory: &GuestMemoryMmap, path: &Path) -> Result<(KernelLoaderResult, u64)> {
-    let mut file = File::open(path)?;
+fn load_kernel(memory: &GuestMemoryMmap, file: &mut File) -> Result<(KernelLoaderResult, u64)> {
     let high = Some(GuestAddress(layout::HIGH));
-    match Elf::load(memory, None, &mut file, high) {
+    match Elf::load(memory, None, file, high) {
         Ok(loaded) => return Ok((loaded, loaded.kernel_load.0)),
-        Err(Error::Elf(ElfError::InvalidElfMagicNumber)) => {}
+        Err(LoadError::Elf(ElfError::InvalidElfMagicNumber)) => {}
         Err(e) => return Err(e).context("cannot be loaded as ELF; is --memory large enough?"),
     }
-    let loaded = BzImage::load(memory, high, &mut file, high).map_err(|e| match e {
-        Error::Bzimage(e) => anyhow::anyhow!("is neither a vmlinux nor a bzImage that fits: {e}"),
+    let loaded = BzImage::load(memory, high, file, high).map_err(|e| match e {
+        LoadError::Bzimage(e) => {
+            anyhow::anyhow!("is neither a vmlinux nor a bzImage that fits: {e}")
+        }
         e => e.into(),
     })?;
     let flags = loaded.setup_header.map_or(0, |header| header.xloadflags);
@@ -94,9 +115,8 @@ fn load_initrd(
     size: u64,
     kernel_end: u64,
     params: &mut boot_params,
-    path: &Path,
+    file: &mut File,
 ) -> Result<()> {
-    let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let needed = kernel_end.max(u64::from(params.hdr.init_size) + params.hdr.pref_address);
     let Some(address) = size.checked_sub(length).map(|at| at & !(layout::PAGE - 1)) else {
@@ -106,7 +126,7 @@ fn load_initrd(
         address >= needed,
         "leaves the kernel too little memory: give more --memory"
     );
-    memory.read_exact_volatile_from(GuestAddress(address), &mut file, length as usize)?;
+    memory.read_exact_volatile_from(GuestAddress(address), file, length as usize)?;
     params.hdr.ramdisk_image = address as u32;
     params.hdr.ramdisk_size = length as u32;
     Ok(())

@@ -8,4 +8,4 @@ mod kernel;
 
 pub use acpi::{Region, write_tables};
 pub use cpu::{Features, set_up};
-pub use kernel::{Start, load};
+pub use kernel::{Boot, Start};

@@ -244,3 +244,134 @@ fn half(bits: u64, word: u32) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::tests::memory;
+    use super::*;
+    use crate::wiring::Interrupt;
+    use proptest::prelude::*;
+
+    const OWN: u64 = 1 << 9;
+
+    fn transport() -> Transport {
+        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let link = Link {
+            memory: memory(),
+            queues: Mutex::default(),
+            kicks: vec![event(), event()],
+            page: RegisterPage::new().unwrap(),
+            interrupt: Interrupt::Irqfd(event()),
+            counts: Arc::default(),
+        };
+        let offered = OWN | 1 << VIRTIO_F_VERSION_1;
+        let mut transport = Transport::from_link(Arc::new(link), offered).unwrap();
+        transport.reset();
+        transport
+    }
+
+    fn write(transport: &mut Transport, register: u32, value: u32) {
+        transport.write(register.into(), &value.to_le_bytes());
+    }
+
+    fn read(transport: &mut Transport, register: u32) -> u32 {
+        let mut data = [0; 4];
+        transport.read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn accept(transport: &mut Transport, features: u64) -> u32 {
+        for (word, bits) in [(0, features as u32), (1, (features >> 32) as u32)] {
+            write(transport, VIRTIO_MMIO_DRIVER_FEATURES_SEL, word);
+            write(transport, VIRTIO_MMIO_DRIVER_FEATURES, bits);
+        }
+        write(transport, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_FEATURES_OK);
+        read(transport, VIRTIO_MMIO_STATUS)
+    }
+
+    fn set_up_queues(transport: &mut Transport) {
+        for index in 0..2 {
+            write(transport, VIRTIO_MMIO_QUEUE_SEL, index);
+            assert_eq!(read(transport, VIRTIO_MMIO_QUEUE_NUM_MAX), 256);
+            write(transport, VIRTIO_MMIO_QUEUE_NUM, 16);
+            let base = 0x1000 + 0x3000 * index;
+            write(transport, VIRTIO_MMIO_QUEUE_DESC_LOW, base);
+            write(transport, VIRTIO_MMIO_QUEUE_AVAIL_LOW, base + 0x1000);
+            write(transport, VIRTIO_MMIO_QUEUE_USED_LOW, base + 0x2000);
+            write(transport, VIRTIO_MMIO_QUEUE_READY, 1);
+            assert_eq!(read(transport, VIRTIO_MMIO_QUEUE_READY), 1);
+        }
+    }
+
+    #[test]
+    fn the_queues_are_the_threads_from_driver_ok_to_reset() {
+        let mut transport = transport();
+        set_up_queues(&mut transport);
+        accept(&mut transport, OWN | 1 << VIRTIO_F_VERSION_1);
+        write(
+            &mut transport,
+            VIRTIO_MMIO_STATUS,
+            VIRTIO_CONFIG_S_DRIVER_OK,
+        );
+        assert_eq!(transport.link.queues.lock().unwrap().len(), 2);
+        write(&mut transport, VIRTIO_MMIO_STATUS, 0);
+        assert!(transport.link.queues.lock().unwrap().is_empty());
+        assert_eq!(read(&mut transport, VIRTIO_MMIO_QUEUE_READY), 0);
+    }
+
+    #[test]
+    fn features_are_those_offered_and_never_legacy() {
+        let version_1 = 1 << VIRTIO_F_VERSION_1;
+        for (features, result) in [
+            (version_1, VIRTIO_CONFIG_S_FEATURES_OK),
+            (version_1 | OWN, VIRTIO_CONFIG_S_FEATURES_OK),
+            (OWN, 0),
+            (version_1 | 1 << 40, 0),
+        ] {
+            assert_eq!(accept(&mut transport(), features), result, "{features:#x}");
+        }
+    }
+
+    #[test]
+    fn a_queue_nowhere_needs_a_reset() {
+        let mut transport = transport();
+        accept(&mut transport, 1 << VIRTIO_F_VERSION_1);
+        write(
+            &mut transport,
+            VIRTIO_MMIO_STATUS,
+            VIRTIO_CONFIG_S_DRIVER_OK,
+        );
+        assert_eq!(read(&mut transport, VIRTIO_MMIO_STATUS) & 0x40, 0x40);
+        assert_eq!(
+            read(&mut transport, VIRTIO_MMIO_INTERRUPT_STATUS),
+            VIRTIO_MMIO_INT_CONFIG
+        );
+    }
+
+    #[test]
+    fn acknowledges_just_what_is_written() {
+        let mut transport = transport();
+        transport
+            .link
+            .page
+            .set_bits(VIRTIO_MMIO_INTERRUPT_STATUS, 3);
+        write(&mut transport, VIRTIO_MMIO_INTERRUPT_ACK, 1);
+        assert_eq!(read(&mut transport, VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+    }
+
+    proptest! {
+        /// No order of writes is worse than a device that does not work until it is reset.
+        #[test]
+        fn survives_any_writes(writes in proptest::collection::vec(
+            (0..0x110u64, prop_oneof![0..16u32, any::<u32>()], 0..=8usize), 0..200)) {
+            let mut transport = transport();
+            for (offset, value, size) in writes {
+                let data = u64::from(value).to_le_bytes();
+                transport.write(offset, &data[..size]);
+            }
+            prop_assert_eq!(read(&mut transport, VIRTIO_MMIO_MAGIC_VALUE), 0);
+            write(&mut transport, VIRTIO_MMIO_STATUS, 0);
+            set_up_queues(&mut transport);
+        }
+    }
+}
