@@ -48,6 +48,10 @@ pub struct Options {
     #[arg(long, value_name = "TAP", num_args = 0..=1, default_missing_value = "")]
     pub net: Option<String>,
 
+    /// A disk of NVMe
+    #[arg(long, value_name = "FILE")]
+    pub nvme: Option<PathBuf>,
+
     /// Tell the guest of no XSAVE, nor AVX
     #[arg(long)]
     pub no_xsave: bool,

@@ -23,6 +23,10 @@ pub const DEVICES: u64 = 0xd000_0000;
 /// Each device has one page.
 pub const PAGE: u64 = 0x1000;
 
+/// Where devices of PCI have their registers.
+pub const PCI_WINDOW: u64 = 0xd400_0000;
+pub const PCI_WINDOW_SIZE: u64 = 0x10_0000;
+
 /// What the in-kernel interrupt controllers answer.
 pub const IOAPIC: u32 = 0xfec0_0000;
 pub const LOCAL_APIC: u32 = 0xfee0_0000;

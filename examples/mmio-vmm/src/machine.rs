@@ -11,6 +11,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use crate::boot::{Features, Region, Start, set_up};
 use crate::bus::Bus;
 use crate::layout;
+use crate::pci::Pci;
 use crate::ports::Ports;
 use crate::sys;
 
@@ -51,10 +52,10 @@ impl Machine {
     }
 
     /// Runs the guest until it ends its machine.
-    pub fn run(self, start: &Start, features: Features, bus: Bus) -> Result<()> {
+    pub fn run(self, start: &Start, features: Features, bus: Bus, pci: Option<Pci>) -> Result<()> {
         let vcpu = self.vm.create_vcpu(0).context("KVM makes no vCPU")?;
         set_up(&self.kvm, &vcpu, &self.memory, start, features)?;
-        let ports = Ports::new(&self.vm)?;
+        let ports = Ports::new(&self.vm, pci)?;
         let result = Processor { vcpu, bus, ports }.run();
         std::io::stdout().flush()?;
         result

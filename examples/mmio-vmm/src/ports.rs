@@ -13,6 +13,7 @@ use vm_superio::{I8042Device, Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::layout::{I8042_PORT, SERIAL_IRQ, SERIAL_PORT, SLEEP_PORT};
+use crate::pci::Pci;
 
 const SERIAL_END: u16 = SERIAL_PORT + 7;
 const I8042_END: u16 = I8042_PORT + 4;
@@ -47,10 +48,11 @@ pub struct Ports {
     serial: Serial<Irqfd, NoEvents, Stdout>,
     i8042: I8042Device<Ended>,
     ended: Ended,
+    pci: Option<Pci>,
 }
 
 impl Ports {
-    pub fn new(vm: &VmFd) -> Result<Self> {
+    pub fn new(vm: &VmFd, pci: Option<Pci>) -> Result<Self> {
         let interrupt = EventFd::new(EFD_NONBLOCK)?;
         vm.register_irqfd(&interrupt, SERIAL_IRQ)?;
         let ended = Ended::default();
@@ -58,6 +60,7 @@ impl Ports {
             serial: Serial::new(Irqfd(interrupt), io::stdout()),
             i8042: I8042Device::new(ended.clone()),
             ended,
+            pci,
         })
     }
 
@@ -68,6 +71,9 @@ impl Ports {
 
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
+        if let (true, Some(pci)) = (Pci::has(port), &mut self.pci) {
+            return pci.read(port, data);
+        }
         let value = match port {
             SERIAL_PORT..=SERIAL_END => self.serial.read((port - SERIAL_PORT) as u8),
             I8042_PORT..=I8042_END => self.i8042.read((port - I8042_PORT) as u8),
@@ -78,6 +84,10 @@ impl Ports {
 
     /// Fails if what reads the console has gone.
     pub fn write(&mut self, port: u16, data: &[u8]) -> Result<()> {
+        if let (true, Some(pci)) = (Pci::has(port), &mut self.pci) {
+            pci.write(port, data);
+            return Ok(());
+        }
         match (port, data) {
             (SERIAL_PORT..=SERIAL_END, [value]) => self
                 .serial

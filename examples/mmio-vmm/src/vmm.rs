@@ -12,6 +12,8 @@ use crate::counts::{Counts, Report};
 use crate::disk::Disk;
 use crate::layout;
 use crate::machine::Machine;
+use crate::nvme::{Controller, PCI};
+use crate::pci::Pci;
 use crate::virtio::{Backend, Block, Net, Transport};
 use crate::wiring::Wiring;
 
@@ -21,6 +23,7 @@ struct Builder {
     wiring: Wiring,
     bus: Bus,
     virtio: Vec<Region>,
+    pci: Option<Pci>,
     counts: Vec<(String, Arc<Counts>)>,
 }
 
@@ -30,6 +33,7 @@ pub fn run(options: &Options) -> Result<()> {
     let boot = Boot::open(&options.kernel, options.initrd.as_deref(), &options.cmdline)?;
     let disks: Result<Vec<_>> = options.block.iter().map(|path| Disk::open(path)).collect();
     let disks = disks?;
+    let nvme = options.nvme.as_deref().map(Disk::open).transpose()?;
     let net = options.net.as_deref().map(Net::new).transpose()?;
 
     let mut builder = Builder::new(options)?;
@@ -38,6 +42,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if let Some(net) = net {
         builder.add("net", net)?;
+    }
+    if let Some(disk) = nvme {
+        builder.add_nvme(disk)?;
     }
     let counts = builder.run(boot, options)?;
     print(options, &counts)
@@ -56,19 +63,31 @@ impl Builder {
             wiring,
             bus: Bus::default(),
             virtio: Vec::new(),
+            pci: None,
             counts: Vec::new(),
         })
+    }
+
+    fn add_nvme(&mut self, disk: Disk) -> Result<()> {
+        let memory = self.machine.memory.clone();
+        let (controller, counts) =
+            Controller::new(disk, memory, &mut self.wiring).context("device nvme")?;
+        let (base, size) = (PCI.base.into(), PCI.size.into());
+        self.bus.add_range(base, size, Box::new(controller));
+        self.pci = Some(Pci::new(&PCI));
+        self.counts.push(("nvme".to_owned(), counts));
+        Ok(())
     }
 
     /// Runs the guest; gives what the devices count.
     fn run(self, boot: Boot, options: &Options) -> Result<Vec<(String, Arc<Counts>)>> {
         let memory = &self.machine.memory;
-        boot::write_tables(memory, &self.virtio)?;
+        boot::write_tables(memory, &self.virtio, self.pci.is_some())?;
         let start = boot.load(memory, options.memory << 20)?;
         let features = Features {
             xsave: !options.no_xsave,
         };
-        self.machine.run(&start, features, self.bus)?;
+        self.machine.run(&start, features, self.bus, self.pci)?;
         Ok(self.counts)
     }
 

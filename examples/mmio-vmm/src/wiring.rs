@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::message::Router;
 use crate::page::RegisterPage;
 use crate::sys::{self, Request};
 
@@ -43,6 +44,8 @@ impl Mode {
 /// What writes to a posted register do; see Documentation/registers.rst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
+    /// The word becomes the value.
+    Store = 1,
     /// The word loses the bits that are 1 in the value.
     Clear = 2,
 }
@@ -80,6 +83,11 @@ impl Wiring {
             .register_irqfd(&event, irq)
             .with_context(|| format!("KVM takes no irqfd of line {irq}"))?;
         Ok(Interrupt::Irqfd(event))
+    }
+
+    /// What says where interrupts behind the IOAPIC's lines go.
+    pub fn router(&self) -> Router {
+        Router::new(self.vm.clone())
     }
 
     /// Writes of `value`, 4 bytes at `gpa`, ring the event and do nothing else.

@@ -22,12 +22,12 @@ pub struct Region {
 }
 
 /// Writes all tables, the root where the zero page says.
-pub fn write_tables(memory: &GuestMemoryMmap, virtio: &[Region]) -> Result<()> {
+pub fn write_tables(memory: &GuestMemoryMmap, virtio: &[Region], has_pci: bool) -> Result<()> {
     let mut writer = Writer {
         memory,
         next: layout::ACPI + RSDP as u64,
     };
-    let dsdt = writer.put(b"DSDT", 2, &dsdt(virtio))?;
+    let dsdt = writer.put(b"DSDT", 2, &dsdt(virtio, has_pci))?;
     let fadt = writer.put(b"FACP", 6, &fadt(dsdt))?;
     let madt = writer.put(b"APIC", 5, &madt())?;
     let entries = [fadt, madt].map(u64::to_le_bytes).concat();
@@ -116,7 +116,7 @@ fn madt() -> Vec<u8> {
     body
 }
 
-fn dsdt(virtio: &[Region]) -> Vec<u8> {
+fn dsdt(virtio: &[Region], has_pci: bool) -> Vec<u8> {
     // 7.4.2.6: the value of SLP_TYP to switch off with.
     let mut body = aml::name("_S5_", aml::package(5));
     let console = [
@@ -132,6 +132,13 @@ fn dsdt(virtio: &[Region]) -> Vec<u8> {
             aml::interrupt(region.irq),
         ];
         body.extend(device(&format!("VR{number:02}"), id, number, &has));
+    }
+    if has_pci {
+        let has = [
+            aml::bus(),
+            aml::window(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE),
+        ];
+        body.extend(device("PCI0", aml::eisa("PNP0A03"), 0, &has));
     }
     body
 }
@@ -162,7 +169,7 @@ mod tests {
             base: layout::DEVICES,
             irq: 5,
         };
-        write_tables(&memory, &[region]).unwrap();
+        write_tables(&memory, &[region], true).unwrap();
         assert_eq!(sum(&memory, layout::ACPI, 20), 0);
         assert_eq!(sum(&memory, layout::ACPI, RSDP), 0);
         let xsdt: u64 = memory.read_obj(GuestAddress(layout::ACPI + 24)).unwrap();

@@ -67,6 +67,18 @@ pub fn memory(base: u64, size: u64) -> Vec<u8> {
     .concat()
 }
 
+/// 6.4.3.5.3: the only bus, of the number 0.
+pub fn bus() -> Vec<u8> {
+    vec![0x88, 13, 0, 2, 0b1100, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+}
+
+/// 6.4.3.5.2: memory that a bridge hands on to its devices.
+pub fn window(base: u64, size: u64) -> Vec<u8> {
+    let (base, size) = (base as u32, size as u32);
+    let words = [0, base, base + size - 1, 0, size].map(u32::to_le_bytes);
+    [&[0x87, 23, 0, 0, 0b1100, 1][..], &words.concat()].concat()
+}
+
 /// 6.4.3.6: an edge to high, that its device has for itself.
 pub fn interrupt(line: u32) -> Vec<u8> {
     [&[0x89, 6, 0, 0b0011, 1][..], &line.to_le_bytes()].concat()
