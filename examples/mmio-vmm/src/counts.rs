@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What is counted of each device, and how it is printed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
@@ -15,8 +16,8 @@ pub enum Register {
     Other,
 }
 
-/// Accesses that exited to userspace.
-#[derive(Default)]
+/// Accesses that exited to userspace; the last three are some of the first two.
+#[derive(Debug, Default, Serialize)]
 struct Exits {
     reads: AtomicU64,
     writes: AtomicU64,
@@ -26,24 +27,28 @@ struct Exits {
 }
 
 /// What a device has counted, in several threads.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Counts {
-    running: AtomicBool,
+    #[serde(skip)]
+    is_running: AtomicBool,
+    /// Until a driver has set it up.
     setup: Exits,
-    steady: Exits,
+    /// From then on.
+    running: Exits,
     notifications: AtomicU64,
     interrupts: AtomicU64,
 }
 
 impl Counts {
-    /// A driver has set the device up, or is about to: exits are counted apart.
+    /// A driver has set the device up, or has reset it: exits are counted apart.
     pub fn set_running(&self, running: bool) {
-        self.running.store(running, Relaxed);
+        self.is_running.store(running, Relaxed);
     }
 
     pub fn exit(&self, register: Register, is_write: bool) {
-        let exits = if self.running.load(Relaxed) {
-            &self.steady
+        let is_running = self.is_running.load(Relaxed);
+        let exits = if is_running {
+            &self.running
         } else {
             &self.setup
         };
@@ -69,97 +74,53 @@ impl Counts {
     pub fn interrupted(&self) {
         self.interrupts.fetch_add(1, Relaxed);
     }
-
-    pub fn snapshot(&self, name: &str) -> Device {
-        Device {
-            name: name.to_owned(),
-            setup: self.setup.snapshot(),
-            running: self.steady.snapshot(),
-            notifications: self.notifications.load(Relaxed),
-            interrupts: self.interrupts.load(Relaxed),
-        }
-    }
 }
 
-impl Exits {
-    fn snapshot(&self) -> Accesses {
-        Accesses {
-            reads: self.reads.load(Relaxed),
-            writes: self.writes.load(Relaxed),
-            notify: self.notify.load(Relaxed),
-            interrupt_status: self.interrupt_status.load(Relaxed),
-            interrupt_ack: self.interrupt_ack.load(Relaxed),
-        }
-    }
-}
-
-/// Accesses that exited; the last three are some of the first two.
-#[derive(Debug, PartialEq, Serialize)]
-pub struct Accesses {
-    pub reads: u64,
-    pub writes: u64,
-    pub notify: u64,
-    pub interrupt_status: u64,
-    pub interrupt_ack: u64,
-}
-
-/// What one device has counted.
-#[derive(Debug, PartialEq, Serialize)]
+/// A device in the report.
+#[derive(Debug, Serialize)]
 pub struct Device {
     pub name: String,
-    /// Until a driver has set it up.
-    pub setup: Accesses,
-    /// From then on.
-    pub running: Accesses,
-    pub notifications: u64,
-    pub interrupts: u64,
+    #[serde(flatten)]
+    pub counts: Arc<Counts>,
 }
 
 /// Of all devices, as `--json` prints it.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Report {
     /// The value of `--registers`.
     pub registers: String,
     pub devices: Vec<Device>,
 }
 
-const HEADS: [&str; 9] = [
-    "device", "set-up", "reads", "writes", "notify", "status", "ack", "rings", "irqs",
-];
-
 impl Report {
     /// For people: exits while a driver was at work, by register, and what they were for.
     pub fn table(&self) -> String {
         let mut lines = vec![
             format!("exits to userspace, registers: {}", self.registers),
-            line(&HEADS.map(str::to_owned)),
+            "device    set-up    reads   writes   notify   status      ack    rings     irqs"
+                .into(),
         ];
-        lines.extend(self.devices.iter().map(|device| line(&device.cells())));
+        lines.extend(self.devices.iter().map(Device::line));
         lines.join("\n")
     }
 }
 
 impl Device {
-    fn cells(&self) -> [String; 9] {
-        let (setup, running) = (&self.setup, &self.running);
-        [
-            self.name.clone(),
-            (setup.reads + setup.writes).to_string(),
-            running.reads.to_string(),
-            running.writes.to_string(),
-            running.notify.to_string(),
-            running.interrupt_status.to_string(),
-            running.interrupt_ack.to_string(),
-            self.notifications.to_string(),
-            self.interrupts.to_string(),
-        ]
+    fn line(&self) -> String {
+        let (setup, running) = (&self.counts.setup, &self.counts.running);
+        let [reads, writes] = [&setup.reads, &setup.writes].map(|count| count.load(Relaxed));
+        let others = [
+            &running.reads,
+            &running.writes,
+            &running.notify,
+            &running.interrupt_status,
+            &running.interrupt_ack,
+            &self.counts.notifications,
+            &self.counts.interrupts,
+        ];
+        let others = others.map(|count| format!("{:>9}", count.load(Relaxed)));
+        format!("{:<7}{:>9}{}", self.name, reads + writes, others.concat())
     }
-}
-
-fn line(cells: &[String; 9]) -> String {
-    let (name, numbers) = cells.split_first().expect("a name");
-    let numbers: String = numbers.iter().map(|cell| format!("{cell:>9}")).collect();
-    format!("{name:<7}{numbers}")
 }
 
 #[cfg(test)]
@@ -174,10 +135,18 @@ mod tests {
         counts.exit(Register::InterruptAck, true);
         counts.exit(Register::InterruptStatus, false);
         counts.notified(3);
-        let device = counts.snapshot("block");
-        assert_eq!((device.setup.reads, device.setup.writes), (1, 0));
-        assert_eq!((device.running.reads, device.running.writes), (1, 1));
-        assert_eq!(device.running.interrupt_ack, 1);
-        assert_eq!(device.notifications, 3);
+        let report = Report {
+            registers: "exit".to_owned(),
+            devices: vec![Device {
+                name: "net".to_owned(),
+                counts: Arc::new(counts),
+            }],
+        };
+        let found: Vec<_> = report.table().lines().map(str::to_owned).collect();
+        let words: Vec<_> = found[2].split_whitespace().collect();
+        assert_eq!(words, ["net", "1", "1", "1", "0", "1", "1", "3", "0"]);
+        assert_eq!(found[1].len(), found[2].len());
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["devices"][0]["running"]["interrupt_ack"], 1);
     }
 }

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the options ask for, put together.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result};
 
 use crate::boot::{self, Boot, Features, Region};
 use crate::bus::Bus;
 use crate::cli::Options;
-use crate::counts::{Counts, Report};
+use crate::counts::{Device, Report};
 use crate::disk::Disk;
 use crate::layout;
 use crate::machine::Machine;
@@ -24,7 +22,7 @@ struct Builder {
     bus: Bus,
     virtio: Vec<Region>,
     pci: Option<Pci>,
-    counts: Vec<(String, Arc<Counts>)>,
+    counts: Vec<Device>,
 }
 
 /// Runs a guest to its end, and prints what was counted.
@@ -46,8 +44,8 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(disk) = nvme {
         builder.add_nvme(disk)?;
     }
-    let counts = builder.run(boot, options)?;
-    print(options, &counts)
+    let devices = builder.run(boot, options)?;
+    print(options, devices)
 }
 
 impl Builder {
@@ -75,12 +73,13 @@ impl Builder {
         let (base, size) = (PCI.base.into(), PCI.size.into());
         self.bus.add_range(base, size, Box::new(controller));
         self.pci = Some(Pci::new(&PCI));
-        self.counts.push(("nvme".to_owned(), counts));
+        let name = "nvme".to_owned();
+        self.counts.push(Device { name, counts });
         Ok(())
     }
 
     /// Runs the guest; gives what the devices count.
-    fn run(self, boot: Boot, options: &Options) -> Result<Vec<(String, Arc<Counts>)>> {
+    fn run(self, boot: Boot, options: &Options) -> Result<Vec<Device>> {
         let memory = &self.machine.memory;
         boot::write_tables(memory, &self.virtio, self.pci.is_some())?;
         let start = boot.load(memory, options.memory << 20)?;
@@ -98,19 +97,15 @@ impl Builder {
             .with_context(|| format!("device {name}"))?;
         self.bus.add(region.base, Box::new(device));
         self.virtio.push(region);
-        self.counts.push((name.to_owned(), counts));
+        let name = name.to_owned();
+        self.counts.push(Device { name, counts });
         Ok(())
     }
 }
 
-fn print(options: &Options, counts: &[(String, Arc<Counts>)]) -> Result<()> {
-    let report = Report {
-        registers: options.registers.name(),
-        devices: counts
-            .iter()
-            .map(|(name, counts)| counts.snapshot(name))
-            .collect(),
-    };
+fn print(options: &Options, devices: Vec<Device>) -> Result<()> {
+    let registers = options.registers.name();
+    let report = Report { registers, devices };
     if options.json {
         eprintln!("{}", serde_json::to_string(&report)?);
     } else {

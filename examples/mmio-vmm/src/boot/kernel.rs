@@ -2,9 +2,10 @@
 //! The kernel, its command line and its initramfs, and what tells it of them.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use linux_loader::cmdline::Cmdline;
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
@@ -60,6 +61,13 @@ impl<'a> Boot<'a> {
         let (file, path) = &mut self.kernel;
         let (loaded, entry) =
             load_kernel(memory, file).with_context(|| format!("kernel {}", path.display()))?;
+        let needed = needed(&loaded);
+        ensure!(
+            needed <= size,
+            "kernel {} needs {} MiB of --memory",
+            path.display(),
+            needed.div_ceil(1 << 20)
+        );
         let mut params = boot_params::default();
         match loaded.setup_header {
             Some(header) => params.hdr = header,
@@ -69,7 +77,7 @@ impl<'a> Boot<'a> {
         params.hdr.type_of_loader = 0xff;
         write_cmdline(memory, &mut params, self.cmdline)?;
         if let Some((file, path)) = &mut self.initrd {
-            load_initrd(memory, size, loaded.kernel_end, &mut params, file)
+            load_initrd(memory, needed..size, &mut params, file)
                 .with_context(|| format!("initramfs {}", path.display()))?;
         }
         describe_memory(&mut params, size);
@@ -89,13 +97,21 @@ fn load_kernel(memory: &GuestMemoryMmap, file: &mut File) -> Result<(KernelLoade
     }
     let loaded = BzImage::load(memory, high, file, high).map_err(|e| match e {
         LoadError::Bzimage(e) => {
-            anyhow::anyhow!("is neither a vmlinux nor a bzImage that fits: {e}")
+            anyhow!("is neither a vmlinux nor a bzImage that fits: {e}")
         }
         e => e.into(),
     })?;
     let flags = loaded.setup_header.map_or(0, |header| header.xloadflags);
     ensure!(flags & XLF_KERNEL_64 != 0, "is not a kernel of 64 bits");
     Ok((loaded, loaded.kernel_load.0 + ENTRY_64))
+}
+
+/// Where the memory ends that the kernel uses before it knows what else there is.
+fn needed(loaded: &KernelLoaderResult) -> u64 {
+    let unpacked = loaded.setup_header.map_or(0, |header| {
+        header.pref_address.saturating_add(header.init_size.into())
+    });
+    unpacked.max(loaded.kernel_end)
 }
 
 fn write_cmdline(memory: &GuestMemoryMmap, params: &mut boot_params, text: &str) -> Result<()> {
@@ -112,18 +128,14 @@ fn write_cmdline(memory: &GuestMemoryMmap, params: &mut boot_params, text: &str)
 /// At the end of memory, so far from the kernel that this can unpack itself.
 fn load_initrd(
     memory: &GuestMemoryMmap,
-    size: u64,
-    kernel_end: u64,
+    free: Range<u64>,
     params: &mut boot_params,
     file: &mut File,
 ) -> Result<()> {
     let length = file.metadata()?.len();
-    let needed = kernel_end.max(u64::from(params.hdr.init_size) + params.hdr.pref_address);
-    let Some(address) = size.checked_sub(length).map(|at| at & !(layout::PAGE - 1)) else {
-        bail!("is larger than the memory");
-    };
+    let address = free.end.saturating_sub(length) & !(layout::PAGE - 1);
     ensure!(
-        address >= needed,
+        address >= free.start,
         "leaves the kernel too little memory: give more --memory"
     );
     memory.read_exact_volatile_from(GuestAddress(address), file, length as usize)?;
