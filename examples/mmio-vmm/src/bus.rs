@@ -21,10 +21,12 @@ struct Place {
 pub struct Bus(Vec<Place>);
 
 impl Bus {
+    /// A device of one page.
     pub fn add(&mut self, base: u64, device: Box<dyn Mmio>) {
         self.add_range(base, PAGE, device);
     }
 
+    /// A device of `size` bytes, which overlaps none that is there.
     pub fn add_range(&mut self, base: u64, size: u64, device: Box<dyn Mmio>) {
         self.0.push(Place { base, size, device });
     }
@@ -37,6 +39,7 @@ impl Bus {
         }
     }
 
+    /// What is written where nothing is, is lost.
     pub fn write(&mut self, gpa: u64, data: &[u8]) {
         if let Some((offset, device)) = self.find(gpa) {
             device.write(offset, data);

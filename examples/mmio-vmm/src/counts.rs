@@ -45,6 +45,7 @@ impl Counts {
         self.is_running.store(running, Relaxed);
     }
 
+    /// An access has exited.
     pub fn exit(&self, register: Register, is_write: bool) {
         let is_running = self.is_running.load(Relaxed);
         let exits = if is_running {
@@ -71,6 +72,7 @@ impl Counts {
         self.notifications.fetch_add(times, Relaxed);
     }
 
+    /// The device has interrupted the guest.
     pub fn interrupted(&self) {
         self.interrupts.fetch_add(1, Relaxed);
     }

@@ -11,12 +11,14 @@ use anyhow::{Context, Result, ensure};
 /// In bytes.
 pub const SECTOR: u64 = 512;
 
+/// A disk of whole sectors.
 pub struct Disk {
     file: File,
     size: u64,
 }
 
 impl Disk {
+    /// Fails if the file cannot be read and written, or has another size than sectors have.
     pub fn open(path: &Path) -> Result<Self> {
         File::options()
             .read(true)
@@ -27,6 +29,7 @@ impl Disk {
             .with_context(|| format!("disk {}", path.display()))
     }
 
+    /// The same, of an open file.
     pub fn from_file(file: File) -> Result<Self> {
         let size = file.metadata()?.len();
         let is_whole = size > 0 && size % SECTOR == 0;
@@ -52,10 +55,12 @@ impl Disk {
         }
     }
 
+    /// `at` is in bytes, as `offset()` gives it.
     pub fn read(&self, at: u64, data: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(data, at)
     }
 
+    /// The same.
     pub fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, at)
     }

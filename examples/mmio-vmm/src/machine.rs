@@ -15,6 +15,7 @@ use crate::pci::Pci;
 use crate::ports::Ports;
 use crate::sys;
 
+/// A machine that does not run yet.
 pub struct Machine {
     kvm: Kvm,
     pub vm: Arc<VmFd>,

@@ -3,6 +3,8 @@
 //!
 //! Read `wiring.rs` first: it is all that `--registers` changes. README.rst has the way from there.
 
+#![deny(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -55,6 +55,7 @@ fn line(gsi: u32) -> kvm_irq_routing_entry {
 pub struct Router(Arc<VmFd>);
 
 impl Router {
+    /// Of that VM.
     pub fn new(vm: Arc<VmFd>) -> Self {
         Self(vm)
     }

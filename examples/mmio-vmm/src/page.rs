@@ -17,10 +17,12 @@ use crate::sys::Shared;
 pub struct RegisterPage(Shared);
 
 impl RegisterPage {
+    /// All registers are 0.
     pub fn new() -> Result<Self> {
         Ok(Self(Shared::new(PAGE as usize)?))
     }
 
+    /// What is mapped for the guest, or posted.
     pub fn memory(&self) -> &Shared {
         &self.0
     }
@@ -30,6 +32,7 @@ impl RegisterPage {
         self.0.word(offset as usize).load(Ordering::Acquire)
     }
 
+    /// Sets all of a register, for those that no other thread changes.
     pub fn set(&self, offset: u32, value: u32) {
         self.0.word(offset as usize).store(value, Ordering::Release);
     }
@@ -41,6 +44,7 @@ impl RegisterPage {
             .fetch_or(bits, Ordering::AcqRel);
     }
 
+    /// Clears bits, in the same way.
     pub fn clear_bits(&self, offset: u32, bits: u32) {
         self.0
             .word(offset as usize)

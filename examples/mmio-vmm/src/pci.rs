@@ -73,6 +73,7 @@ pub struct Pci {
 }
 
 impl Pci {
+    /// With that device, and a host bridge.
     pub fn new(device: &Device) -> Self {
         Self {
             address: 0,
@@ -85,6 +86,7 @@ impl Pci {
         (ADDRESS..=DATA_END).contains(&port)
     }
 
+    /// Of 1, 2 or 4 bytes.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         let value = match port {
             ADDRESS => self.address,
@@ -98,6 +100,7 @@ impl Pci {
         data[..length].copy_from_slice(&bytes[..length]);
     }
 
+    /// The same; bits that cannot be written stay.
     pub fn write(&mut self, port: u16, data: &[u8]) {
         let mut bytes = [0; 4];
         let length = data.len().min(4);

@@ -44,6 +44,7 @@ impl Trigger for Ended {
     }
 }
 
+/// All ports, in the vCPU's thread.
 pub struct Ports {
     serial: Serial<Irqfd, NoEvents, Stdout>,
     i8042: I8042Device<Ended>,
@@ -52,6 +53,7 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// The console interrupts the VM.
     pub fn new(vm: &VmFd, pci: Option<Pci>) -> Result<Self> {
         let interrupt = EventFd::new(EFD_NONBLOCK)?;
         vm.register_irqfd(&interrupt, SERIAL_IRQ)?;
@@ -69,6 +71,7 @@ impl Ports {
         self.ended.0.load(Relaxed)
     }
 
+    /// Where nothing is, all bits are read as 1.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
         if let (true, Some(pci)) = (Pci::has(port), &mut self.pci) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! All that is `unsafe`: memory that KVM and the module use, and a tap's name.
 
+#![expect(unsafe_code)]
+
 use std::fs::File;
 use std::io;
 use std::mem;

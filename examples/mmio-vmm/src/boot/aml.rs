@@ -20,6 +20,7 @@ pub fn package(byte: u8) -> Vec<u8> {
     vec![0x12, 4, 1, 0x0a, byte]
 }
 
+/// 20.2.3: integers and strings.
 pub fn byte(value: u8) -> Vec<u8> {
     vec![0x0a, value]
 }
@@ -28,6 +29,7 @@ fn dword(value: u32) -> Vec<u8> {
     [&[0x0c][..], &value.to_le_bytes()].concat()
 }
 
+/// The same.
 pub fn string(text: &str) -> Vec<u8> {
     [&[0x0d], text.as_bytes(), &[0]].concat()
 }

@@ -39,6 +39,7 @@ pub struct Boot<'a> {
 }
 
 impl<'a> Boot<'a> {
+    /// Fails if a file cannot be opened, or the command line is too long.
     pub fn open(kernel: &'a Path, initrd: Option<&'a Path>, cmdline: &'a str) -> Result<Self> {
         let open = |what, path: &'a Path| {
             let file = File::open(path).with_context(|| format!("{what} {}", path.display()));

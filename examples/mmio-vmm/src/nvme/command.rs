@@ -10,7 +10,9 @@ use crate::layout::PAGE;
 
 /// In bytes.
 pub const COMMAND: u64 = 64;
+/// The same.
 pub const COMPLETION: u64 = 16;
+/// 1.4, as the register has it.
 pub const VERSION: u32 = 0x0001_0400;
 
 /// What a completion says of a command that has failed, section 4.6.1.2.1; it is 0 otherwise.
@@ -32,6 +34,7 @@ pub type Outcome = Result<u32, Status>;
 pub struct Command(pub [u32; 16]);
 
 impl Command {
+    /// The one at that address.
     pub fn read(memory: &GuestMemoryMmap, at: u64) -> Result<Self> {
         let mut bytes = [0; COMMAND as usize];
         memory.read_slice(&mut bytes, GuestAddress(at))?;
@@ -42,10 +45,12 @@ impl Command {
         Ok(Self(words))
     }
 
+    /// What to do.
     pub fn opcode(&self) -> u8 {
         self.0[0] as u8
     }
 
+    /// What the driver calls it.
     pub fn id(&self) -> u32 {
         self.0[0] >> 16
     }
@@ -54,6 +59,7 @@ impl Command {
         self.0[1]
     }
 
+    /// Where its data is.
     pub fn prp(&self) -> [u64; 2] {
         [self.long(6), self.long(8)]
     }

@@ -58,6 +58,7 @@ struct Link {
     counts: Arc<Counts>,
 }
 
+/// The registers, in the vCPU's thread.
 pub struct Controller {
     link: Arc<Link>,
     doorbells: RegisterPage,

@@ -51,6 +51,7 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Without queues.
     pub fn new(disk: Disk, memory: GuestMemoryMmap, doorbells: RegisterPage) -> Self {
         Self {
             disk,
@@ -72,6 +73,7 @@ impl Engine {
         });
     }
 
+    /// Forgets all queues.
     pub fn disable(&mut self) {
         (self.submissions, self.completions) = ([None; QUEUES], [None; QUEUES]);
         (0..QUEUES as u32).for_each(|queue| self.clear_doorbells(queue));

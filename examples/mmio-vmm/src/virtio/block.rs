@@ -29,6 +29,7 @@ pub struct Block {
 }
 
 impl Block {
+    /// With that disk behind it.
     pub fn new(disk: Disk) -> Self {
         Self {
             disk,
