@@ -27,6 +27,11 @@ impl Ring {
         Self { base, size, at: 0 }
     }
 
+    /// Where that entry is, of `size` bytes. A driver may have put it beyond all memory.
+    fn entry(&self, size: u64) -> u64 {
+        self.base.wrapping_add(u64::from(self.at) * size)
+    }
+
     fn advance(&mut self) {
         self.at = (self.at + 1) % self.size;
     }
@@ -119,7 +124,7 @@ impl Engine {
         if tail == ring.at {
             return Ok(None);
         }
-        let command = Command::read(&self.memory, ring.base + u64::from(ring.at) * COMMAND)?;
+        let command = Command::read(&self.memory, ring.entry(COMMAND))?;
         ring.advance();
         Ok(Some(command))
     }
@@ -133,11 +138,11 @@ impl Engine {
             bail!("no place for a completion");
         }
         let (value, status) = outcome.map_or_else(|status| (0, status as u32), |value| (value, 0));
-        let at = ring.base + u64::from(ring.at) * COMPLETION;
-        let (address, last) = (GuestAddress(at), GuestAddress(at + 12));
-        self.memory.write_obj(value, address)?;
+        let at = GuestAddress(ring.entry(COMPLETION));
+        let [third, last] = [8, 12].map(|offset| GuestAddress(at.0.wrapping_add(offset)));
+        self.memory.write_obj(value, at)?;
         let queue_head = (queue as u32) << 16 | head;
-        self.memory.write_obj(queue_head, GuestAddress(at + 8))?;
+        self.memory.write_obj(queue_head, third)?;
         // Last, as the phase makes it valid.
         let word = command.id() | (status << 1 | completions.phase) << 16;
         self.memory.store(word, last, Ordering::Release)?;

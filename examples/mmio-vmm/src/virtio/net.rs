@@ -54,7 +54,7 @@ impl Net {
 
     fn send(&mut self, frame: &[u8]) {
         match &mut self.wire {
-            Wire::Peer => self.waiting.extend(peer::answer(frame)),
+            Wire::Peer => peer::answer(frame).map_or((), |answer| self.keep(answer)),
             // A wire may lose frames, and has no other way to say that it is full.
             Wire::Tap(file) => drop(file.write(frame)),
         }
@@ -62,16 +62,21 @@ impl Net {
 
     /// All that the tap has, also when nobody takes it: the tap would wake the thread again.
     fn receive(&mut self) -> Result<()> {
-        let Wire::Tap(file) = &mut self.wire else {
-            return Ok(());
-        };
         let mut frame = [0; FRAME];
-        loop {
+        while let Wire::Tap(file) = &mut self.wire {
             match file.read(&mut frame) {
-                Ok(length) => self.waiting.push_back(frame[..length].to_vec()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(length) => self.keep(frame[..length].to_vec()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e).context("tap"),
             }
+        }
+        Ok(())
+    }
+
+    /// A wire loses what there is no room for.
+    fn keep(&mut self, frame: Vec<u8>) {
+        if self.waiting.len() < WAITING {
+            self.waiting.push_back(frame);
         }
     }
 
@@ -95,7 +100,6 @@ impl Net {
                 break;
             }
         }
-        self.waiting.truncate(WAITING);
         Ok(given && queue.needs_notification(memory)?)
     }
 }
