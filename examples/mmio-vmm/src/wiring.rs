@@ -163,8 +163,8 @@ fn open_registers(mode: Mode) -> Result<File> {
     match File::options().read(true).write(true).open(REGISTERS) {
         Ok(file) => Ok(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => bail!(
-            "--registers {} needs {REGISTERS}, which is not there: load the module kvm_mmio_ext, or \
-             use --registers ioeventfd",
+            "--registers {} needs {REGISTERS}, which is not there: load the module kvm_mmio_ext, \
+             or use --registers ioeventfd",
             mode.name()
         ),
         Err(e) => Err(e).context(REGISTERS),
