@@ -7,7 +7,7 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules modules_install tools install deb demo check check-long check-packages mutants selftests fuzz bench check-here bench-here macro shell lint clean distclean
+.PHONY: help setup kernel modules modules_install tools examples install deb demo check check-long check-packages mutants selftests fuzz bench check-here bench-here macro shell lint clean distclean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -32,6 +32,10 @@ modules_install:	## install kvm_mmio_ext.ko for your own kernel (KDIR=tree), onc
 tools:		## build the command kvm-mmio
 	@$(if $(shell command -v "$(or $(CARGO),cargo)"),,lab/enter) \
 		$(MAKE) --no-print-directory -C tools/kvm-mmio
+
+examples:	## build the reference VMM, examples/mmio-vmm
+	@$(if $(shell command -v "$(or $(CARGO),cargo)"),,lab/enter) \
+		$(MAKE) --no-print-directory -C examples/mmio-vmm
 
 install:	## install kvm-mmio, once it is built (PREFIX=, DESTDIR=)
 	@$(MAKE) --no-print-directory -C tools/kvm-mmio install
@@ -81,7 +85,8 @@ lint: python	## check the style of all sources
 	@lab/lint
 
 clean:		## remove the module and tests built for this clone, not the kernels
-	@rm -rf "$$(dirname "$$(lab/modules --print-dir)")" tools/kvm-mmio/target
+	@rm -rf "$$(dirname "$$(lab/modules --print-dir)")" tools/kvm-mmio/target \
+		examples/mmio-vmm/target
 
 distclean: clean	## remove the whole cache: kernels, downloads, the lab's own Debian
 	@lab/setup --remove

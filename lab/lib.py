@@ -182,16 +182,30 @@ def tools_dir():
     return module_dir("release").parent / "tools"
 
 
+def examples_dir():
+    """Where mmio-vmm of this clone is built."""
+    return module_dir("release").parent / "examples"
+
+
 def kvm_mmio():
     """Build the command kvm-mmio; return its file."""
-    tools, out = setup(), tools_dir()
-    log = CACHE / "log" / "tools.log"
+    return cargo_program("kvm-mmio", ROOT / "tools/kvm-mmio", tools_dir())
+
+
+def mmio_vmm():
+    """Build the reference VMM; return its file."""
+    return cargo_program("mmio-vmm", ROOT / "examples/mmio-vmm", examples_dir())
+
+
+def cargo_program(name, where, out):
+    """Build a program that has a Makefile of its own."""
+    tools = setup()
+    log = CACHE / "log" / f"{out.name}.log"
     log.unlink(missing_ok=True)
-    with lock(f"tools-{out.parent.name}"):
-        run_logged("building kvm-mmio",
-                   ["make", "-C", ROOT / "tools/kvm-mmio", f"OUTPUT={out}", f"CARGO={tools['CARGO']}"],
+    with lock(f"{out.name}-{out.parent.name}"):
+        run_logged(f"building {name}", ["make", "-C", where, f"OUTPUT={out}", f"CARGO={tools['CARGO']}"],
                    log, env={**make_environment(), "RUSTC": tools["RUSTC"]})
-    return out / "kvm-mmio"
+    return out / name
 
 
 class Progress:

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A file that is the contents of a disk.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// In bytes.
+pub const SECTOR: u64 = 512;
+
+/// A disk of whole sectors.
+pub struct Disk {
+    file: File,
+    size: u64,
+}
+
+impl Disk {
+    /// Fails if the file cannot be read and written, or has another size than sectors have.
+    pub fn open(path: &Path) -> Result<Self> {
+        File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(Into::into)
+            .and_then(Self::from_file)
+            .with_context(|| format!("disk {}", path.display()))
+    }
+
+    /// The same, of an open file.
+    pub fn from_file(file: File) -> Result<Self> {
+        let size = file.metadata()?.len();
+        let is_whole = size > 0 && size % SECTOR == 0;
+        ensure!(is_whole, "{size} bytes are no multiple of {SECTOR}");
+        Ok(Self { file, size })
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where a sector begins, in bytes, if whole sectors of `length` bytes from there on are on
+    /// the disk.
+    pub fn offset(&self, sector: u64, length: usize) -> io::Result<u64> {
+        let start = sector.checked_mul(SECTOR);
+        let end = start.and_then(|start| start.checked_add(length as u64));
+        match (start, end) {
+            (Some(start), Some(end)) if end <= self.size && length as u64 % SECTOR == 0 => {
+                Ok(start)
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// `at` is in bytes, as `offset()` gives it.
+    pub fn read(&self, at: u64, data: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(data, at)
+    }
+
+    /// The same.
+    pub fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, at)
+    }
+
+    /// What was written is kept, whatever happens.
+    pub fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The controller's registers, section 3.1, its doorbells, and its thread.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use anyhow::{Context, Result};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::command::VERSION;
+use super::engine::{Engine, QUEUES};
+use super::msix;
+use crate::bus::{Mmio, word};
+use crate::counts::{Counts, Register};
+use crate::disk::Disk;
+use crate::layout::{IRQ_LINES, PAGE, PCI_WINDOW};
+use crate::message::Router;
+use crate::page::RegisterPage;
+use crate::pci::Device;
+use crate::wiring::{Interrupt, Wiring, Write};
+
+/// What PCI says of it: an NVMe controller. The number of its vendor is nobody's.
+pub const PCI: Device = Device {
+    id: 0x0001_1234,
+    class: 0x0108_0200,
+    base: PCI_WINDOW as u32,
+    size: 4 * PAGE as u32,
+    vectors: QUEUES as u16,
+    table: 2 * PAGE as u32,
+    pending: 3 * PAGE as u32,
+};
+
+const CAPABILITIES: u32 = 0;
+const VERSION_REGISTER: u32 = 8;
+const CONFIGURATION: u32 = 0x14;
+const STATUS: u32 = 0x1c;
+const ADMIN_SIZES: u32 = 0x24;
+const ADMIN_SUBMISSIONS: u32 = 0x28;
+const ADMIN_COMPLETIONS: u32 = 0x30;
+
+/// Queues of 64 entries, contiguous; 5 s to get ready; the NVM command set.
+const QUEUE_ENTRIES: u64 = 64;
+const CAPABILITY_BITS: u64 = (QUEUE_ENTRIES - 1) | 1 << 16 | 10 << 24 | 1 << 37;
+
+const ENABLE: u32 = 1;
+const SHUTDOWN: u32 = 0b11 << 14;
+const READY: u32 = 1;
+const FATAL: u32 = 1 << 1;
+const SHUTDOWN_COMPLETE: u32 = 0b10 << 2;
+
+/// What the registers and the thread share.
+struct Link {
+    engine: Mutex<Engine>,
+    registers: RegisterPage,
+    kick: EventFd,
+    interrupts: [Interrupt; QUEUES],
+    counts: Arc<Counts>,
+}
+
+/// The registers, in the vCPU's thread.
+pub struct Controller {
+    link: Arc<Link>,
+    doorbells: RegisterPage,
+    messages: RegisterPage,
+    router: Router,
+}
+
+impl Controller {
+    /// A controller with its thread.
+    pub fn new(
+        disk: Disk,
+        memory: GuestMemoryMmap,
+        wiring: &mut Wiring,
+    ) -> Result<(Self, Arc<Counts>)> {
+        let (registers, doorbells, messages) = (
+            RegisterPage::new()?,
+            RegisterPage::new()?,
+            RegisterPage::new()?,
+        );
+        registers.fill(CAPABILITIES, &CAPABILITY_BITS.to_le_bytes());
+        registers.set(VERSION_REGISTER, VERSION);
+        msix::reset(&messages, QUEUES as u32);
+        // The thread blocks in reads of it.
+        let kick = EventFd::new(0)?;
+        wire(&registers, &doorbells, &kick, wiring)?;
+        let link = Arc::new(Link {
+            engine: Mutex::new(Engine::new(disk, memory, doorbells.clone())),
+            registers,
+            kick,
+            interrupts: [
+                wiring.interrupt(IRQ_LINES)?,
+                wiring.interrupt(IRQ_LINES + 1)?,
+            ],
+            counts: Arc::default(),
+        });
+        let (thread, counts) = (link.clone(), link.counts.clone());
+        thread::Builder::new()
+            .name("nvme".to_owned())
+            .spawn(move || thread.run())
+            .context("no thread for a device")?;
+        let controller = Self {
+            link,
+            doorbells,
+            messages,
+            router: wiring.router(),
+        };
+        Ok((controller, counts))
+    }
+
+    fn write_register(&self, register: u32, value: u32) {
+        let registers = &self.link.registers;
+        let was = registers.get(register);
+        match register {
+            CONFIGURATION => {
+                registers.set(register, value);
+                self.configure(was, value);
+            }
+            ADMIN_SIZES..=0x34 => registers.set(register, value),
+            _ => {}
+        }
+    }
+
+    fn configure(&self, was: u32, value: u32) {
+        let registers = &self.link.registers;
+        let mut engine = self.link.engine.lock().expect("no thread panics");
+        if value & !was & ENABLE != 0 {
+            let long = |at| u64::from(registers.get(at)) | u64::from(registers.get(at + 4)) << 32;
+            let sizes = registers.get(ADMIN_SIZES);
+            engine.enable(
+                (long(ADMIN_SUBMISSIONS), (sizes & 0xfff) + 1),
+                (long(ADMIN_COMPLETIONS), (sizes >> 16 & 0xfff) + 1),
+            );
+            registers.set(STATUS, READY);
+        } else if was & !value & ENABLE != 0 {
+            engine.disable();
+            self.link.counts.set_running(false);
+            registers.set(STATUS, 0);
+        }
+        if value & SHUTDOWN != 0 {
+            registers.set_bits(STATUS, SHUTDOWN_COMPLETE);
+        }
+    }
+
+    fn ring(&self, doorbell: u32, value: u32) {
+        self.doorbells.set(doorbell, value);
+        // Tails have something new to do.
+        if doorbell % 8 == 0 {
+            // It is full only if the thread has not read it since 2^64 doorbells.
+            let _ = self.link.kick.write(1);
+        }
+    }
+
+    fn write_message(&self, offset: u32, value: u32) {
+        self.messages.set(offset, value);
+        let messages = [0, 1].map(|vector| msix::message(&self.messages, vector));
+        if let Err(e) = self.router.set(&messages) {
+            eprintln!("mmio-vmm: nvme: {e:#}");
+        }
+        // What was lost while its vector was masked. A driver looks for completions, and may find
+        // none.
+        for interrupt in &self.link.interrupts {
+            let _ = interrupt.inject();
+        }
+    }
+}
+
+/// What the kernel does of it: doorbells keep their values, and tails wake the thread.
+fn wire(
+    registers: &RegisterPage,
+    doorbells: &RegisterPage,
+    kick: &EventFd,
+    wiring: &mut Wiring,
+) -> Result<()> {
+    for queue in 0..QUEUES as u32 {
+        let (tail, head) = (8 * queue, 8 * queue + 4);
+        let at = |doorbell: u32| PCI_WINDOW + PAGE + u64::from(doorbell);
+        wiring.post_writes(at(tail), (doorbells, tail), Write::Store, Some(kick))?;
+        wiring.post_writes(at(head), (doorbells, head), Write::Store, None)?;
+    }
+    wiring.map_reads(PCI_WINDOW, registers)
+}
+
+impl Link {
+    fn run(&self) {
+        loop {
+            if let Err(e) = self.wait() {
+                self.registers.set_bits(STATUS, FATAL);
+                eprintln!("mmio-vmm: nvme: {e:#}");
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.counts.notified(self.kick.read()?);
+        let mut engine = self.engine.lock().expect("no thread panics");
+        let vectors = engine.serve()?;
+        self.counts.set_running(engine.is_running());
+        for (vector, interrupt) in self.interrupts.iter().enumerate() {
+            if vectors >> vector & 1 != 0 {
+                self.counts.interrupted();
+                interrupt.inject()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which page of the registers, and where in it.
+fn place(offset: u64) -> (u64, u32) {
+    (offset / PAGE, (offset % PAGE) as u32 & !3)
+}
+
+fn register(offset: u64) -> Register {
+    match place(offset).0 {
+        1 => Register::Notify,
+        _ => Register::Other,
+    }
+}
+
+impl Mmio for Controller {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.link.counts.exit(register(offset), false);
+        match place(offset).0 {
+            0 => self.link.registers.read(offset, data),
+            2 => self.messages.read(offset % PAGE, data),
+            _ => data.fill(0),
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.link.counts.exit(register(offset), true);
+        let Some(value) = word(data) else {
+            return;
+        };
+        match place(offset) {
+            (0, at) => self.write_register(at, value),
+            (1, at) if at < 8 * QUEUES as u32 => self.ring(at, value),
+            (2, at) if at < 16 * QUEUES as u32 => self.write_message(at, value),
+            _ => {}
+        }
+    }
+}

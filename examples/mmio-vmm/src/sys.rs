@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+//! All that is `unsafe`: memory that KVM and the module use, and a tap's name.
+
+#![expect(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use anyhow::{Context, Result};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, MmapRegion, VolatileMemory};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+/// `struct kvm_mmio_register`
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request {
+    pub gpa: u64,
+    pub user_addr: u64,
+    pub datamatch: u64,
+    pub len: u32,
+    pub vm_fd: i32,
+    pub event_fd: i32,
+    pub on_write: u8,
+    pub on_read: u8,
+    pub signal: u8,
+    pub reserved: [u8; 25],
+}
+
+ioctl_iow_nr!(KVM_MMIO_REGISTER_ADD, 0xbb, 0, Request);
+
+/// `struct ifreq`, as far as TUNSETIFF reads it.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+ioctl_iow_nr!(TUNSETIFF, 'T' as u32, 202, i32);
+
+/// Memory of this process that a guest or the kernel may use for as long as the process runs.
+///
+/// # Invariants
+///
+/// It is never unmapped: a strong reference is leaked.
+#[derive(Clone)]
+pub struct Shared(Arc<MmapRegion>);
+
+impl Shared {
+    /// New memory of zeroes; `size` is in bytes, a multiple of a page.
+    pub fn new(size: usize) -> Result<Self> {
+        let region = Arc::new(MmapRegion::new(size)?);
+        // INVARIANT: this reference is never dropped.
+        mem::forget(region.clone());
+        Ok(Self(region))
+    }
+
+    /// The 32-bit word at `offset`, a multiple of 4 within the memory.
+    pub fn word(&self, offset: usize) -> &AtomicU32 {
+        self.0.get_atomic_ref(offset).expect("a word of the memory")
+    }
+
+    /// Where this process has the byte at `offset`.
+    fn address(&self, offset: usize) -> u64 {
+        assert!(offset < self.0.size());
+        self.0.as_ptr() as u64 + offset as u64
+    }
+}
+
+/// Makes all of `memory` the guest's, for as long as the process runs.
+pub fn add_ram(vm: &VmFd, slot: u32, memory: &GuestMemoryMmap) -> Result<()> {
+    // The regions stay mapped, whatever becomes of `memory`.
+    mem::forget(memory.clone());
+    for (slot, region) in (slot..).zip(memory.iter()) {
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: a reference to the region has been leaked, so that it stays mapped; vm-memory
+        // only has volatile accesses to it, so that the guest may change it at any time.
+        unsafe { vm.set_user_memory_region(slot) }.context("KVM does not take the memory")?;
+    }
+    Ok(())
+}
+
+/// Has the guest read `memory` at `gpa`; its writes there are MMIO.
+pub fn add_read_only(vm: &VmFd, slot: u32, gpa: u64, memory: &Shared) -> Result<()> {
+    let slot = kvm_userspace_memory_region {
+        slot,
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: gpa,
+        memory_size: memory.0.size() as u64,
+        userspace_addr: memory.address(0),
+    };
+    // SAFETY: by the invariant of `Shared` the memory stays mapped, and the guest only reads it.
+    unsafe { vm.set_user_memory_region(slot) }
+        .with_context(|| format!("KVM takes no read-only memory at {gpa:#x}"))
+}
+
+/// Adds a register to an open `/dev/kvm_mmio_registers`: accesses change `word` from now on.
+pub fn add_register(file: &File, word: (&Shared, usize), mut request: Request) -> io::Result<()> {
+    request.user_addr = word.0.address(word.1);
+    // SAFETY: the kernel reads the structure, and then changes the word, which by the invariant of
+    // `Shared` stays mapped and which this process only accesses atomically.
+    done(unsafe { ioctl_with_ref(file, KVM_MMIO_REGISTER_ADD(), &request) })
+}
+
+/// Has an open `/dev/net/tun` be the tap of that name, with frames as they are.
+pub fn attach_tap(file: &File, name: &str) -> io::Result<()> {
+    const IFF_TAP: i16 = 2;
+    const IFF_NO_PI: i16 = 0x1000;
+    let mut request = InterfaceRequest {
+        name: [0; 16],
+        flags: IFF_TAP | IFF_NO_PI,
+        rest: [0; 22],
+    };
+    let length = name.len().min(15);
+    request.name[..length].copy_from_slice(&name.as_bytes()[..length]);
+    // SAFETY: the kernel reads and writes a `struct ifreq`, i.e. 40 bytes, and `request` has them.
+    // The pointer is to one that is not shared.
+    done(unsafe { vmm_sys_util::ioctl::ioctl_with_mut_ref(file, TUNSETIFF(), &mut request) })
+}
+
+fn done(result: i32) -> io::Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the options ask for, put together.
+
+use anyhow::{Context, Result};
+
+use crate::boot::{self, Boot, Features, Region};
+use crate::bus::Bus;
+use crate::cli::Options;
+use crate::counts::{Device, Report};
+use crate::disk::Disk;
+use crate::layout;
+use crate::machine::Machine;
+use crate::nvme::{Controller, PCI};
+use crate::pci::Pci;
+use crate::virtio::{Backend, Block, Net, Transport};
+use crate::wiring::Wiring;
+
+/// Devices as they are added.
+struct Builder {
+    machine: Machine,
+    wiring: Wiring,
+    bus: Bus,
+    virtio: Vec<Region>,
+    pci: Option<Pci>,
+    counts: Vec<Device>,
+}
+
+/// Runs a guest to its end, and prints what was counted.
+pub fn run(options: &Options) -> Result<()> {
+    // First all that a person may have got wrong.
+    let boot = Boot::open(&options.kernel, options.initrd.as_deref(), &options.cmdline)?;
+    let disks: Result<Vec<_>> = options.block.iter().map(|path| Disk::open(path)).collect();
+    let disks = disks?;
+    let nvme = options.nvme.as_deref().map(Disk::open).transpose()?;
+    let net = options.net.as_deref().map(Net::new).transpose()?;
+
+    let mut builder = Builder::new(options)?;
+    for (index, disk) in disks.into_iter().enumerate() {
+        builder.add(&format!("block{index}"), Block::new(disk))?;
+    }
+    if let Some(net) = net {
+        builder.add("net", net)?;
+    }
+    if let Some(disk) = nvme {
+        builder.add_nvme(disk)?;
+    }
+    let devices = builder.run(boot, options)?;
+    print(options, devices)
+}
+
+impl Builder {
+    fn new(options: &Options) -> Result<Self> {
+        let machine = Machine::new(options.memory << 20)?;
+        let wiring = Wiring::new(
+            options.registers,
+            machine.vm.clone(),
+            layout::FIRST_DEVICE_SLOT,
+        )?;
+        Ok(Self {
+            machine,
+            wiring,
+            bus: Bus::default(),
+            virtio: Vec::new(),
+            pci: None,
+            counts: Vec::new(),
+        })
+    }
+
+    fn add_nvme(&mut self, disk: Disk) -> Result<()> {
+        let memory = self.machine.memory.clone();
+        let (controller, counts) =
+            Controller::new(disk, memory, &mut self.wiring).context("device nvme")?;
+        let (base, size) = (PCI.base.into(), PCI.size.into());
+        self.bus.add_range(base, size, Box::new(controller));
+        self.pci = Some(Pci::new(&PCI));
+        let name = "nvme".to_owned();
+        self.counts.push(Device { name, counts });
+        Ok(())
+    }
+
+    /// Runs the guest; gives what the devices count.
+    fn run(self, boot: Boot, options: &Options) -> Result<Vec<Device>> {
+        let memory = &self.machine.memory;
+        boot::write_tables(memory, &self.virtio, self.pci.is_some())?;
+        let start = boot.load(memory, options.memory << 20)?;
+        let features = Features {
+            xsave: !options.no_xsave,
+        };
+        self.machine.run(&start, features, self.bus, self.pci)?;
+        Ok(self.counts)
+    }
+
+    fn add(&mut self, name: &str, backend: impl Backend) -> Result<()> {
+        let region = self.machine.allocate()?;
+        let memory = self.machine.memory.clone();
+        let (device, counts) = Transport::new(name, backend, region, memory, &mut self.wiring)
+            .with_context(|| format!("device {name}"))?;
+        self.bus.add(region.base, Box::new(device));
+        self.virtio.push(region);
+        let name = name.to_owned();
+        self.counts.push(Device { name, counts });
+        Ok(())
+    }
+}
+
+fn print(options: &Options, devices: Vec<Device>) -> Result<()> {
+    let registers = options.registers.name();
+    let report = Report { registers, devices };
+    if options.json {
+        eprintln!("{}", serde_json::to_string(&report)?);
+    } else {
+        eprintln!("{}", report.table());
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Who answers a device's registers: all that `--registers` changes.
+//!
+//! A device says what its registers do; what of it the kernel does is decided here. Each mode has
+//! what those before it have.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::message::Router;
+use crate::page::RegisterPage;
+use crate::sys::{self, Request};
+
+const REGISTERS: &str = "/dev/kvm_mmio_registers";
+
+/// How far the kernel answers for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, ValueEnum)]
+pub enum Mode {
+    /// Every access exits to userspace, and interrupts are injected by an ioctl
+    Exit,
+    /// Doorbells are ioeventfds, interrupts irqfds
+    Ioeventfd,
+    /// Besides, the extension answers InterruptStatus and InterruptACK, and keeps tails of queues
+    Posted,
+    /// Besides, the registers are read-only memory of the guest, which no read exits for
+    ReadOnly,
+}
+
+impl Mode {
+    /// As the option has it.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("no mode is skipped");
+        value.get_name().to_owned()
+    }
+}
+
+/// What writes to a posted register do; see Documentation/registers.rst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The word becomes the value.
+    Store = 1,
+    /// The word loses the bits that are 1 in the value.
+    Clear = 2,
+}
+
+/// What registers are wired with.
+pub struct Wiring {
+    mode: Mode,
+    vm: Arc<VmFd>,
+    registers: Option<File>,
+    next_slot: u32,
+}
+
+impl Wiring {
+    /// Fails if the mode needs the extension, and it is not loaded. Memory of devices has the
+    /// numbers from `next_slot` on.
+    pub fn new(mode: Mode, vm: Arc<VmFd>, next_slot: u32) -> Result<Self> {
+        let registers = (mode >= Mode::Posted)
+            .then(|| open_registers(mode))
+            .transpose()?;
+        Ok(Self {
+            mode,
+            vm,
+            registers,
+            next_slot,
+        })
+    }
+
+    /// What injects an interrupt of that line of the IOAPIC.
+    pub fn interrupt(&self, irq: u32) -> Result<Interrupt> {
+        if self.mode < Mode::Ioeventfd {
+            return Ok(Interrupt::Ioctl(self.vm.clone(), irq));
+        }
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        self.vm
+            .register_irqfd(&event, irq)
+            .with_context(|| format!("KVM takes no irqfd of line {irq}"))?;
+        Ok(Interrupt::Irqfd(event))
+    }
+
+    /// What says where interrupts behind the IOAPIC's lines go.
+    pub fn router(&self) -> Router {
+        Router::new(self.vm.clone())
+    }
+
+    /// Writes of `value`, 4 bytes at `gpa`, ring the event and do nothing else.
+    pub fn doorbell(&self, gpa: u64, value: u32, event: &EventFd) -> Result<()> {
+        if self.mode < Mode::Ioeventfd {
+            return Ok(());
+        }
+        self.vm
+            .register_ioevent(event, &IoEventAddress::Mmio(gpa), value)
+            .with_context(|| format!("KVM takes no ioeventfd at {gpa:#x}"))
+    }
+
+    /// Reads of 4 bytes at `gpa` return the word of the page.
+    pub fn post_reads(&self, gpa: u64, word: (&RegisterPage, u32)) -> Result<()> {
+        const READ_RETURN: u8 = 1;
+        self.post(
+            word,
+            Request {
+                gpa,
+                event_fd: -1,
+                on_read: READ_RETURN,
+                ..Default::default()
+            },
+        )
+    }
+
+    /// Writes of 4 bytes at `gpa` change the word of the page, and then ring the event if any.
+    pub fn post_writes(
+        &self,
+        gpa: u64,
+        word: (&RegisterPage, u32),
+        write: Write,
+        event: Option<&EventFd>,
+    ) -> Result<()> {
+        const SIGNAL_ALWAYS: u8 = 1;
+        self.post(
+            word,
+            Request {
+                gpa,
+                event_fd: event.map_or(-1, |event| event.as_raw_fd()),
+                on_write: write as u8,
+                signal: if event.is_some() { SIGNAL_ALWAYS } else { 0 },
+                ..Default::default()
+            },
+        )
+    }
+
+    fn post(&self, (page, offset): (&RegisterPage, u32), request: Request) -> Result<()> {
+        let Some(file) = &self.registers else {
+            return Ok(());
+        };
+        let request = Request {
+            len: 4,
+            vm_fd: self.vm.as_raw_fd(),
+            ..request
+        };
+        sys::add_register(file, (page.memory(), offset as usize), request)
+            .with_context(|| format!("{REGISTERS}: no register at {:#x}", request.gpa))
+    }
+
+    /// The guest reads the page as memory.
+    pub fn map_reads(&mut self, gpa: u64, page: &RegisterPage) -> Result<()> {
+        if self.mode < Mode::ReadOnly {
+            return Ok(());
+        }
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        sys::add_read_only(&self.vm, slot, gpa, page.memory())
+    }
+}
+
+fn open_registers(mode: Mode) -> Result<File> {
+    match File::options().read(true).write(true).open(REGISTERS) {
+        Ok(file) => Ok(file),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => bail!(
+            "--registers {} needs {REGISTERS}, which is not there: load the module kvm_mmio_ext, \
+             or use --registers ioeventfd",
+            mode.name()
+        ),
+        Err(e) => Err(e).context(REGISTERS),
+    }
+}
+
+/// What injects an interrupt.
+pub enum Interrupt {
+    Ioctl(Arc<VmFd>, u32),
+    Irqfd(EventFd),
+}
+
+impl Interrupt {
+    /// One edge.
+    pub fn inject(&self) -> Result<()> {
+        match self {
+            Self::Ioctl(vm, irq) => {
+                vm.set_irq_line(*irq, true)?;
+                vm.set_irq_line(*irq, false)?;
+            }
+            Self::Irqfd(event) => event.write(1)?,
+        }
+        Ok(())
+    }
+}
