@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where the MMIO of virtual machines goes: what kvm_mmio_ext has counted, shown.
 
+#![deny(unsafe_code)]
+
 pub mod advice;
 pub mod child;
 pub mod cli;

@@ -53,7 +53,13 @@ pub struct Quantiles {
 
 impl Times {
     pub fn record(&mut self, nanoseconds: u64) {
-        *self.0.entry(bucket(nanoseconds)).or_default() += 1;
+        self.add(bucket(nanoseconds), 1);
+    }
+
+    /// So many more in a bucket, as `bucket()` in bpf/count.bpf.c numbers them, too.
+    pub fn add(&mut self, bucket: u16, count: u64) {
+        let sum = self.0.entry(bucket).or_default();
+        *sum = sum.saturating_add(count);
     }
 
     fn since(&self, earlier: &Self) -> Self {
@@ -92,8 +98,7 @@ impl Times {
 impl AddAssign<&Self> for Times {
     fn add_assign(&mut self, other: &Self) {
         for (bucket, count) in &other.0 {
-            let sum = self.0.entry(*bucket).or_default();
-            *sum = sum.saturating_add(*count);
+            self.add(*bucket, *count);
         }
     }
 }

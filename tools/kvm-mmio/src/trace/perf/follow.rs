@@ -3,16 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::event::{Access, Event, Sample};
 use crate::counts::Counts;
 use crate::reading::{Direction, KERNEL, Last, USERSPACE, Vcpu, Vm};
 use crate::site::{Place, Site};
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
+use crate::trace::clock::PAGES;
+use crate::trace::event::{Access, Event, Sample};
 
-/// Most pages that are counted for a vCPU, so that no guest can fill our memory.
-pub const PAGES: usize = 4096;
-
-/// Most pairs of a page and an instruction that are counted apart for a vCPU, for the same reason.
+/// Most pairs of a page and an instruction that are counted apart for a vCPU, so that no
+/// guest can fill our memory.
 const SITES: usize = 16384;
 
 /// Bytes of a page.
