@@ -43,7 +43,7 @@ const volatile u32 userspace_errno_at;
 /* Whether kvm_entry() is attached. */
 const volatile u32 is_timed;
 
-/* What an instruction of a vCPU does to a page. */
+/* What an instruction of a vCPU does to an address; that of a page, if instructions are too many. */
 struct key {
 	u64 gpa;
 	u64 rip;
@@ -248,7 +248,7 @@ static __always_inline u32 make_place(const struct key *key)
 static __always_inline u32 find_place(struct thread *thread, u64 gpa)
 {
 	struct key key = {
-		.gpa = gpa & PAGE_MASK,
+		.gpa = gpa,
 		.rip = thread->rip,
 		.tgid = thread->tgid,
 		.vcpu = thread->vcpu,
@@ -258,6 +258,7 @@ static __always_inline u32 find_place(struct thread *thread, u64 gpa)
 	if (known)
 		return *known;
 	if (thread->used >= VCPU_PLACES) {
+		key.gpa = gpa & PAGE_MASK;
 		key.rip = NOWHERE;
 		known = bpf_map_lookup_elem(&place_of, &key);
 		if (known)

@@ -21,6 +21,7 @@ pub mod reading;
 pub mod recording;
 pub mod region;
 pub mod row;
+pub mod share;
 pub mod signal;
 pub mod site;
 pub mod source;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What one instruction of a guest does to a page, which only tracepoints tell.
+//! What one instruction of a guest does to an address, which only tracepoints tell.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::counts::Counts;
 
-/// A page by its address, and an instruction by its own; None are those beyond the number that
-/// is counted apart.
+/// The address that is accessed, or its page's, and that of an instruction; None are those beyond
+/// the number that is counted apart.
 pub type Place = (u64, Option<u64>);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

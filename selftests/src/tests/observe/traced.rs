@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::programs::{MANY, Recorder, Scratch, Stat, finish, need, number, run_guest};
-use super::watch::machine_with;
+use super::watch::{PAGE_COUNTS, machine_with};
 use crate::guest::vcpu::{mov_from_memory, mov_to_memory};
 use crate::guest::{Machine, Mode, Vcpu};
 use crate::{expect_eq, skip};
@@ -19,6 +19,8 @@ crate::test_table! {
     observe_by_instruction:
         "kvm-mmio tells which instruction of a guest did what, and how long it took"
         => instructions(),
+    observe_by_range: "kvm-mmio tells apart what devices have of the page that they share"
+        => ranges(),
     observe_by_bpf: "kvm-mmio counts the same by BPF in the kernel as from each event" => bpf(),
 }
 
@@ -112,12 +114,17 @@ fn instructions() -> Result<()> {
     Ok(())
 }
 
-fn expect_sites(text: &str, machine: &Machine, sites: &[Site]) -> Result<()> {
+/// What is said of this process, by lines of a kind.
+fn lines(text: &str, kind: &str) -> Result<Vec<Value>> {
     let lines = text.lines().map(serde_json::from_str);
     let lines: Vec<Value> = lines.collect::<Result<_, _>>()?;
     let me = u64::from(std::process::id());
-    let mine = lines.iter().filter(|line| line["kind"] == "group");
-    let mine: Vec<_> = mine.filter(|line| number(line, "tgid") == me).collect();
+    let is_mine = |line: &Value| line["kind"] == *kind && number(line, "tgid") == me;
+    Ok(lines.into_iter().filter(is_mine).collect())
+}
+
+fn expect_sites(text: &str, machine: &Machine, sites: &[Site]) -> Result<()> {
+    let mine = lines(text, "group")?;
     expect_eq!(mine.len(), sites.len(), "{text}");
     for site in sites {
         let gpa = format!("{:#x}", machine.gpa(site.page));
@@ -138,6 +145,41 @@ fn expect_times(line: &Value) -> Result<()> {
         ["min", "p50", "p99", "max"].map(|name| number(&line["latency_ns"], name));
     ensure!(0 < min && min <= p50 && p50 <= p99 && p99 <= max, "{line}");
     ensure!(max < 300 * 1_000_000_000, "{line}");
+    Ok(())
+}
+
+/// Page 1, which `run_guest()` writes at the start and reads further on, is of two devices.
+fn ranges() -> Result<()> {
+    need("kvm-mmio")?;
+    let (machine, mut vcpus) = machine_with(2)?;
+    let names = Scratch::new("ranges");
+    let region =
+        |name, start| format!("[[region]]\nname = \"{name}\"\nstart = {start:#x}\nsize = 0x10\n");
+    let at = machine.gpa(1);
+    fs::write(&names.0, region("left", at) + &region("right", at + 0x10))?;
+    let mut started = Vec::new();
+    for source in sources()? {
+        let json = Scratch::new(&format!("{source}-ranges"));
+        let stat = ["--json", "stat", "--source", source];
+        let files = ["--regions", names.path()?, "-o", json.path()?, "--"];
+        started.push((Recorder::start("kvm-mmio", &[stat, files].concat())?, json));
+    }
+    run_guest(&machine, &mut vcpus)?;
+    for (recorder, json) in started {
+        recorder.stop()?;
+        let text = fs::read_to_string(&json.0)?;
+        let lines = lines(&text, "page")?;
+        for (name, gpa, wanted) in [
+            ("left", at, [3, 0, 3, 0, 3]),
+            ("right", at + 0x10, [1, 1, 0, 0, 1]),
+        ] {
+            let line = lines.iter().find(|line| line["device"] == *name);
+            let line = line.with_context(|| format!("nothing of {name}: {text}"))?;
+            expect_eq!(line["gpa"], format!("{gpa:#x}"), "{line}");
+            expect_eq!(PAGE_COUNTS.map(|name| number(line, name)), wanted, "{line}");
+        }
+        expect_eq!(lines.len(), 4, "{text}");
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::reading::{Clock, ENABLED, HEAT, TRACED};
+use crate::reading::{Clock, ENABLED, EXACT, HEAT, TRACED};
 
 /// Most pages that are counted for a vCPU, so that no guest can fill our memory.
 pub const PAGES: usize = 4096;
@@ -19,7 +19,7 @@ pub fn clock(now: u64, lost: u64) -> Clock {
         boottime: nanoseconds(ClockId::Boottime),
         tsc: now,
         tsc_khz: 1_000_000,
-        flags: HEAT | ENABLED | TRACED,
+        flags: HEAT | ENABLED | TRACED | EXACT,
         pages_per_vcpu: PAGES as u32,
         vms_kept: 0,
         lost,

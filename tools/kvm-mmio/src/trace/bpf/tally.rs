@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::counts::Counts;
 use crate::reading::{Direction, KERNEL, Last, Page, USERSPACE, Vcpu, Vm};
+use crate::region::PAGE;
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 
 /// The address of no page, and of no instruction.
@@ -31,7 +32,7 @@ impl Totals {
     }
 }
 
-/// `struct place`: what an instruction of a vCPU does to a page.
+/// `struct place`: what an instruction of a vCPU does to an address.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     gpa: u64,
@@ -172,7 +173,7 @@ fn add_place(vms: &mut BTreeMap<u64, Vm>, place: &Place) {
         return;
     }
     vcpu.sites.entry((place.gpa, place.rip)).or_default().counts += place.counts;
-    let page: &mut Page = vcpu.pages.entry(place.gpa).or_default();
+    let page: &mut Page = vcpu.pages.entry(place.gpa & !(PAGE - 1)).or_default();
     page.counts += place.counts;
     if place.last.tsc >= page.last.tsc {
         page.last = place.last;
@@ -183,7 +184,7 @@ fn add_place(vms: &mut BTreeMap<u64, Vm>, place: &Place) {
 mod tests {
     use super::*;
 
-    const PAGE: u64 = 0xd000_0000;
+    const AT: u64 = 0xd000_0000;
     const RIP: u64 = 0xffff_ffff_8100_0000;
 
     /// Of vCPU 3 of process 100, with its counts, when it was last accessed and by what.
@@ -199,12 +200,12 @@ mod tests {
     #[test]
     fn places_add_up_to_pages() {
         let places = [
-            place(PAGE, RIP, [0, 5, 0, 2], 20, kind::WRITE),
-            place(PAGE, NOWHERE, [3, 0, 0, 0], 10, kind::READ),
+            place(AT + 8, RIP, [0, 5, 0, 2], 20, kind::WRITE),
+            place(AT, NOWHERE, [3, 0, 0, 0], 10, kind::READ),
             place(NOWHERE, 0, [0, 7, 0, 0], 30, kind::WRITE),
             // It is being made.
-            place(PAGE + 4096, RIP, [0; 4], 0, 0),
-            place(PAGE + 8192, RIP, [0, 0, 9, 0], 5, 3),
+            place(AT + AT, RIP, [0; 4], 0, 0),
+            place(AT + 2 * AT, RIP, [0, 0, 9, 0], 5, 3),
         ];
         let times = [[1 | 17 << 32, 4], [1 | 18 << 32, 1], [3 | 18 << 32, 7]].map(Time::new);
         let vms = vms(&places, &times);
@@ -212,7 +213,7 @@ mod tests {
         let vm = &vms[&100];
         assert_eq!((vm.tgid, vm.heat_dropped), (100, 7));
         let vcpu = &vm.vcpus[&3];
-        let page = vcpu.pages[&PAGE];
+        let page = vcpu.pages[&AT];
         let counts = page.counts;
         assert_eq!(
             [
@@ -232,7 +233,7 @@ mod tests {
             tsc: 20,
         };
         assert_eq!(page.last, last);
-        let bell = vcpu.pages[&(PAGE + 8192)];
+        let bell = vcpu.pages[&(AT + 2 * PAGE)];
         assert_eq!((bell.counts.wildcard, bell.counts.kernel), (9, 9));
         assert_eq!(
             (bell.last.size, bell.last.direction),
@@ -241,18 +242,18 @@ mod tests {
         let sites: Vec<_> = vcpu.sites.keys().copied().collect();
         assert_eq!(
             sites,
-            [(PAGE, None), (PAGE, Some(RIP)), (PAGE + 8192, Some(RIP))]
+            [(AT, None), (AT + 8, Some(RIP)), (AT + 2 * AT, Some(RIP))]
         );
-        let took = vcpu.sites[&(PAGE, Some(RIP))].times.quantiles().unwrap();
+        let took = vcpu.sites[&(AT + 8, Some(RIP))].times.quantiles().unwrap();
         assert_eq!((took.min, took.p50, took.max), (17, 17, 18));
     }
 
     #[test]
     fn a_read_that_userspace_answers_has_no_value() {
-        let asked = place(PAGE, RIP, [1, 0, 0, 1], 1, kind::READ_UNSATISFIED);
+        let asked = place(AT, RIP, [1, 0, 0, 1], 1, kind::READ_UNSATISFIED);
         assert_eq!(asked.last.width, UNKNOWN_WIDTH);
         assert_eq!(asked.last.direction, Direction::Read);
-        let torn = place(PAGE, RIP, [1, 0, 0, 2], 1, kind::READ_UNSATISFIED);
+        let torn = place(AT, RIP, [1, 0, 0, 2], 1, kind::READ_UNSATISFIED);
         assert_eq!((torn.counts.kernel, torn.counts.userspace), (0, 1));
     }
 }
