@@ -162,7 +162,10 @@ fn ranges() -> Result<()> {
         let json = Scratch::new(&format!("{source}-ranges"));
         let stat = ["--json", "stat", "--source", source];
         let files = ["--regions", names.path()?, "-o", json.path()?, "--"];
-        started.push((Recorder::start("kvm-mmio", &[stat, files].concat())?, json));
+        started.push((
+            Recorder::start("kvm-mmio", &[&stat[..], &files].concat())?,
+            json,
+        ));
     }
     run_guest(&machine, &mut vcpus)?;
     for (recorder, json) in started {
@@ -175,7 +178,8 @@ fn ranges() -> Result<()> {
         ] {
             let line = lines.iter().find(|line| line["device"] == *name);
             let line = line.with_context(|| format!("nothing of {name}: {text}"))?;
-            expect_eq!(line["gpa"], format!("{gpa:#x}"), "{line}");
+            let gpa = format!("{gpa:#x}");
+            expect_eq!(line["gpa"], gpa, "{line}");
             expect_eq!(PAGE_COUNTS.map(|name| number(line, name)), wanted, "{line}");
         }
         expect_eq!(lines.len(), 4, "{text}");

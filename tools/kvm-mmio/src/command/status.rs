@@ -334,7 +334,7 @@ fn tracepoints(no_bpf: Option<Failure>) -> Check {
             name,
             State::Note,
             format!("copied to this program by perf, as {why}"),
-            "BPF loses fewer events, and costs a quarter",
+            "BPF loses fewer events, and costs a fifth",
         ),
     }
 }
