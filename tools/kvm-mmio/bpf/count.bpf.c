@@ -8,15 +8,21 @@
 
 #define PAGE_MASK (~0xfffUL)
 
-/* Most places in all, and most of a vCPU: those beyond are counted with no instruction. */
+/*
+ * Most places in all; and of a vCPU, from where on only the page is told apart, not the
+ * instruction either, and not even the page.
+ */
 #define PLACES 65536
-#define VCPU_PLACES 8192
-#define VCPU_PAGES 4096
+#define VCPU_ADDRESSES 4096
+#define VCPU_SITES 8192
+#define VCPU_PAGES 12288
 #define TIMES 65536
 #define THREADS 65536
 
 /* Of a place: no page has this address, no instruction begins there. */
 #define NOWHERE (~0UL)
+/* In an address: it is that of a page, see src/site.rs. */
+#define SOMEWHERE (1UL << 63)
 
 /* As KVM's tracepoint kvm_mmio has them. */
 #define READ_UNSATISFIED 0
@@ -43,7 +49,7 @@ const volatile u32 userspace_errno_at;
 /* Whether kvm_entry() is attached. */
 const volatile u32 is_timed;
 
-/* What an instruction of a vCPU does to an address; that of a page, if instructions are too many. */
+/* What an instruction of a vCPU does to an address. */
 struct key {
 	u64 gpa;
 	u64 rip;
@@ -244,9 +250,23 @@ static __always_inline u32 make_place(const struct key *key)
 	return number;
 }
 
+/* Makes the key a wider one if the vCPU has so many places. Where that is; 0 if it is new. */
+static __always_inline u32 widen(struct thread *thread, struct key *key, u32 most, u64 gpa, u64 rip)
+{
+	u32 *known;
+
+	if (thread->used < most)
+		return 0;
+	key->gpa = gpa;
+	key->rip = rip;
+	known = bpf_map_lookup_elem(&place_of, key);
+	return known ? *known : 0;
+}
+
 /* Where accesses of the instruction to an address are counted, plus one; 0 if there is no room. */
 static __always_inline u32 find_place(struct thread *thread, u64 gpa)
 {
+	u64 page = (gpa & PAGE_MASK) | SOMEWHERE;
 	struct key key = {
 		.gpa = gpa,
 		.rip = thread->rip,
@@ -254,22 +274,16 @@ static __always_inline u32 find_place(struct thread *thread, u64 gpa)
 		.vcpu = thread->vcpu,
 	};
 	u32 *known = bpf_map_lookup_elem(&place_of, &key);
+	u32 number = known ? *known : 0;
 
-	if (known)
-		return *known;
-	if (thread->used >= VCPU_PLACES) {
-		key.gpa = gpa & PAGE_MASK;
-		key.rip = NOWHERE;
-		known = bpf_map_lookup_elem(&place_of, &key);
-		if (known)
-			return *known;
-	}
-	if (thread->used >= VCPU_PLACES + VCPU_PAGES) {
-		key.gpa = NOWHERE;
-		known = bpf_map_lookup_elem(&place_of, &key);
-		if (known)
-			return *known;
-	}
+	if (!number)
+		number = widen(thread, &key, VCPU_ADDRESSES, page, thread->rip);
+	if (!number)
+		number = widen(thread, &key, VCPU_SITES, page, NOWHERE);
+	if (!number)
+		number = widen(thread, &key, VCPU_PAGES, NOWHERE, NOWHERE);
+	if (number)
+		return number;
 	thread->used++;
 	return make_place(&key);
 }

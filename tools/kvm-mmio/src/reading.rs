@@ -16,8 +16,8 @@ pub use crate::stats_format::{ENABLED, FAST, HEAT};
 /// In [`Clock::flags`], beside those of the kernel: the counts are of tracepoints, which do not tell what is fast, and how long it takes.
 pub const TRACED: u32 = 1 << 31;
 
-/// Besides: the places of sites have whole addresses where their instruction is known, else those
-/// of pages.
+/// Besides: the places of sites have whole addresses, or say that they have not by
+/// [`SOMEWHERE`](crate::site::SOMEWHERE).
 pub const EXACT: u32 = 1 << 30;
 
 /// When something was read, and what held for all VMs then.

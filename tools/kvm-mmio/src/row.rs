@@ -10,7 +10,7 @@ use crate::counts::Counts;
 use crate::reading::{Last, Page, Reading, Vcpu, Vm};
 use crate::region::{Maps, Names, PAGE};
 use crate::share::{self, Share, Sites};
-use crate::site::{Place, Site, Times};
+use crate::site::{Place, SOMEWHERE, Site, Times};
 use crate::view::{By, Filter, View};
 
 /// A page of a VM, or of a vCPU.
@@ -184,9 +184,11 @@ impl Sum<'_> {
         if page.last.tsc >= self.page.last.tsc {
             self.page.last = page.last;
         }
-        let places = (gpa, None)..=(gpa | (PAGE - 1), Some(u64::MAX));
-        for (place, site) in vcpu.sites.range(places) {
-            *self.places.entry(*place).or_default() += site;
+        for from in [gpa, gpa | SOMEWHERE] {
+            let places = (from, None)..=(from | (PAGE - 1), Some(u64::MAX));
+            for (place, site) in vcpu.sites.range(places) {
+                *self.places.entry(*place).or_default() += site;
+            }
         }
     }
 }
@@ -367,6 +369,10 @@ mod tests {
         let (place, site) = ((AT + 512, rip), site.clone());
         vcpu.sites.remove(&(AT, rip));
         vcpu.sites.insert(place, site);
+        for vcpu in reading.vms.get_mut(&1).unwrap().vcpus.values_mut() {
+            let rest = vcpu.sites.remove(&(AT, None)).unwrap();
+            vcpu.sites.insert((SOMEWHERE | AT, None), rest);
+        }
         reading.clock.flags |= EXACT;
         assert_eq!(
             told(&reading),

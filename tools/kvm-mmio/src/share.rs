@@ -33,7 +33,7 @@ pub fn divide(
     let mut shares: Vec<Share> = parts.into_iter().map(new).collect();
     let mut rest = new(Part::default());
     for (&(gpa, rip), site) in places {
-        let has = |share: &&mut Share| rip.is_some() && share.part.has(gpa);
+        let has = |share: &&mut Share| share.part.has(gpa);
         let share = shares.iter_mut().find(has).unwrap_or(&mut rest);
         share.counts += site.counts;
         *share.sites.entry(rip).or_default() += site;
@@ -51,6 +51,7 @@ pub fn divide(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::site::SOMEWHERE;
 
     fn part(name: &str, start: u64) -> Part {
         Part {
@@ -79,7 +80,7 @@ mod tests {
     fn each_has_its_own() {
         let parts = vec![part("a", 0x1000), part("b", 0x1200), part("c", 0x1400)];
         let places = [
-            place(0x1000, None, 4),
+            place(SOMEWHERE | 0x1000, None, 4),
             place(0x1000, Some(7), 1),
             place(0x11fc, Some(8), 2),
             place(0x1450, Some(7), 8),

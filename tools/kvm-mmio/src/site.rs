@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::counts::Counts;
 
-/// The address that is accessed, or its page's, and that of an instruction; None are those beyond
-/// the number that is counted apart.
+/// The address that is accessed, and that of an instruction; None are those beyond the number that
+/// is counted apart.
 pub type Place = (u64, Option<u64>);
+
+/// In the address of a [`Place`]: it is that of a page, and where in it is not known.
+pub const SOMEWHERE: u64 = 1 << 63;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {

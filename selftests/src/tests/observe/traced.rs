@@ -5,12 +5,13 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use kvm_bindings::kvm_regs;
 use serde_json::Value;
 
 use super::programs::{MANY, Recorder, Scratch, Stat, finish, need, number, run_guest};
 use super::watch::{PAGE_COUNTS, machine_with};
 use crate::guest::vcpu::{mov_from_memory, mov_to_memory};
-use crate::guest::{Machine, Mode, Vcpu};
+use crate::guest::{Machine, Mode, PAGE, Vcpu};
 use crate::{expect_eq, skip};
 
 crate::test_table! {
@@ -21,6 +22,9 @@ crate::test_table! {
         => instructions(),
     observe_by_range: "kvm-mmio tells apart what devices have of the page that they share"
         => ranges(),
+    observe_by_many_addresses:
+        "kvm-mmio counts each access where addresses are more than it keeps apart"
+        => many_addresses(),
     observe_by_bpf: "kvm-mmio counts the same by BPF in the kernel as from each event" => bpf(),
 }
 
@@ -183,6 +187,42 @@ fn ranges() -> Result<()> {
             expect_eq!(PAGE_COUNTS.map(|name| number(line, name)), wanted, "{line}");
         }
         expect_eq!(lines.len(), 4, "{text}");
+    }
+    Ok(())
+}
+
+/// More bytes than addresses that a vCPU has by BPF, one after another.
+fn many_addresses() -> Result<()> {
+    const BYTES: u64 = 4096 + 500;
+
+    need("kvm-mmio")?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let mut started = Vec::new();
+    for source in sources()? {
+        let json = Scratch::new(&format!("{source}-many"));
+        let stat = [
+            "--json",
+            "stat",
+            "--source",
+            source,
+            "-o",
+            json.path()?,
+            "--",
+        ];
+        started.push((Recorder::start("kvm-mmio", &stat)?, json));
+    }
+    let regs = kvm_regs {
+        rdi: machine.gva(1),
+        rcx: BYTES,
+        ..Default::default()
+    };
+    vcpu.exec(regs, |a| a.rep().stosb())?.done()?;
+    for (recorder, json) in started {
+        recorder.stop()?;
+        let text = fs::read_to_string(&json.0)?;
+        let lines = lines(&text, "page")?;
+        let told: Vec<_> = lines.iter().map(|line| number(line, "writes")).collect();
+        expect_eq!(told, [PAGE, BYTES - PAGE], "{text}");
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::counts::Counts;
 use crate::reading::{Direction, KERNEL, Last, Page, USERSPACE, Vcpu, Vm};
 use crate::region::PAGE;
+use crate::site::SOMEWHERE;
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 
 /// The address of no page, and of no instruction.
@@ -173,7 +174,10 @@ fn add_place(vms: &mut BTreeMap<u64, Vm>, place: &Place) {
         return;
     }
     vcpu.sites.entry((place.gpa, place.rip)).or_default().counts += place.counts;
-    let page: &mut Page = vcpu.pages.entry(place.gpa & !(PAGE - 1)).or_default();
+    let page: &mut Page = vcpu
+        .pages
+        .entry(place.gpa & !(SOMEWHERE | (PAGE - 1)))
+        .or_default();
     page.counts += place.counts;
     if place.last.tsc >= page.last.tsc {
         page.last = place.last;
@@ -201,11 +205,11 @@ mod tests {
     fn places_add_up_to_pages() {
         let places = [
             place(AT + 8, RIP, [0, 5, 0, 2], 20, kind::WRITE),
-            place(AT, NOWHERE, [3, 0, 0, 0], 10, kind::READ),
+            place(SOMEWHERE | AT, NOWHERE, [3, 0, 0, 0], 10, kind::READ),
             place(NOWHERE, 0, [0, 7, 0, 0], 30, kind::WRITE),
             // It is being made.
-            place(AT + AT, RIP, [0; 4], 0, 0),
-            place(AT + 2 * AT, RIP, [0, 0, 9, 0], 5, 3),
+            place(AT + PAGE, RIP, [0; 4], 0, 0),
+            place(AT + 2 * PAGE, RIP, [0, 0, 9, 0], 5, 3),
         ];
         let times = [[1 | 17 << 32, 4], [1 | 18 << 32, 1], [3 | 18 << 32, 7]].map(Time::new);
         let vms = vms(&places, &times);
@@ -242,7 +246,11 @@ mod tests {
         let sites: Vec<_> = vcpu.sites.keys().copied().collect();
         assert_eq!(
             sites,
-            [(AT, None), (AT + 8, Some(RIP)), (AT + 2 * AT, Some(RIP))]
+            [
+                (AT + 8, Some(RIP)),
+                (AT + 2 * PAGE, Some(RIP)),
+                (SOMEWHERE | AT, None)
+            ]
         );
         let took = vcpu.sites[&(AT + 8, Some(RIP))].times.quantiles().unwrap();
         assert_eq!((took.min, took.p50, took.max), (17, 17, 18));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::counts::Counts;
 use crate::reading::{Direction, KERNEL, Last, USERSPACE, Vcpu, Vm};
 use crate::region::PAGE;
-use crate::site::{Place, Site};
+use crate::site::{Place, SOMEWHERE, Site};
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 use crate::trace::clock::PAGES;
 use crate::trace::event::{Access, Event, Sample};
@@ -14,6 +14,9 @@ use crate::trace::event::{Access, Event, Sample};
 /// Most pairs of an address and an instruction that are counted apart for a vCPU, so that no
 /// guest can fill our memory.
 const SITES: usize = 16384;
+
+/// So many of these with their whole address, those beyond with that of the page.
+const ADDRESSES: usize = 8192;
 
 /// Bytes that a device sees at once.
 const WIDEST: u32 = 8;
@@ -206,11 +209,15 @@ fn page_of(gpa: u64) -> u64 {
 
 /// Where an instruction's accesses to an address are counted.
 fn site(vcpu: &mut Vcpu, gpa: u64, rip: u64) -> &mut Site {
-    let place: Place = (gpa, Some(rip));
-    let is_new = vcpu.sites.len() >= SITES && !vcpu.sites.contains_key(&place);
-    vcpu.sites
-        .entry(if is_new { (page_of(gpa), None) } else { place })
-        .or_default()
+    let page = page_of(gpa) | SOMEWHERE;
+    let full = [(ADDRESSES, (page, Some(rip))), (SITES, (page, None))];
+    let mut place: Place = (gpa, Some(rip));
+    for (most, wider) in full {
+        if vcpu.sites.len() >= most && !vcpu.sites.contains_key(&place) {
+            place = wider;
+        }
+    }
+    vcpu.sites.entry(place).or_default()
 }
 
 fn counts(seen: &Seen) -> Counts {
@@ -403,6 +410,6 @@ mod tests {
         let vm = &follower.vms[&100];
         let vcpu = &vm.vcpus[&3];
         assert_eq!((vcpu.pages.len(), vm.heat_dropped), (PAGES, 5));
-        assert_eq!(vcpu.sites[&(0, None)].counts.count, PAGES as u64);
+        assert_eq!(vcpu.sites[&(SOMEWHERE, None)].counts.count, PAGES as u64);
     }
 }
