@@ -306,7 +306,7 @@ fn sources(system: &System) -> Vec<Check> {
 
 /// As measured, see Documentation/kvm-mmio.rst.
 const COST: &str = "instructions of the host for an access: some 60 by the module, 1400 to 2400 by \
-     BPF, 6400 to 11500 by perf";
+     BPF, 5700 to 11500 by perf";
 
 /// What counts if nothing else is asked for.
 fn source(has_module: bool, has_bpf: bool) -> Check {
