@@ -90,8 +90,8 @@ pub fn explain_no_bpf(system: &System) -> Option<Failure> {
 fn explain(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::Denied(
-            "you may not read KVM's tracepoints: run this as root, or with CAP_PERFMON and \
-             tracefs readable"
+            "you may not read KVM's tracepoints: run this as root, or with CAP_PERFMON \
+             (CAP_SYS_ADMIN where kernel.perf_event_paranoid is 3) and tracefs readable"
                 .to_owned(),
         ),
         io::ErrorKind::NotFound => Failure::Unavailable(

@@ -19,8 +19,9 @@ pub fn explain(error: &Error) -> Failure {
     });
     match code {
         Some(Errno::PERM | Errno::ACCESS) => Failure::Denied(
-            "you may not load programs of BPF: run this as root, or with CAP_BPF, CAP_PERFMON and \
-             tracefs readable"
+            "you may not load programs of BPF, or not attach them: run this as root, or with \
+             CAP_BPF, CAP_PERFMON (CAP_SYS_ADMIN where kernel.perf_event_paranoid is 3) and tracefs \
+             readable"
                 .to_owned(),
         ),
         Some(Errno::NOSYS) => Failure::Unavailable("the kernel is built without BPF".to_owned()),
