@@ -20,7 +20,7 @@ use words::Words;
 
 /// Counts as long as it lives. The kernel ends it with this process.
 pub struct Counter {
-    _programs: Programs,
+    programs: Programs,
     places: Words,
     times: Words,
     totals: Words,
@@ -37,7 +37,7 @@ impl Counter {
             ["places", "times", "totals"].map(|name| programs.words(name));
         programs.attach()?;
         Ok(Self {
-            _programs: programs,
+            programs,
             places: places?,
             times: times?,
             totals: totals?,
@@ -54,7 +54,7 @@ impl Counter {
             .map(Place::new)
             .collect();
         Reading {
-            clock: clock(now, totals.lost),
+            clock: clock(now, totals.lost.saturating_add(self.programs.missed())),
             counters: Vec::new(),
             vms: tally::vms(&places, &times),
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The programs in the kernel, and the memory that they count in.
 
-use std::fs::File;
-use std::os::fd::AsFd;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::Map;
@@ -59,6 +59,16 @@ impl Programs {
         Ok(())
     }
 
+    /// How often they were not run, as another program was at work on the processor.
+    pub fn missed(&self) -> u64 {
+        let programs = self.all.programs();
+        let missed = programs.filter_map(|(_, program)| {
+            let file = program.fd().ok()?.as_fd().as_raw_fd();
+            misses(&fs::read_to_string(format!("/proc/self/fdinfo/{file}")).ok()?)
+        });
+        missed.sum()
+    }
+
     /// An array of theirs.
     pub fn words(&self, name: &'static str) -> Result<Words> {
         let Some(Map::Array(array)) = self.all.map(name) else {
@@ -101,9 +111,23 @@ fn attach(program: &TracePoint, id: u64) -> Result<Counter> {
     Ok(counter)
 }
 
+/// What the kernel says of a program's file. None if it is too old.
+fn misses(info: &str) -> Option<u64> {
+    let mut lines = info.lines();
+    let count = lines.find_map(|line| line.strip_prefix("recursion_misses:"))?;
+    count.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_missed_is_known() {
+        let info = "pos:\t0\nprog_type:\t5\nrun_cnt:\t0\nrecursion_misses:\t17\n";
+        assert_eq!(misses(info), Some(17));
+        assert_eq!(misses("pos:\t0\n"), None);
+    }
 
     #[test]
     #[ignore = "needs clang where this was built"]
