@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 
 use crate::counts::Counts;
+use crate::region::PAGE;
 use crate::row::Row;
 use crate::site::{Site, Times};
 use crate::view::{By, Sort};
@@ -136,7 +137,7 @@ pub fn groups(rows: &[Row], by: By, sort: Sort) -> Vec<Group> {
                 .or_insert_with(|| (Group::new(row, part), BTreeSet::new()));
             group.counts += share.counts;
             group.times += &share.times;
-            pages.insert(row.key.gpa);
+            pages.insert(row.key.gpa & !(PAGE - 1));
             group.pages = pages.len();
         }
     }

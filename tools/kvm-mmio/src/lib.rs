@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where the MMIO of virtual machines goes: what kvm_mmio_ext has counted, shown.
 
+#![deny(unsafe_code)]
+
 pub mod advice;
 pub mod child;
 pub mod cli;
@@ -19,6 +21,7 @@ pub mod reading;
 pub mod recording;
 pub mod region;
 pub mod row;
+pub mod share;
 pub mod signal;
 pub mod site;
 pub mod source;

@@ -77,6 +77,10 @@ const PROCESS: usize = 24;
 pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several processes: say whose \
      they are, --mtree PID=FILE, or all=FILE";
 
+/// What the module counts, others count by address.
+const ONE_COUNT: &str = "one count for all of them: count, or record, with --source tracepoints to \
+    tell them apart";
+
 /// The module counts by page only.
 const NO_SITES: &str = "the module does not tell which instructions access a page: count, or record, \
      with --source tracepoints";
@@ -486,6 +490,14 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     }
     if summary.no_sites {
         notes.push(NO_SITES.to_owned());
+    }
+    if summary.shared != 0 {
+        let pages = plural(
+            summary.shared,
+            "page of several devices has",
+            "pages of several devices have",
+        );
+        notes.push(format!("{pages} {ONE_COUNT}"));
     }
     if summary.names_unused {
         notes.push(NAMES_UNUSED.to_owned());

@@ -16,6 +16,10 @@ pub use crate::stats_format::{ENABLED, FAST, HEAT};
 /// In [`Clock::flags`], beside those of the kernel: the counts are of tracepoints, which do not tell what is fast, and how long it takes.
 pub const TRACED: u32 = 1 << 31;
 
+/// Besides: the places of sites have whole addresses, or say that they have not by
+/// [`SOMEWHERE`](crate::site::SOMEWHERE).
+pub const EXACT: u32 = 1 << 30;
+
 /// When something was read, and what held for all VMs then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
@@ -36,6 +40,11 @@ pub struct Clock {
 impl Clock {
     pub fn is_traced(&self) -> bool {
         self.flags & TRACED != 0
+    }
+
+    /// Whether devices that share a page can be told apart.
+    pub fn is_exact(&self) -> bool {
+        self.flags & EXACT != 0
     }
 
     /// Ended VMs that are in no count.
@@ -81,6 +90,17 @@ pub enum Direction {
     Write,
 }
 
+impl Last {
+    /// Of accesses that are a part of those to a page.
+    pub const UNKNOWN: Self = Self {
+        size: 0,
+        width: stats_format::UNKNOWN_WIDTH,
+        direction: Direction::Unknown,
+        outcome: u8::MAX,
+        tsc: 0,
+    };
+}
+
 impl From<u64> for Direction {
     fn from(number: u64) -> Self {
         const READ: u64 = stats_format::Direction::Read as u64;
@@ -115,7 +135,7 @@ pub struct Vcpu {
     pub counters: Vec<u64>,
     /// By guest-physical address.
     pub pages: BTreeMap<u64, Page>,
-    /// By page and instruction, with [`TRACED`].
+    /// By address and instruction, with [`TRACED`]; by page, without [`EXACT`].
     pub sites: BTreeMap<Place, Site>,
 }
 

@@ -8,8 +8,9 @@ use regex_lite::Regex;
 
 use crate::counts::Counts;
 use crate::reading::{Last, Page, Reading, Vcpu, Vm};
-use crate::region::{Maps, Names};
-use crate::site::{Site, Times};
+use crate::region::{Maps, Names, PAGE};
+use crate::share::{self, Share, Sites};
+use crate::site::{Place, SOMEWHERE, Site, Times};
 use crate::view::{By, Filter, View};
 
 /// A page of a VM, or of a vCPU.
@@ -19,6 +20,8 @@ pub struct Key {
     pub gpa: u64,
     /// None: all of the VM.
     pub vcpu: Option<u32>,
+    /// It is what a device has of a page that others share, from this address on.
+    pub part: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -31,12 +34,12 @@ pub struct Row {
     pub name: String,
     /// The range that the page is part of.
     pub device: String,
-    /// Devices that share the page, and its counts; empty if there is one.
+    /// Devices that share the page, and these counts; empty if there is one.
     pub shared: Vec<String>,
     pub counts: Counts,
     pub last: Last,
     /// By instruction, where these are known.
-    pub sites: BTreeMap<Option<u64>, Site>,
+    pub sites: Sites,
     /// What instructions are called.
     pub symbols: BTreeMap<u64, String>,
 }
@@ -65,27 +68,29 @@ pub fn maps<'a>(reading: &Reading, names: &'a Names, filter: &Filter) -> Maps<'a
     names.maps(&shown.map(|(_, vm)| vm.tgid).collect::<BTreeSet<_>>())
 }
 
-/// The rows of a reading in the order in which they are shown.
+/// The rows of a reading in the order in which they are shown: devices that share a page have a
+/// row each, if they can be told apart.
 pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
+    rows_of(reading, names, view, reading.clock.is_exact())
+}
+
+/// The same, with one row for a page.
+pub fn page_rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
+    rows_of(reading, names, view, false)
+}
+
+fn rows_of(reading: &Reading, names: &Names, view: &View, divided: bool) -> Vec<Row> {
     let maps = maps(reading, names, &view.filter);
     let mut rows: Vec<Row> = pages(reading, view)
         .into_iter()
-        .map(|(key, Sum { vm, page, sites })| {
-            let map = maps.of(vm.tgid);
-            let symbol = |rip: u64| Some((rip, maps.symbol(vm.tgid, rip)?));
-            Row {
+        .flat_map(|(key, sum)| {
+            let page = Named {
                 key,
-                tgid: vm.tgid,
-                process: names.process(vm.tgid).to_owned(),
-                ended: vm.ended,
-                name: map.page(key.gpa),
-                device: map.device(key.gpa),
-                shared: map.shared(key.gpa),
-                counts: page.counts,
-                last: page.last,
-                symbols: sites.keys().flatten().copied().filter_map(symbol).collect(),
-                sites,
-            }
+                vm: sum.vm,
+                names,
+                maps: &maps,
+            };
+            page.rows(&sum, divided)
         })
         .filter(|row| {
             view.filter
@@ -99,11 +104,78 @@ pub fn rows(reading: &Reading, names: &Names, view: &View) -> Vec<Row> {
     rows
 }
 
+/// A page, and those who know what is there.
+struct Named<'a> {
+    key: Key,
+    vm: &'a Vm,
+    names: &'a Names,
+    maps: &'a Maps<'a>,
+}
+
+impl Named<'_> {
+    fn rows(&self, sum: &Sum, divided: bool) -> Vec<Row> {
+        let map = self.maps.of(self.vm.tgid);
+        let parts = if divided {
+            map.parts(self.key.gpa)
+        } else {
+            Vec::new()
+        };
+        let (shares, rest) = share::divide(parts, sum.page.counts, &sum.places);
+        let alone = shares.is_empty();
+        let mut rows: Vec<Row> = shares.into_iter().map(|share| self.part(share)).collect();
+        if alone || rest.counts.count != 0 {
+            let last = if alone { sum.page.last } else { Last::UNKNOWN };
+            rows.push(Row {
+                name: map.page(self.key.gpa),
+                device: map.device(self.key.gpa),
+                shared: map.shared(self.key.gpa),
+                last,
+                ..self.row(rest.counts, rest.sites)
+            });
+        }
+        rows
+    }
+
+    /// That of a device which has a part of the page.
+    fn part(&self, share: Share) -> Row {
+        let key = Key {
+            gpa: share.part.start,
+            part: true,
+            ..self.key
+        };
+        Row {
+            key,
+            name: share.part.name.clone(),
+            device: share.part.name,
+            ..self.row(share.counts, share.sites)
+        }
+    }
+
+    /// Without the names of what is there.
+    fn row(&self, counts: Counts, sites: Sites) -> Row {
+        let tgid = self.vm.tgid;
+        let symbol = |rip: u64| Some((rip, self.maps.symbol(tgid, rip)?));
+        Row {
+            key: self.key,
+            tgid,
+            process: self.names.process(tgid).to_owned(),
+            ended: self.vm.ended,
+            name: String::new(),
+            device: String::new(),
+            shared: Vec::new(),
+            counts,
+            last: Last::UNKNOWN,
+            symbols: sites.keys().flatten().copied().filter_map(symbol).collect(),
+            sites,
+        }
+    }
+}
+
 /// What is known of a page of a VM, or of a vCPU.
 pub struct Sum<'a> {
     vm: &'a Vm,
     page: Page,
-    sites: BTreeMap<Option<u64>, Site>,
+    places: BTreeMap<Place, Site>,
 }
 
 impl Sum<'_> {
@@ -112,8 +184,11 @@ impl Sum<'_> {
         if page.last.tsc >= self.page.last.tsc {
             self.page.last = page.last;
         }
-        for ((_, rip), site) in vcpu.sites.range((gpa, None)..=(gpa, Some(u64::MAX))) {
-            *self.sites.entry(*rip).or_default() += site;
+        for from in [gpa, gpa | SOMEWHERE] {
+            let places = (from, None)..=(from | (PAGE - 1), Some(u64::MAX));
+            for (place, site) in vcpu.sites.range(places) {
+                *self.places.entry(*place).or_default() += site;
+            }
         }
     }
 }
@@ -133,11 +208,12 @@ pub fn pages<'a>(reading: &'a Reading, view: &View) -> BTreeMap<Key, Sum<'a>> {
                     vm: id,
                     gpa,
                     vcpu: per_vcpu.then_some(vcpu),
+                    part: false,
                 };
                 let sum = pages.entry(key).or_insert_with(|| Sum {
                     vm,
                     page: Page::default(),
-                    sites: BTreeMap::new(),
+                    places: BTreeMap::new(),
                 });
                 sum.add(state, gpa, page);
             }
@@ -178,6 +254,8 @@ pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Co
 mod tests {
     use super::*;
     use crate::device::sample;
+    use crate::reading::EXACT;
+    use crate::region::{Given, Owner, Region, Source};
     use crate::view::Sort;
 
     fn table(view: &View) -> Vec<(u64, Option<u32>, String, u64)> {
@@ -260,5 +338,52 @@ mod tests {
             devices,
             expected.map(|(name, count)| (name.to_owned(), count))
         );
+    }
+
+    #[test]
+    fn devices_of_one_page() {
+        const AT: u64 = 0xfe00_3000;
+
+        let region = |name: &str, start: u64| Given {
+            owner: Owner::All,
+            region: Region {
+                name: name.to_owned(),
+                start,
+                last: start + 511,
+                source: Source::User,
+            },
+        };
+        let given = vec![region("left", AT), region("right", AT + 512)];
+        let names = Names::new(given, [].into());
+        let mut reading = sample::traced();
+        let told = |reading: &Reading| {
+            let rows = rows(reading, &names, &View::default()).into_iter();
+            let rows = rows.filter(|row| row.key.gpa & !(PAGE - 1) == AT);
+            rows.map(|row| (row.key.gpa, row.name, row.shared.len(), row.counts.count))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(&reading), [(AT, "left + right".to_owned(), 2, 10000)]);
+        // One of the two vCPUs has accessed the other device.
+        let vcpu = reading.vms.get_mut(&1).unwrap().vcpus.get_mut(&1).unwrap();
+        let (&(_, rip), site) = vcpu.sites.last_key_value().unwrap();
+        let (place, site) = ((AT + 512, rip), site.clone());
+        vcpu.sites.remove(&(AT, rip));
+        vcpu.sites.insert(place, site);
+        for vcpu in reading.vms.get_mut(&1).unwrap().vcpus.values_mut() {
+            let rest = vcpu.sites.remove(&(AT, None)).unwrap();
+            vcpu.sites.insert((SOMEWHERE | AT, None), rest);
+        }
+        reading.clock.flags |= EXACT;
+        assert_eq!(
+            told(&reading),
+            [
+                (AT, "left".to_owned(), 0, 8995),
+                (AT + 512, "right".to_owned(), 0, 995),
+                (AT, "left + right".to_owned(), 2, 10),
+            ]
+        );
+        let pages = page_rows(&reading, &names, &View::default());
+        let page = pages.iter().find(|row| row.key.gpa == AT).unwrap();
+        assert_eq!(page.counts.count, 10000);
     }
 }

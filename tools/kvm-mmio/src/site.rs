@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What one instruction of a guest does to a page, which only tracepoints tell.
+//! What one instruction of a guest does to an address, which only tracepoints tell.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::counts::Counts;
 
-/// A page by its address, and an instruction by its own; None are those beyond the number that
+/// The address that is accessed, and that of an instruction; None are those beyond the number that
 /// is counted apart.
 pub type Place = (u64, Option<u64>);
+
+/// In the address of a [`Place`]: it is that of a page, and where in it is not known.
+pub const SOMEWHERE: u64 = 1 << 63;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
@@ -53,7 +56,13 @@ pub struct Quantiles {
 
 impl Times {
     pub fn record(&mut self, nanoseconds: u64) {
-        *self.0.entry(bucket(nanoseconds)).or_default() += 1;
+        self.add(bucket(nanoseconds), 1);
+    }
+
+    /// So many more in a bucket, as `bucket()` in bpf/count.bpf.c numbers them, too.
+    pub fn add(&mut self, bucket: u16, count: u64) {
+        let sum = self.0.entry(bucket).or_default();
+        *sum = sum.saturating_add(count);
     }
 
     fn since(&self, earlier: &Self) -> Self {
@@ -92,8 +101,7 @@ impl Times {
 impl AddAssign<&Self> for Times {
     fn add_assign(&mut self, other: &Self) {
         for (bucket, count) in &other.0 {
-            let sum = self.0.entry(*bucket).or_default();
-            *sum = sum.saturating_add(*count);
+            self.add(*bucket, *count);
         }
     }
 }

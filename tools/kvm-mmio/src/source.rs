@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use crate::device::{Device, System};
 use crate::failure::Failure;
 use crate::reading::Reading;
-use crate::trace::Trace;
+use crate::trace::{Trace, Way};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -17,8 +17,12 @@ pub enum Choice {
     Auto,
     /// The module kvm_mmio_ext
     Module,
-    /// KVM's tracepoints, which are in any kernel
+    /// KVM's tracepoints, which are in any kernel: by BPF if that can be used, else by perf
     Tracepoints,
+    /// These, counted in the kernel by BPF
+    Bpf,
+    /// These, counted by this program from rings of perf
+    Perf,
 }
 
 /// What is wanted besides counts by page. Only tracepoints have it.
@@ -42,7 +46,9 @@ impl Source {
         match choice {
             Choice::Module if more => Err(Failure::Usage(NOT_OF_MODULE.to_owned()).into()),
             Choice::Module => Ok(Self::Module(system.open_counting()?)),
-            Choice::Tracepoints => Ok(Self::Tracepoints(Trace::start(system, wanted.times)?)),
+            Choice::Tracepoints => Self::trace(system, Way::Best, wanted),
+            Choice::Bpf => Self::trace(system, Way::Bpf, wanted),
+            Choice::Perf => Self::trace(system, Way::Perf, wanted),
             Choice::Auto if system.has_module("kvm_mmio_ext") => {
                 let choice = if more {
                     Choice::Tracepoints
@@ -53,6 +59,10 @@ impl Source {
             }
             Choice::Auto => Self::open(system, Choice::Tracepoints, wanted).map_err(with_module),
         }
+    }
+
+    fn trace(system: &System, way: Way, wanted: Wanted) -> Result<Self> {
+        Ok(Self::Tracepoints(Trace::start(system, way, wanted.times)?))
     }
 
     /// All counts now.

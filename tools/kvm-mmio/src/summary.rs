@@ -32,6 +32,8 @@ pub struct Summary {
     pub accesses: u64,
     /// There are names of pages of which it is not known whose they are.
     pub names_unused: bool,
+    /// Pages of several devices that have one count.
+    pub shared: u64,
     /// What names had to match, if none did.
     pub unmatched: Option<String>,
     /// Instructions are wanted, and there are accesses of which they are not known.
@@ -63,6 +65,10 @@ impl Summary {
         let accesses = rows.iter().map(|row| row.counts.count).sum();
         let advice = advice(&rows, grown.clock.is_traced());
         let no_sites = view.by == By::Rip && rows.iter().any(|row| row.sites.is_empty());
+        let shared = match grown.clock.is_exact() {
+            true => 0,
+            false => rows.iter().filter(|row| !row.shared.is_empty()).count() as u64,
+        };
         let mut groups = groups(&rows, view.by, view.sort);
         if view.by != By::Page {
             rows.clear();
@@ -97,6 +103,7 @@ impl Summary {
             unmatched: name
                 .filter(|_| !pages(grown, view).is_empty())
                 .map(|name| name.as_str().to_owned()),
+            shared,
             no_sites,
             advice,
         }

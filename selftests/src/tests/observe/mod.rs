@@ -7,6 +7,7 @@ pub mod heat;
 mod programs;
 mod recorded;
 mod trace;
+mod traced;
 mod watch;
 
 use crate::tap::Test;
@@ -18,6 +19,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         file::TESTS,
         trace::TESTS,
         programs::TESTS,
+        traced::TESTS,
     ]
     .into_iter()
     .flatten()

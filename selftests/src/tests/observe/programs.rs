@@ -16,7 +16,6 @@ use super::heat::{HEAT, Heat};
 use super::trace::{events_of, expect_program, my_vm, of_vm, run_program};
 use super::watch::{PAGE_COUNTS, access, machine_with};
 use crate::expect_eq;
-use crate::guest::vcpu::{mov_from_memory, mov_to_memory};
 use crate::guest::{Machine, Mode, Vcpu};
 use crate::skip;
 use crate::stats::device::{Device, PATH};
@@ -31,11 +30,6 @@ crate::test_table! {
     observe_by_perf_filtered: "the fields of the events can be used in filters" => perf_filtered(),
     observe_by_kvm_mmio: "kvm-mmio shows exactly what a guest did while a command ran"
         => kvm_mmio(),
-    observe_by_tracepoints: "kvm-mmio shows exactly what a guest did, by the tracepoints of any KVM"
-        => tracepoints(),
-    observe_by_instruction:
-        "kvm-mmio tells which instruction of a guest did what, and how long it took"
-        => instructions(),
     observe_own_vm:
         "who runs a VM reads its statistics by KVM_GET_STATS_FD without any rights"
         => own_vm(),
@@ -43,18 +37,18 @@ crate::test_table! {
 }
 
 /// Of vCPU 1, to have more events than fit into one piece of a trace buffer.
-const MANY: u64 = 200;
+pub(super) const MANY: u64 = 200;
 
 /// A file of this test alone, removed at the end.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let name = format!("mmio-test-{}-{name}", std::process::id());
         Self(std::env::temp_dir().join(name))
     }
 
-    fn path(&self) -> Result<&str> {
+    pub fn path(&self) -> Result<&str> {
         self.0.to_str().context("the path is not UTF-8")
     }
 }
@@ -68,13 +62,13 @@ impl Drop for Scratch {
 
 /// A program that records as long as a command runs. That is `cat`: what it repeats says that
 /// it runs, the end of its input ends it.
-struct Recorder {
+pub(super) struct Recorder {
     program: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Recorder {
-    fn start(program: &str, arguments: &[&str]) -> Result<Self> {
+    pub fn start(program: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(arguments).arg("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -96,7 +90,7 @@ impl Recorder {
         Ok(Self { program, output })
     }
 
-    fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         drop(self.program.stdin.take());
         io::copy(&mut self.output, &mut io::sink())?;
         finish(self.program.wait_with_output()?).map(|_| ())
@@ -104,20 +98,20 @@ impl Recorder {
 }
 
 /// What a program has printed, if it succeeded.
-fn finish(output: Output) -> Result<String> {
+pub(super) fn finish(output: Output) -> Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {errors}", output.status);
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).output();
     finish(output.context(program.to_owned())?).with_context(|| format!("{program} {arguments:?}"))
 }
 
 /// Fails as not applicable without this program. With it, the test may take longer than others:
 /// programs start slowly on a machine that is emulated and shares its host.
-fn need(program: &str) -> Result<()> {
+pub(super) fn need(program: &str) -> Result<()> {
     const SECONDS: u32 = 300;
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|folder| folder.join(program).exists()) {
@@ -129,7 +123,7 @@ fn need(program: &str) -> Result<()> {
 }
 
 /// The guest of these tests: a program with one event of each kind on vCPU 0, many on vCPU 1.
-fn run_guest(machine: &Machine, vcpus: &mut [Vcpu]) -> Result<()> {
+pub(super) fn run_guest(machine: &Machine, vcpus: &mut [Vcpu]) -> Result<()> {
     run_program(machine, &mut vcpus[0])?;
     access(machine, &mut vcpus[1], 3, 1, (MANY, 0))
 }
@@ -212,12 +206,12 @@ fn perf_filtered() -> Result<()> {
 }
 
 /// A number of a JSON line.
-fn number(line: &Value, name: &str) -> u64 {
+pub(super) fn number(line: &Value, name: &str) -> u64 {
     line[name].as_u64().unwrap_or(u64::MAX)
 }
 
 /// `kvm-mmio stat`, which counts by page while it lives.
-struct Stat {
+pub(super) struct Stat {
     recorder: Recorder,
     json: Scratch,
     names: Scratch,
@@ -225,7 +219,7 @@ struct Stat {
 
 impl Stat {
     /// With a name for page 2 of the machine.
-    fn start(machine: &Machine, source: &str) -> Result<Self> {
+    pub fn start(machine: &Machine, source: &str) -> Result<Self> {
         let (json, names) = (
             Scratch::new(&format!("{source}-json")),
             Scratch::new(&format!("{source}-toml")),
@@ -246,7 +240,7 @@ impl Stat {
     }
 
     /// Ends it, and fails unless it has counted exactly what `run_guest()` does.
-    fn expect_guest(self, machine: &Machine) -> Result<()> {
+    pub fn expect_guest(self, machine: &Machine) -> Result<()> {
         self.recorder.stop()?;
         drop(self.names);
         let text = fs::read_to_string(&self.json.0)?;
@@ -299,76 +293,6 @@ fn kvm_mmio() -> Result<()> {
     );
     let metrics = run("kvm-mmio", &["export"])?;
     ensure!(metrics.contains("\nkvm_mmio_up 1\n"), "{metrics}");
-    Ok(())
-}
-
-/// Needs neither the extension nor a patch.
-fn tracepoints() -> Result<()> {
-    need("kvm-mmio")?;
-    let (machine, mut vcpus) = machine_with(2)?;
-    let stat = Stat::start(&machine, "tracepoints")?;
-    run_guest(&machine, &mut vcpus)?;
-    stat.expect_guest(&machine)
-}
-
-/// The same, of which each access is one instruction at the start of its program.
-fn instructions() -> Result<()> {
-    need("kvm-mmio")?;
-    let (machine, mut vcpus) = machine_with(2)?;
-    let mut address = |vcpu: usize, size, is_read: bool| {
-        let vcpu = &mut vcpus[vcpu];
-        match is_read {
-            true => vcpu.load(mov_from_memory(Mode::Long, size)),
-            false => vcpu.load(mov_to_memory(Mode::Long, size)),
-        }
-    };
-    let sites = [
-        (1, address(0, 4, false)?, 3),
-        (1, address(0, 8, true)?, 1),
-        (2, address(0, 2, false)?, 2),
-        (3, address(1, 1, false)?, MANY),
-    ];
-    let (json, symbols) = (Scratch::new("sites-json"), Scratch::new("symbols"));
-    fs::write(&symbols.0, format!("{:x} T ring_bell\n", sites[2].1))?;
-    let me = std::process::id();
-    let symbols_of_me = format!("{me}={}", symbols.path()?);
-    let stat = [
-        "--json",
-        "stat",
-        "--by",
-        "rip",
-        "--latency",
-        "--symbols",
-        &symbols_of_me,
-    ];
-    let files = ["-o", json.path()?, "--"];
-    let recorder = Recorder::start("kvm-mmio", &[&stat[..], &files].concat())?;
-    run_guest(&machine, &mut vcpus)?;
-    recorder.stop()?;
-
-    let text = fs::read_to_string(&json.0)?;
-    let lines: Vec<Value> = text
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?;
-    let mine = lines.iter().filter(|line| line["kind"] == "group");
-    let mine: Vec<_> = mine
-        .filter(|line| number(line, "tgid") == u64::from(me))
-        .collect();
-    expect_eq!(mine.len(), sites.len(), "{text}");
-    for (page, rip, count) in sites {
-        let (gpa, rip) = (format!("{:#x}", machine.gpa(page)), format!("{rip:#x}"));
-        let line = mine
-            .iter()
-            .find(|line| line["gpa"] == *gpa && line["rip"] == *rip);
-        let line = line.with_context(|| format!("nothing of {rip} at {gpa}: {text}"))?;
-        expect_eq!(number(line, "count"), count, "{line}");
-        expect_eq!(line["symbol"] == "ring_bell+0x0", page == 2, "{line}");
-        let [min, p50, p99, max] =
-            ["min", "p50", "p99", "max"].map(|name| number(&line["latency_ns"], name));
-        ensure!(0 < min && min <= p50 && p50 <= p99 && p99 <= max, "{line}");
-        ensure!(max < 300 * 1_000_000_000, "{line}");
-    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::counts::Counts;
 use crate::reading::Reading;
 use crate::region::Names;
-use crate::row::{Key, Row, by_device, rows};
+use crate::row::{Key, Row, by_device, page_rows, rows};
 use crate::view::By;
 use crate::view::{Filter, Sort, View};
 
@@ -64,8 +64,14 @@ impl Collector {
         self.filter.apply(&mut grown);
         for (&vm, state) in &grown.vms {
             for (&gpa, page) in state.vcpus.values().flat_map(|vcpu| &vcpu.pages) {
-                let vcpu = None;
-                *counts.entry(Key { vm, gpa, vcpu }).or_default() += page.counts.count;
+                let (vcpu, part) = (None, false);
+                let key = Key {
+                    vm,
+                    gpa,
+                    vcpu,
+                    part,
+                };
+                *counts.entry(key).or_default() += page.counts.count;
             }
         }
         self.elapsed += elapsed.as_secs_f64();
@@ -84,8 +90,8 @@ impl Collector {
             per_vcpu: false,
             by: By::Page,
         };
-        let mut shown = rows(&self.total, names, &view);
-        let devices = by_device(&shown);
+        let mut shown = page_rows(&self.total, names, &view);
+        let devices = by_device(&rows(&self.total, names, &view));
         let vms: BTreeSet<u64> = shown.iter().map(|row| row.key.vm).collect();
         let mut processes: BTreeMap<u32, (String, BTreeSet<u64>)> = BTreeMap::new();
         for row in &shown {

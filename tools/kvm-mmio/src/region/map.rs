@@ -7,6 +7,20 @@ use super::range::{PAGE, Region, Source};
 /// Most names that a page has; of more devices it has their number.
 const NAMED: usize = 3;
 
+/// What a device has of a page that it shares, by its first and last byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    pub name: String,
+    pub start: u64,
+    pub last: u64,
+}
+
+impl Part {
+    pub fn has(&self, gpa: u64) -> bool {
+        self.start <= gpa && gpa <= self.last
+    }
+}
+
 /// All ranges of a VM that have names.
 #[derive(Clone, Debug)]
 pub struct Map {
@@ -71,9 +85,19 @@ impl Map {
 
     /// The devices that share a page; none if it is part of one only.
     pub fn shared(&self, gpa: u64) -> Vec<String> {
+        self.parts(gpa).into_iter().map(|part| part.name).collect()
+    }
+
+    /// The same, with what each has of the page.
+    pub fn parts(&self, gpa: u64) -> Vec<Part> {
         let found = self.find(gpa);
         let several = if found.len() > 1 { found } else { Vec::new() };
-        several.iter().map(|region| region.name.clone()).collect()
+        let part = |region: &Region| {
+            let (start, last) = region.part(gpa);
+            let name = region.name.clone();
+            Part { name, start, last }
+        };
+        several.into_iter().map(part).collect()
     }
 
     /// The name of a page: that of its range, and where in it if it has several pages. Its address

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-pub use map::Map;
+pub use map::{Map, Part};
 pub use monitor::Monitor;
 pub use names::{Maps, Names};
 pub use range::{Given, Owner, PAGE, Region, Source};

@@ -33,10 +33,10 @@ impl Kind {
         }
     }
 
-    /// In the order in which `decode()` takes them.
-    const fn fields(self) -> &'static [&'static str] {
+    /// In the order in which `decode()` takes them. The last of an exit is for its filter.
+    pub const fn fields(self) -> &'static [&'static str] {
         match self {
-            Self::Exit => &["vcpu_id", "guest_rip"],
+            Self::Exit => &["vcpu_id", "guest_rip", "exit_reason"],
             Self::Entry => &[],
             Self::Mmio => &["type", "len", "gpa", "val"],
             Self::FastMmio => &["gpa"],
@@ -105,10 +105,10 @@ pub struct Sample {
 /// How a tracepoint is laid out on this kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
-    kind: Kind,
+    pub kind: Kind,
     pub id: u64,
     /// Offset and bytes of each of [`Kind::fields`].
-    fields: Vec<(usize, usize)>,
+    pub fields: Vec<(usize, usize)>,
 }
 
 impl Format {

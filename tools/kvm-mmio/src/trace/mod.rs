@@ -2,61 +2,77 @@
 //! The tracepoints that every KVM has, as a source of counts where the extension is not: any
 //! kernel since 6.1, without a patch or a module.
 
+mod bpf;
+mod clock;
 mod event;
-mod follow;
-mod rings;
+mod perf;
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
-use std::time::Duration;
 
-use anyhow::{Result, anyhow};
-use rustix::time::{ClockId, clock_gettime};
+use anyhow::Result;
 
 use crate::device::System;
 use crate::failure::Failure;
-use crate::reading::{Clock, ENABLED, HEAT, Reading, TRACED};
+use crate::reading::Reading;
 use event::{Format, Kind};
-use follow::Follower;
-use rings::Rings;
 
-/// How often the rings are emptied.
-const STEP: Duration = Duration::from_millis(20);
+/// Who counts what the tracepoints tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The kernel if it can and may, else this program.
+    Best,
+    /// The kernel, by programs of BPF.
+    Bpf,
+    /// This program, by rings of perf.
+    Perf,
+}
 
-/// Counts what the tracepoints tell, as long as it lives. The kernel ends it with this process.
+/// Counts what the tracepoints tell, as long as it lives.
 pub struct Trace {
-    requests: Sender<Sender<Reading>>,
+    counter: Counter,
     system: System,
+}
+
+enum Counter {
+    Bpf(bpf::Counter),
+    Perf(perf::Counter),
 }
 
 impl Trace {
     /// With the times that accesses take, if these are wanted: that costs an event for each entry
     /// of any vCPU.
-    pub fn start(system: &System, times: bool) -> Result<Self> {
-        let more: &[Kind] = if times { &[Kind::Entry] } else { &[] };
-        let kinds = [&Kind::COUNTED, more].concat();
-        let rings = Rings::open(system, &kinds).map_err(|error| explain(&error))?;
-        let (requests, received) = mpsc::channel();
-        thread::Builder::new()
-            .name("trace".to_owned())
-            .spawn(move || follow(rings, &received))?;
+    pub fn start(system: &System, way: Way, times: bool) -> Result<Self> {
+        if let Some(why) = explain_absence(system) {
+            return Err(why.into());
+        }
         Ok(Self {
-            requests,
+            counter: Counter::start(system, way, times)?,
             system: system.clone(),
         })
     }
 
     /// All that has happened since the start.
     pub fn read(&self) -> Result<Reading> {
-        let (answer, answered) = mpsc::channel();
-        let gone = || anyhow!("the tracepoints are not followed any more");
-        self.requests.send(answer).map_err(|_| gone())?;
-        let mut reading = answered.recv().map_err(|_| gone())?;
+        let mut reading = match &self.counter {
+            Counter::Bpf(counter) => counter.read(),
+            Counter::Perf(counter) => counter.read()?,
+        };
         for vm in reading.vms.values_mut() {
             vm.ended = !self.system.path(&format!("/proc/{}", vm.tgid)).exists();
         }
         Ok(reading)
+    }
+}
+
+impl Counter {
+    fn start(system: &System, way: Way, times: bool) -> Result<Self, Failure> {
+        let perf = || perf::Counter::start(system, times).map_err(|error| explain(&error));
+        let bpf = || bpf::Counter::start(system, times);
+        match way {
+            Way::Bpf => Ok(Self::Bpf(bpf()?)),
+            Way::Perf => Ok(Self::Perf(perf()?)),
+            Way::Best => bpf().map(Self::Bpf).or_else(|_| Ok(Self::Perf(perf()?))),
+        }
     }
 }
 
@@ -66,11 +82,16 @@ pub fn explain_absence(system: &System) -> Option<Failure> {
     formats.find_map(|format| Some(explain(&format.err()?)))
 }
 
+/// Why it is not the kernel that counts what they tell, if so.
+pub fn explain_no_bpf(system: &System) -> Option<Failure> {
+    bpf::explain_absence(system)
+}
+
 fn explain(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Failure::Denied(
-            "you may not read KVM's tracepoints: run this as root, or with CAP_PERFMON and \
-             tracefs readable"
+            "you may not read KVM's tracepoints: run this as root, or with CAP_PERFMON \
+             (CAP_SYS_ADMIN where kernel.perf_event_paranoid is 3) and tracefs readable"
                 .to_owned(),
         ),
         io::ErrorKind::NotFound => Failure::Unavailable(
@@ -80,45 +101,4 @@ fn explain(error: &io::Error) -> Failure {
         ),
         _ => Failure::Unavailable(format!("KVM's tracepoints cannot be read: {error}")),
     }
-}
-
-/// Empties the rings until nobody asks any more.
-fn follow(mut rings: Rings, requests: &Receiver<Sender<Reading>>) {
-    let mut follower = Follower::default();
-    let mut lost = 0;
-    loop {
-        let request = match requests.recv_timeout(STEP) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let now = nanoseconds(ClockId::Monotonic);
-        lost += rings.drain(now, |sample| follower.see(sample));
-        if let Some(request) = request {
-            // Who has asked may have gone meanwhile.
-            let _ = request.send(Reading {
-                clock: clock(now, lost),
-                counters: Vec::new(),
-                vms: follower.vms.clone(),
-            });
-        }
-    }
-}
-
-/// A clock whose cycles are nanoseconds.
-fn clock(now: u64, lost: u64) -> Clock {
-    Clock {
-        boottime: nanoseconds(ClockId::Boottime),
-        tsc: now,
-        tsc_khz: 1_000_000,
-        flags: HEAT | ENABLED | TRACED,
-        pages_per_vcpu: follow::PAGES as u32,
-        vms_kept: 0,
-        lost,
-    }
-}
-
-fn nanoseconds(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -3,20 +3,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::event::{Access, Event, Sample};
 use crate::counts::Counts;
 use crate::reading::{Direction, KERNEL, Last, USERSPACE, Vcpu, Vm};
-use crate::site::{Place, Site};
+use crate::region::PAGE;
+use crate::site::{Place, SOMEWHERE, Site};
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
+use crate::trace::clock::PAGES;
+use crate::trace::event::{Access, Event, Sample};
 
-/// Most pages that are counted for a vCPU, so that no guest can fill our memory.
-pub const PAGES: usize = 4096;
-
-/// Most pairs of a page and an instruction that are counted apart for a vCPU, for the same reason.
+/// Most pairs of an address and an instruction that are counted apart for a vCPU, so that no
+/// guest can fill our memory.
 const SITES: usize = 16384;
 
-/// Bytes of a page.
-const PAGE: u64 = 4096;
+/// So many of these with their whole address, those beyond with that of the page.
+const ADDRESSES: usize = 8192;
 
 /// Bytes that a device sees at once.
 const WIDEST: u32 = 8;
@@ -32,11 +32,11 @@ struct Thread {
     rip: u64,
     /// When it has.
     left: u64,
-    /// The page that it has first accessed.
+    /// What it has first accessed.
     first: Option<u64>,
     /// Userspace has been asked for a value; what is read next is its answer.
     asked: bool,
-    /// The pages of the last writes, of which it is not known yet who takes them.
+    /// Where the last writes went, of which it is not known yet who takes them.
     written: Vec<u64>,
 }
 
@@ -100,8 +100,8 @@ impl Thread {
             Event::Write(access) => {
                 let value = Some(access.value);
                 let parts = self.count(vm, access, Direction::Write, KERNEL, value, time);
-                self.written
-                    .extend((0..parts).map(|_| access.gpa & !(PAGE - 1)));
+                let at = |part: u32| access.gpa.wrapping_add((part * WIDEST).into());
+                self.written.extend((0..parts).map(at));
                 let old = self.written.len().saturating_sub(FRAGMENTS);
                 self.written.drain(..old);
             }
@@ -149,13 +149,13 @@ impl Thread {
 
     fn add(&mut self, vm: &mut Vm, seen: &Seen) {
         let vcpu = vm.vcpus.entry(self.vcpu).or_default();
-        let gpa = seen.gpa & !(PAGE - 1);
-        self.first.get_or_insert(gpa);
+        let gpa = page_of(seen.gpa);
+        self.first.get_or_insert(seen.gpa);
         if vcpu.pages.len() >= PAGES && !vcpu.pages.contains_key(&gpa) {
             vm.heat_dropped += 1;
             return;
         }
-        site(vcpu, gpa, self.rip).counts += counts(seen);
+        site(vcpu, seen.gpa, self.rip).counts += counts(seen);
         let page = vcpu.pages.entry(gpa).or_default();
         page.counts += counts(seen);
         page.last = Last {
@@ -177,7 +177,7 @@ impl Thread {
         let Some(vcpu) = vm.vcpus.get_mut(&self.vcpu) else {
             return;
         };
-        let Some(page) = vcpu.pages.get_mut(&gpa) else {
+        let Some(page) = vcpu.pages.get_mut(&page_of(gpa)) else {
             return;
         };
         page.last.outcome = USERSPACE;
@@ -191,7 +191,7 @@ impl Thread {
             return;
         };
         let vcpu = vm.vcpus.entry(self.vcpu).or_default();
-        if vcpu.pages.contains_key(&gpa) {
+        if vcpu.pages.contains_key(&page_of(gpa)) {
             let took = time.saturating_sub(self.left);
             site(vcpu, gpa, self.rip).times.record(took);
         }
@@ -203,13 +203,21 @@ fn move_to_userspace(counts: &mut Counts) {
     counts.userspace += 1;
 }
 
-/// Where an instruction's accesses to a page are counted.
+fn page_of(gpa: u64) -> u64 {
+    gpa & !(PAGE - 1)
+}
+
+/// Where an instruction's accesses to an address are counted.
 fn site(vcpu: &mut Vcpu, gpa: u64, rip: u64) -> &mut Site {
-    let place: Place = (gpa, Some(rip));
-    let is_new = vcpu.sites.len() >= SITES && !vcpu.sites.contains_key(&place);
-    vcpu.sites
-        .entry(if is_new { (gpa, None) } else { place })
-        .or_default()
+    let page = page_of(gpa) | SOMEWHERE;
+    let full = [(ADDRESSES, (page, Some(rip))), (SITES, (page, None))];
+    let mut place: Place = (gpa, Some(rip));
+    for (most, wider) in full {
+        if vcpu.sites.len() >= most && !vcpu.sites.contains_key(&place) {
+            place = wider;
+        }
+    }
+    vcpu.sites.entry(place).or_default()
 }
 
 fn counts(seen: &Seen) -> Counts {
@@ -402,6 +410,6 @@ mod tests {
         let vm = &follower.vms[&100];
         let vcpu = &vm.vcpus[&3];
         assert_eq!((vcpu.pages.len(), vm.heat_dropped), (PAGES, 5));
-        assert_eq!(vcpu.sites[&(0, None)].counts.count, PAGES as u64);
+        assert_eq!(vcpu.sites[&(SOMEWHERE, None)].counts.count, PAGES as u64);
     }
 }

@@ -11,8 +11,8 @@ use perf_event_open::sample::Sampler;
 use perf_event_open::sample::record::Record;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use super::event::{Format, Kind, Sample};
 use crate::device::System;
+use crate::trace::event::{Format, Kind, Sample};
 
 /// Pages of a ring, as a power of two: 1 MiB, some 9000 events.
 const RING: u8 = 8;
