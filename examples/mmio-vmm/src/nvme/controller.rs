@@ -185,7 +185,6 @@ impl Link {
     fn run(&self) {
         loop {
             if let Err(e) = self.wait() {
-                self.registers.set_bits(STATUS, FATAL);
                 eprintln!("mmio-vmm: nvme: {e:#}");
             }
         }
@@ -194,8 +193,14 @@ impl Link {
     fn wait(&self) -> Result<()> {
         self.counts.notified(self.kick.read()?);
         let mut engine = self.engine.lock().expect("no thread panics");
-        let vectors = engine.serve()?;
+        let served = engine.serve();
+        if served.is_err() {
+            // Before the lock is released: a reset that comes later takes it back.
+            engine.disable();
+            self.registers.set_bits(STATUS, FATAL);
+        }
         self.counts.set_running(engine.is_running());
+        let vectors = served?;
         for (vector, interrupt) in self.interrupts.iter().enumerate() {
             if vectors >> vector & 1 != 0 {
                 self.counts.interrupted();
@@ -239,5 +244,31 @@ impl Mmio for Controller {
             (2, at) if at < 16 * QUEUES as u32 => self.write_message(at, value),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::tests::engine;
+    use super::*;
+
+    #[test]
+    fn is_fatal_once_and_then_does_nothing() {
+        let event = || EventFd::new(0).unwrap();
+        let engine = engine();
+        engine.ring(0, u32::MAX);
+        let link = Link {
+            engine: Mutex::new(engine),
+            registers: RegisterPage::new().unwrap(),
+            kick: event(),
+            interrupts: [Interrupt::Irqfd(event()), Interrupt::Irqfd(event())],
+            counts: Arc::default(),
+        };
+        link.kick.write(1).unwrap();
+        assert!(link.wait().is_err());
+        assert_eq!(link.registers.get(STATUS), FATAL);
+        link.engine.lock().unwrap().ring(0, u32::MAX);
+        link.kick.write(1).unwrap();
+        assert!(link.wait().is_ok());
     }
 }

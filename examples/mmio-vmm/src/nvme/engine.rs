@@ -189,7 +189,7 @@ impl Engine {
     }
 
     /// A ring that a command describes; its number must be 1.
-    fn ring(command: &Command) -> Result<Ring, Status> {
+    fn described(command: &Command) -> Result<Ring, Status> {
         const CONTIGUOUS: u32 = 1;
         let (queue, last) = command.halves(10);
         match (queue, command.0[11] & CONTIGUOUS, last) {
@@ -201,7 +201,7 @@ impl Engine {
 
     fn create_completions(&mut self, command: &Command) -> Outcome {
         const INTERRUPTS: u16 = 2;
-        let ring = Self::ring(command)?;
+        let ring = Self::described(command)?;
         let (flags, vector) = command.halves(11);
         if usize::from(vector) >= QUEUES {
             return Err(Status::InvalidField);
@@ -219,7 +219,7 @@ impl Engine {
         if self.completions[1].is_none() || command.halves(11).1 != 1 {
             return Err(Status::InvalidQueue);
         }
-        self.submissions[1] = Some(Self::ring(command)?);
+        self.submissions[1] = Some(Self::described(command)?);
         Ok(0)
     }
 
@@ -232,7 +232,7 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::disk::SECTOR;
     use proptest::prelude::*;
@@ -244,7 +244,15 @@ mod tests {
     const DATA: u64 = 0x5000;
     const ENTRIES: u32 = 8;
 
-    fn engine() -> Engine {
+    impl Engine {
+        /// Has a doorbell have a value, as the driver does.
+        pub fn ring(&self, doorbell: u32, value: u32) {
+            self.doorbells.set(doorbell, value);
+        }
+    }
+
+    /// With an admin queue.
+    pub fn engine() -> Engine {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 * SECTOR).unwrap();
