@@ -9,7 +9,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::command::VERSION;
-use super::engine::{Engine, QUEUES};
+use super::engine::{Engine, QUEUE_ENTRIES, QUEUES};
 use super::msix;
 use crate::bus::{Mmio, word};
 use crate::counts::{Counts, Register};
@@ -40,8 +40,7 @@ const ADMIN_SUBMISSIONS: u32 = 0x28;
 const ADMIN_COMPLETIONS: u32 = 0x30;
 
 /// Queues of 64 entries, contiguous; 5 s to get ready; the NVM command set.
-const QUEUE_ENTRIES: u64 = 64;
-const CAPABILITY_BITS: u64 = (QUEUE_ENTRIES - 1) | 1 << 16 | 10 << 24 | 1 << 37;
+const CAPABILITY_BITS: u64 = (QUEUE_ENTRIES - 1) as u64 | 1 << 16 | 10 << 24 | 1 << 37;
 
 const ENABLE: u32 = 1;
 const SHUTDOWN: u32 = 0b11 << 14;
