@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::{Context, Result};
+use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -15,7 +16,7 @@ use crate::bus::{Mmio, word};
 use crate::counts::{Counts, Register};
 use crate::disk::Disk;
 use crate::layout::{IRQ_LINES, PAGE, PCI_WINDOW};
-use crate::message::Router;
+use crate::message;
 use crate::page::RegisterPage;
 use crate::pci::Device;
 use crate::wiring::{Interrupt, Wiring, Write};
@@ -62,7 +63,7 @@ pub struct Controller {
     link: Arc<Link>,
     doorbells: RegisterPage,
     messages: RegisterPage,
-    router: Router,
+    vm: Arc<VmFd>,
 }
 
 impl Controller {
@@ -102,7 +103,7 @@ impl Controller {
             link,
             doorbells,
             messages,
-            router: wiring.router(),
+            vm: wiring.vm(),
         };
         Ok((controller, counts))
     }
@@ -153,7 +154,7 @@ impl Controller {
     fn write_message(&self, offset: u32, value: u32) {
         self.messages.set(offset, value);
         let messages = [0, 1].map(|vector| msix::message(&self.messages, vector));
-        if let Err(e) = self.router.set(&messages) {
+        if let Err(e) = message::route(&self.vm, &messages) {
             eprintln!("mmio-vmm: nvme: {e:#}");
         }
         // What was lost while its vector was masked. A driver looks for completions, and may find
