@@ -174,8 +174,9 @@ impl Backend for Net {
 
 #[cfg(test)]
 mod tests {
-    use super::super::queue::tests::{BUFFERS, memory, queue};
+    use super::super::queue::tests::{BUFFERS, memory, queue, queue_at};
     use super::*;
+    use vm_memory::{Bytes, GuestAddress};
 
     #[test]
     fn a_tap_that_has_gone_fails_once() {
@@ -197,5 +198,29 @@ mod tests {
         let mut net = Net::new("").unwrap();
         assert!(net.serve(Event::Queue(1), &mut queues, &memory).unwrap());
         assert_eq!(queues[1].next_used(), 4);
+    }
+    #[test]
+    fn frames_wait_for_buffers_and_then_for_nothing() {
+        let memory = memory();
+        let mut request = [0; 12 + 42];
+        request[24..34].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        // Of 0.0.0.0 for 0.0.0.1.
+        request[53] = 1;
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        let send = queue(&memory, &[vec![(BUFFERS, request.len() as u32, false)]]);
+        let mut queues = [queue_at(&memory, 0x8000, &[]), send];
+        let no_notify = |queue: &Queue| {
+            let flags = GuestAddress(queue.used_ring());
+            memory.read_obj::<u16>(flags).unwrap()
+        };
+        let mut net = Net::new("").unwrap();
+        net.serve(Event::Queue(1), &mut queues, &memory).unwrap();
+        assert_eq!((net.waiting.len(), no_notify(&queues[0])), (1, 0));
+
+        queues[0] = queue_at(&memory, 0x8000, &[vec![(BUFFERS + 0x100, 1526, true)]]);
+        assert!(net.serve(Event::Queue(0), &mut queues, &memory).unwrap());
+        assert_eq!((net.waiting.len(), no_notify(&queues[0])), (0, 1));
+        let operation = GuestAddress(BUFFERS + 0x100 + 12 + 14 + 7);
+        assert_eq!(memory.read_obj::<u8>(operation).unwrap(), 2);
     }
 }
