@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Accesses to devices that exited, by address.
 
-use crate::layout::PAGE;
-
 /// Registers in memory. Offsets are in bytes.
 pub trait Mmio {
     fn read(&mut self, offset: u64, data: &mut [u8]);
@@ -21,13 +19,8 @@ struct Place {
 pub struct Bus(Vec<Place>);
 
 impl Bus {
-    /// A device of one page.
-    pub fn add(&mut self, base: u64, device: Box<dyn Mmio>) {
-        self.add_range(base, PAGE, device);
-    }
-
     /// A device of `size` bytes, which overlaps none that is there.
-    pub fn add_range(&mut self, base: u64, size: u64, device: Box<dyn Mmio>) {
+    pub fn add(&mut self, base: u64, size: u64, device: Box<dyn Mmio>) {
         self.0.push(Place { base, size, device });
     }
 

@@ -2,7 +2,7 @@
 //! A file that is the contents of a disk.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -30,10 +30,14 @@ impl Disk {
     }
 
     /// The same, of an open file.
-    pub fn from_file(file: File) -> Result<Self> {
-        let size = file.metadata()?.len();
-        let is_whole = size > 0 && size % SECTOR == 0;
-        ensure!(is_whole, "{size} bytes are no multiple of {SECTOR}");
+    pub fn from_file(mut file: File) -> Result<Self> {
+        // Unlike its metadata, this has the size of a block device, too.
+        let size = file.seek(SeekFrom::End(0))?;
+        ensure!(size > 0, "is empty");
+        ensure!(
+            size % SECTOR == 0,
+            "{size} bytes are no multiple of {SECTOR}"
+        );
         Ok(Self { file, size })
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::boot::{Features, Region, Start, set_up};
+use crate::boot::{Region, set_up};
 use crate::bus::Bus;
 use crate::layout;
 use crate::pci::Pci;
@@ -52,10 +52,10 @@ impl Machine {
         Ok(Region { base, irq })
     }
 
-    /// Runs the guest until it ends its machine.
-    pub fn run(self, start: &Start, features: Features, bus: Bus, pci: Option<Pci>) -> Result<()> {
+    /// Runs the guest from `entry` on until it ends its machine.
+    pub fn run(self, entry: u64, xsave: bool, bus: Bus, pci: Option<Pci>) -> Result<()> {
         let vcpu = self.vm.create_vcpu(0).context("KVM makes no vCPU")?;
-        set_up(&self.kvm, &vcpu, &self.memory, start, features)?;
+        set_up(&self.kvm, &vcpu, &self.memory, entry, xsave)?;
         let ports = Ports::new(&self.vm, pci)?;
         let result = Processor { vcpu, bus, ports }.run();
         std::io::stdout().flush()?;

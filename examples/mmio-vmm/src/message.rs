@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Interrupts that are messages: KVM's table of what each interrupt's number does.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
@@ -51,24 +49,14 @@ fn line(gsi: u32) -> kvm_irq_routing_entry {
     }
 }
 
-/// Says where interrupts go whose numbers are behind those of the IOAPIC's lines.
-pub struct Router(Arc<VmFd>);
-
-impl Router {
-    /// Of that VM.
-    pub fn new(vm: Arc<VmFd>) -> Self {
-        Self(vm)
-    }
-
-    /// Has each number send its message, if any. There must be only one such device.
-    pub fn set(&self, messages: &[Option<Message>]) -> Result<()> {
-        let lines = (0..IRQ_LINES).map(line);
-        let numbered = (IRQ_LINES..).zip(messages);
-        let sent = numbered.filter_map(|(gsi, message)| Some(message.as_ref()?.route(gsi)));
-        let routes: Vec<_> = lines.chain(sent).collect();
-        let routes = KvmIrqRouting::from_entries(&routes).context("too many interrupts")?;
-        self.0
-            .set_gsi_routing(&routes)
-            .context("KVM takes no interrupts of messages")
-    }
+/// Has each number behind those of the IOAPIC's lines send its message, if any. There must be only
+/// one such device.
+pub fn route(vm: &VmFd, messages: &[Option<Message>]) -> Result<()> {
+    let lines = (0..IRQ_LINES).map(line);
+    let numbered = (IRQ_LINES..).zip(messages);
+    let sent = numbered.filter_map(|(gsi, message)| Some(message.as_ref()?.route(gsi)));
+    let routes: Vec<_> = lines.chain(sent).collect();
+    let routes = KvmIrqRouting::from_entries(&routes).context("too many interrupts")?;
+    vm.set_gsi_routing(&routes)
+        .context("KVM takes no interrupts of messages")
 }

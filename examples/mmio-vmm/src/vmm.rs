@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::boot::{self, Boot, Features, Region};
+use crate::boot::{self, Boot, Region};
 use crate::bus::Bus;
 use crate::cli::Options;
 use crate::counts::{Device, Report};
@@ -71,7 +71,7 @@ impl Builder {
         let (controller, counts) =
             Controller::new(disk, memory, &mut self.wiring).context("device nvme")?;
         let (base, size) = (PCI.base.into(), PCI.size.into());
-        self.bus.add_range(base, size, Box::new(controller));
+        self.bus.add(base, size, Box::new(controller));
         self.pci = Some(Pci::new(&PCI));
         let name = "nvme".to_owned();
         self.counts.push(Device { name, counts });
@@ -82,11 +82,9 @@ impl Builder {
     fn run(self, boot: Boot, options: &Options) -> Result<Vec<Device>> {
         let memory = &self.machine.memory;
         boot::write_tables(memory, &self.virtio, self.pci.is_some())?;
-        let start = boot.load(memory, options.memory << 20)?;
-        let features = Features {
-            xsave: !options.no_xsave,
-        };
-        self.machine.run(&start, features, self.bus, self.pci)?;
+        let entry = boot.load(memory, options.memory << 20)?;
+        self.machine
+            .run(entry, !options.no_xsave, self.bus, self.pci)?;
         Ok(self.counts)
     }
 
@@ -95,7 +93,7 @@ impl Builder {
         let memory = self.machine.memory.clone();
         let (device, counts) = Transport::new(name, backend, region, memory, &mut self.wiring)
             .with_context(|| format!("device {name}"))?;
-        self.bus.add(region.base, Box::new(device));
+        self.bus.add(region.base, layout::PAGE, Box::new(device));
         self.virtio.push(region);
         let name = name.to_owned();
         self.counts.push(Device { name, counts });

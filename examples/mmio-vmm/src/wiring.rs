@@ -14,7 +14,6 @@ use clap::ValueEnum;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::message::Router;
 use crate::page::RegisterPage;
 use crate::sys::{self, Request};
 
@@ -85,9 +84,9 @@ impl Wiring {
         Ok(Interrupt::Irqfd(event))
     }
 
-    /// What says where interrupts behind the IOAPIC's lines go.
-    pub fn router(&self) -> Router {
-        Router::new(self.vm.clone())
+    /// What has the interrupts.
+    pub fn vm(&self) -> Arc<VmFd> {
+        self.vm.clone()
     }
 
     /// Writes of `value`, 4 bytes at `gpa`, ring the event and do nothing else.

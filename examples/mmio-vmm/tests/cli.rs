@@ -34,11 +34,13 @@ fn files_that_are_not_there() {
 }
 
 #[test]
-fn a_disk_of_half_a_sector() {
+fn a_disk_of_no_possible_size() {
     let folder = TempDir::new().unwrap();
     let disk = folder.path().join("disk").to_str().unwrap().to_owned();
     fs::write(&disk, [0; 700]).unwrap();
     fails(&["--kernel", &disk, "--block", &disk], "multiple of 512");
+    fs::write(&disk, []).unwrap();
+    fails(&["--kernel", &disk, "--nvme", &disk], "is empty");
 }
 
 #[test]

@@ -6,15 +6,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::Start;
 use crate::layout;
-
-/// What the guest is to be told of its processor.
-#[derive(Clone, Copy, Debug)]
-pub struct Features {
-    /// Extended states: XSAVE, and with it AVX.
-    pub xsave: bool,
-}
 
 /// Flat segments, as `__BOOT_CS` and `__BOOT_DS` select them.
 const CODE: u64 = 0x00af_9b00_0000_ffff;
@@ -28,22 +20,23 @@ const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
-/// Makes the guest's only processor ready to run its kernel.
+/// Makes the guest's only processor ready to run its kernel from `entry` on. Without `xsave` it is
+/// told of no extended states, and with them of no AVX.
 pub fn set_up(
     kvm: &Kvm,
     vcpu: &VcpuFd,
     memory: &GuestMemoryMmap,
-    start: &Start,
-    features: Features,
+    entry: u64,
+    xsave: bool,
 ) -> Result<()> {
     let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
-    describe(&mut cpuid, features);
+    describe(&mut cpuid, xsave);
     vcpu.set_cpuid2(&cpuid).context("CPUID")?;
     write_gdt(memory)?;
     write_page_tables(memory)?;
     set_segments(vcpu)?;
     vcpu.set_regs(&kvm_regs {
-        rip: start.entry,
+        rip: entry,
         rsi: layout::ZERO_PAGE,
         rflags: 2,
         ..Default::default()
@@ -52,7 +45,7 @@ pub fn set_up(
 }
 
 /// Changes what KVM can do to what this machine has.
-fn describe(cpuid: &mut CpuId, features: Features) {
+fn describe(cpuid: &mut CpuId, xsave: bool) {
     const XSAVE_OSXSAVE_AVX: u32 = 1 << 26 | 1 << 27 | 1 << 28;
     const AVX2: u32 = 1 << 5;
     const PKU_OSPKE: u32 = 1 << 3 | 1 << 4;
@@ -65,16 +58,16 @@ fn describe(cpuid: &mut CpuId, features: Features) {
                 // The timer that needs no calibration, which the in-kernel APIC has.
                 entry.ecx |= 1 << 24;
                 entry.ecx |= 1 << 31;
-                if !features.xsave {
+                if !xsave {
                     entry.ecx &= !XSAVE_OSXSAVE_AVX;
                 }
             }
-            7 if !features.xsave => {
+            7 if !xsave => {
                 entry.ebx &= !AVX2;
                 entry.ecx &= !PKU_OSPKE;
             }
             0xb | 0x1f => entry.edx = 0,
-            0xd if !features.xsave => {
+            0xd if !xsave => {
                 (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
             }
             _ => {}
@@ -152,7 +145,7 @@ mod tests {
     #[test]
     fn without_xsave_nothing_of_it_is_left() {
         let mut cpuid = CpuId::from_entries(&[leaf(1), leaf(7), leaf(0xd)]).unwrap();
-        describe(&mut cpuid, Features { xsave: false });
+        describe(&mut cpuid, false);
         let [one, seven, states] = cpuid.as_slice() else {
             panic!("three leaves");
         };

@@ -18,12 +18,6 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::layout;
 
-/// Where the kernel's first instruction is.
-#[derive(Clone, Copy, Debug)]
-pub struct Start {
-    pub entry: u64,
-}
-
 /// The entry of 64 bits, behind that of 32 bits.
 const ENTRY_64: u64 = 0x200;
 const XLF_KERNEL_64: u16 = 1;
@@ -57,8 +51,9 @@ impl<'a> Boot<'a> {
         })
     }
 
-    /// Loads everything into a guest that has `size` bytes of memory.
-    pub fn load(mut self, memory: &GuestMemoryMmap, size: u64) -> Result<Start> {
+    /// Loads everything into a guest that has `size` bytes of memory; gives where the kernel's
+    /// first instruction is.
+    pub fn load(mut self, memory: &GuestMemoryMmap, size: u64) -> Result<u64> {
         let (file, path) = &mut self.kernel;
         let (loaded, entry) =
             load_kernel(memory, file).with_context(|| format!("kernel {}", path.display()))?;
@@ -84,7 +79,7 @@ impl<'a> Boot<'a> {
         describe_memory(&mut params, size);
         let params = BootParams::new(&params, GuestAddress(layout::ZERO_PAGE));
         LinuxBootConfigurator::write_bootparams(&params, memory)?;
-        Ok(Start { entry })
+        Ok(entry)
     }
 }
 

@@ -7,5 +7,5 @@ mod cpu;
 mod kernel;
 
 pub use acpi::{Region, write_tables};
-pub use cpu::{Features, set_up};
-pub use kernel::{Boot, Start};
+pub use cpu::set_up;
+pub use kernel::Boot;

@@ -23,7 +23,10 @@ pub enum Status {
     TransferError = 4,
     InvalidNamespace = 0xb,
     OutOfRange = 0x80,
+    InvalidCompletions = 0x100,
     InvalidQueue = 0x101,
+    InvalidSize = 0x102,
+    InvalidDeletion = 0x10c,
 }
 
 /// The outcome of a command: a status, or a value.

@@ -5,17 +5,18 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::{Context, Result};
+use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::command::VERSION;
-use super::engine::{Engine, QUEUES};
+use super::engine::{Engine, QUEUE_ENTRIES, QUEUES};
 use super::msix;
 use crate::bus::{Mmio, word};
 use crate::counts::{Counts, Register};
 use crate::disk::Disk;
 use crate::layout::{IRQ_LINES, PAGE, PCI_WINDOW};
-use crate::message::Router;
+use crate::message;
 use crate::page::RegisterPage;
 use crate::pci::Device;
 use crate::wiring::{Interrupt, Wiring, Write};
@@ -40,8 +41,7 @@ const ADMIN_SUBMISSIONS: u32 = 0x28;
 const ADMIN_COMPLETIONS: u32 = 0x30;
 
 /// Queues of 64 entries, contiguous; 5 s to get ready; the NVM command set.
-const QUEUE_ENTRIES: u64 = 64;
-const CAPABILITY_BITS: u64 = (QUEUE_ENTRIES - 1) | 1 << 16 | 10 << 24 | 1 << 37;
+const CAPABILITY_BITS: u64 = (QUEUE_ENTRIES - 1) as u64 | 1 << 16 | 10 << 24 | 1 << 37;
 
 const ENABLE: u32 = 1;
 const SHUTDOWN: u32 = 0b11 << 14;
@@ -63,7 +63,7 @@ pub struct Controller {
     link: Arc<Link>,
     doorbells: RegisterPage,
     messages: RegisterPage,
-    router: Router,
+    vm: Arc<VmFd>,
 }
 
 impl Controller {
@@ -103,7 +103,7 @@ impl Controller {
             link,
             doorbells,
             messages,
-            router: wiring.router(),
+            vm: wiring.vm(),
         };
         Ok((controller, counts))
     }
@@ -154,7 +154,7 @@ impl Controller {
     fn write_message(&self, offset: u32, value: u32) {
         self.messages.set(offset, value);
         let messages = [0, 1].map(|vector| msix::message(&self.messages, vector));
-        if let Err(e) = self.router.set(&messages) {
+        if let Err(e) = message::route(&self.vm, &messages) {
             eprintln!("mmio-vmm: nvme: {e:#}");
         }
         // What was lost while its vector was masked. A driver looks for completions, and may find
@@ -185,7 +185,6 @@ impl Link {
     fn run(&self) {
         loop {
             if let Err(e) = self.wait() {
-                self.registers.set_bits(STATUS, FATAL);
                 eprintln!("mmio-vmm: nvme: {e:#}");
             }
         }
@@ -194,8 +193,14 @@ impl Link {
     fn wait(&self) -> Result<()> {
         self.counts.notified(self.kick.read()?);
         let mut engine = self.engine.lock().expect("no thread panics");
-        let vectors = engine.serve()?;
+        let served = engine.serve();
+        if served.is_err() {
+            // Before the lock is released: a reset that comes later takes it back.
+            engine.disable();
+            self.registers.set_bits(STATUS, FATAL);
+        }
         self.counts.set_running(engine.is_running());
+        let vectors = served?;
         for (vector, interrupt) in self.interrupts.iter().enumerate() {
             if vectors >> vector & 1 != 0 {
                 self.counts.interrupted();
@@ -239,5 +244,31 @@ impl Mmio for Controller {
             (2, at) if at < 16 * QUEUES as u32 => self.write_message(at, value),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::tests::engine;
+    use super::*;
+
+    #[test]
+    fn is_fatal_once_and_then_does_nothing() {
+        let event = || EventFd::new(0).unwrap();
+        let engine = engine();
+        engine.ring(0, u32::MAX);
+        let link = Link {
+            engine: Mutex::new(engine),
+            registers: RegisterPage::new().unwrap(),
+            kick: event(),
+            interrupts: [Interrupt::Irqfd(event()), Interrupt::Irqfd(event())],
+            counts: Arc::default(),
+        };
+        link.kick.write(1).unwrap();
+        assert!(link.wait().is_err());
+        assert_eq!(link.registers.get(STATUS), FATAL);
+        link.engine.lock().unwrap().ring(0, u32::MAX);
+        link.kick.write(1).unwrap();
+        assert!(link.wait().is_ok());
     }
 }

@@ -13,6 +13,11 @@ use crate::page::RegisterPage;
 
 /// The admin queue's pair and one of I/O.
 pub const QUEUES: usize = 2;
+/// The most that one of I/O has.
+pub const QUEUE_ENTRIES: u16 = 64;
+/// Doorbells of that for I/O.
+const TAIL: u32 = 8;
+const HEAD: u32 = 12;
 
 /// A ring in memory; `at` is the next entry that the controller uses.
 #[derive(Clone, Copy, Debug)]
@@ -81,17 +86,12 @@ impl Engine {
     /// Forgets all queues.
     pub fn disable(&mut self) {
         (self.submissions, self.completions) = ([None; QUEUES], [None; QUEUES]);
-        (0..QUEUES as u32).for_each(|queue| self.clear_doorbells(queue));
+        (0..2 * QUEUES as u32).for_each(|doorbell| self.doorbells.set(4 * doorbell, 0));
     }
 
     /// Whether the queue for I/O is there.
     pub fn is_running(&self) -> bool {
         self.submissions[1].is_some()
-    }
-
-    fn clear_doorbells(&self, queue: u32) {
-        self.doorbells.set(8 * queue, 0);
-        self.doorbells.set(8 * queue + 4, 0);
     }
 
     /// Does all commands; gives the vectors to interrupt, as bits. What fails is the controller.
@@ -134,6 +134,8 @@ impl Engine {
         let completions = self.completions[queue].as_mut().context("no completions")?;
         let ring = &mut completions.ring;
         let taken = self.doorbells.get(8 * queue as u32 + 4);
+        // Waiting would need an event for each head. A driver that has as many entries as commands
+        // never comes here.
         if (ring.at + 1) % ring.size == taken {
             bail!("no place for a completion");
         }
@@ -168,15 +170,12 @@ impl Engine {
         Some(match command.opcode() {
             CREATE_COMPLETIONS => self.create_completions(command),
             CREATE_SUBMISSIONS => self.create_submissions(command),
-            DELETE_SUBMISSIONS if command.halves(10).0 == 1 => {
-                self.submissions[1] = None;
-                Ok(0)
+            DELETE_SUBMISSIONS | DELETE_COMPLETIONS if command.halves(10).0 != 1 => {
+                Err(Status::InvalidQueue)
             }
-            DELETE_COMPLETIONS if command.halves(10).0 == 1 => {
-                self.completions[1] = None;
-                Ok(0)
-            }
-            DELETE_SUBMISSIONS | DELETE_COMPLETIONS => Err(Status::InvalidQueue),
+            DELETE_SUBMISSIONS => deleted(self.submissions[1].take()),
+            DELETE_COMPLETIONS if self.submissions[1].is_some() => Err(Status::InvalidDeletion),
+            DELETE_COMPLETIONS => deleted(self.completions[1].take()),
             IDENTIFY => identify(command, &self.disk, &self.memory),
             GET_LOG => self.empty_log(command),
             // There is one queue for I/O, which is said by 0; no other feature has a value.
@@ -189,11 +188,13 @@ impl Engine {
     }
 
     /// A ring that a command describes; its number must be 1.
-    fn ring(command: &Command) -> Result<Ring, Status> {
+    fn described(command: &Command) -> Result<Ring, Status> {
         const CONTIGUOUS: u32 = 1;
+        const LAST: u16 = QUEUE_ENTRIES - 1;
         let (queue, last) = command.halves(10);
         match (queue, command.0[11] & CONTIGUOUS, last) {
-            (1, CONTIGUOUS, 1..) => Ok(Ring::new(command.prp()[0], u32::from(last) + 1)),
+            (1, CONTIGUOUS, 1..=LAST) => Ok(Ring::new(command.prp()[0], u32::from(last) + 1)),
+            (1, CONTIGUOUS, _) => Err(Status::InvalidSize),
             (1, ..) => Err(Status::InvalidField),
             _ => Err(Status::InvalidQueue),
         }
@@ -201,12 +202,15 @@ impl Engine {
 
     fn create_completions(&mut self, command: &Command) -> Outcome {
         const INTERRUPTS: u16 = 2;
-        let ring = Self::ring(command)?;
+        let ring = Self::described(command)?;
         let (flags, vector) = command.halves(11);
         if usize::from(vector) >= QUEUES {
             return Err(Status::InvalidField);
         }
-        self.clear_doorbells(1);
+        if self.completions[1].is_some() {
+            return Err(Status::InvalidQueue);
+        }
+        self.doorbells.set(HEAD, 0);
         self.completions[1] = Some(Completions {
             ring,
             phase: 1,
@@ -216,10 +220,15 @@ impl Engine {
     }
 
     fn create_submissions(&mut self, command: &Command) -> Outcome {
-        if self.completions[1].is_none() || command.halves(11).1 != 1 {
+        let ring = Self::described(command)?;
+        if self.submissions[1].is_some() {
             return Err(Status::InvalidQueue);
         }
-        self.submissions[1] = Some(Self::ring(command)?);
+        if self.completions[1].is_none() || command.halves(11).1 != 1 {
+            return Err(Status::InvalidCompletions);
+        }
+        self.doorbells.set(TAIL, 0);
+        self.submissions[1] = Some(ring);
         Ok(0)
     }
 
@@ -231,8 +240,12 @@ impl Engine {
     }
 }
 
+fn deleted<T>(queue: Option<T>) -> Outcome {
+    queue.map(|_| 0).ok_or(Status::InvalidQueue)
+}
+
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::disk::SECTOR;
     use proptest::prelude::*;
@@ -244,7 +257,15 @@ mod tests {
     const DATA: u64 = 0x5000;
     const ENTRIES: u32 = 8;
 
-    fn engine() -> Engine {
+    impl Engine {
+        /// Has a doorbell have a value, as the driver does.
+        pub fn ring(&self, doorbell: u32, value: u32) {
+            self.doorbells.set(doorbell, value);
+        }
+    }
+
+    /// With an admin queue.
+    pub fn engine() -> Engine {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 * SECTOR).unwrap();
@@ -309,9 +330,31 @@ mod tests {
         let submissions = [(0, 1), (10, 1 | 7 << 16), (11, 1 << 16 | 1)];
         assert_eq!(
             ask(&mut engine, 0, &submissions).1,
-            Status::InvalidQueue as u32
+            Status::InvalidCompletions as u32
         );
         create_queues(&mut engine);
+        for (opcode, status) in [
+            (1, Status::InvalidQueue),
+            (4, Status::InvalidDeletion),
+            (5, Status::InvalidQueue),
+        ] {
+            let again = [(0, opcode), (10, 1 | 7 << 16), (11, 1 << 16 | 1)];
+            assert_eq!(ask(&mut engine, 0, &again).1, status as u32);
+        }
+        // A queue that is new has nothing to do, whatever that before it had.
+        let flush = [(0, 0)];
+        assert_eq!(ask(&mut engine, 1, &flush), (0, 0));
+        for opcode in [0, 1] {
+            let words = [(0, opcode), (10, 1 | 7 << 16), (11, 1 << 16 | 1)];
+            assert_eq!(ask(&mut engine, 0, &words), (0, 0));
+        }
+        assert_eq!(engine.completions[1].map(|queue| queue.ring.at), Some(1));
+        for opcode in [0, 4] {
+            assert_eq!(ask(&mut engine, 0, &[(0, opcode), (10, 1)]), (0, 0));
+        }
+        create_queues(&mut engine);
+        let large = [(0, 1), (10, 1 | 64 << 16), (11, 1 << 16 | 1)];
+        assert_eq!(ask(&mut engine, 0, &large).1, Status::InvalidSize as u32);
         engine.disable();
         assert!(!engine.is_running());
     }

@@ -31,6 +31,8 @@ const WAITING: usize = 256;
 enum Wire {
     Peer,
     Tap(File),
+    /// The tap has gone.
+    Cut,
 }
 
 /// The device, whose first queue receives and whose second sends.
@@ -57,25 +59,35 @@ impl Net {
             Wire::Peer => peer::answer(frame).map_or((), |answer| self.keep(answer)),
             // A wire may lose frames, and has no other way to say that it is full.
             Wire::Tap(file) => drop(file.write(frame)),
+            Wire::Cut => {}
         }
     }
 
-    /// All that the tap has, also when nobody takes it: the tap would wake the thread again.
+    /// What the tap has, also when nobody takes it: the tap would wake the thread again. No more
+    /// at once than can wait, as others may send faster than this reads.
     fn receive(&mut self) -> Result<()> {
-        let mut frame = [0; FRAME];
-        while let Wire::Tap(file) = &mut self.wire {
+        // One byte more tells frames that are too large.
+        let mut frame = [0; FRAME + 1];
+        for _ in 0..WAITING {
+            let Wire::Tap(file) = &mut self.wire else {
+                break;
+            };
             match file.read(&mut frame) {
                 Ok(length) => self.keep(frame[..length].to_vec()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) => return Err(e).context("tap"),
+                Err(e) => {
+                    // Closes it: it would wake the thread for ever.
+                    self.wire = Wire::Cut;
+                    return Err(e).context("tap");
+                }
             }
         }
         Ok(())
     }
 
-    /// A wire loses what there is no room for.
+    /// A wire loses what there is no room for, or is too large.
     fn keep(&mut self, frame: Vec<u8>) {
-        if self.waiting.len() < WAITING {
+        if self.waiting.len() < WAITING && frame.len() <= FRAME {
             self.waiting.push_back(frame);
         }
     }
@@ -128,7 +140,7 @@ impl Backend for Net {
 
     fn file(&self) -> Option<RawFd> {
         match &self.wire {
-            Wire::Peer => None,
+            Wire::Peer | Wire::Cut => None,
             Wire::Tap(file) => Some(file.as_raw_fd()),
         }
     }
@@ -149,15 +161,66 @@ impl Backend for Net {
         let mut wanted = false;
         if event == Event::Queue(1) {
             wanted = drain(send, memory, |chain| {
-                let bytes = take(chain, memory, HEADER.len() + FRAME)?;
-                self.send(
-                    bytes
-                        .get(HEADER.len()..)
-                        .context("a frame without header")?,
-                );
+                // What is too large for the wire is lost there.
+                if let Ok(bytes) = take(chain, memory, HEADER.len() + FRAME) {
+                    self.send(bytes.get(HEADER.len()..).unwrap_or_default());
+                }
                 Ok(0)
             })?;
         }
         Ok(self.deliver(receive, memory)? || wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::tests::{BUFFERS, memory, queue, queue_at};
+    use super::*;
+    use vm_memory::{Bytes, GuestAddress};
+
+    #[test]
+    fn a_tap_that_has_gone_fails_once() {
+        let mut net = Net::new("").unwrap();
+        net.wire = Wire::Tap(File::options().write(true).open("/dev/null").unwrap());
+        assert!(net.serve(Event::File, &mut [], &memory()).is_err());
+        assert!(net.file().is_none());
+        assert!(!net.serve(Event::File, &mut [], &memory()).unwrap());
+    }
+
+    #[test]
+    fn frames_of_no_possible_size_are_lost() {
+        let memory = memory();
+        let frames = [12 + FRAME as u32 + 1, 5, 12, 0xffff_0000];
+        let send = queue(&memory, &frames.map(|size| vec![(BUFFERS, size, false)]));
+        let mut receive = Queue::new(16).unwrap();
+        receive.set_event_idx(true);
+        let mut queues = [receive, send];
+        let mut net = Net::new("").unwrap();
+        assert!(net.serve(Event::Queue(1), &mut queues, &memory).unwrap());
+        assert_eq!(queues[1].next_used(), 4);
+    }
+    #[test]
+    fn frames_wait_for_buffers_and_then_for_nothing() {
+        let memory = memory();
+        let mut request = [0; 12 + 42];
+        request[24..34].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        // Of 0.0.0.0 for 0.0.0.1.
+        request[53] = 1;
+        memory.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
+        let send = queue(&memory, &[vec![(BUFFERS, request.len() as u32, false)]]);
+        let mut queues = [queue_at(&memory, 0x8000, &[]), send];
+        let no_notify = |queue: &Queue| {
+            let flags = GuestAddress(queue.used_ring());
+            memory.read_obj::<u16>(flags).unwrap()
+        };
+        let mut net = Net::new("").unwrap();
+        net.serve(Event::Queue(1), &mut queues, &memory).unwrap();
+        assert_eq!((net.waiting.len(), no_notify(&queues[0])), (1, 0));
+
+        queues[0] = queue_at(&memory, 0x8000, &[vec![(BUFFERS + 0x100, 1526, true)]]);
+        assert!(net.serve(Event::Queue(0), &mut queues, &memory).unwrap());
+        assert_eq!((net.waiting.len(), no_notify(&queues[0])), (0, 1));
+        let operation = GuestAddress(BUFFERS + 0x100 + 12 + 14 + 7);
+        assert_eq!(memory.read_obj::<u8>(operation).unwrap(), 2);
     }
 }

@@ -151,7 +151,8 @@ impl Transport {
         if !is_known || !is_modern {
             status &= !VIRTIO_CONFIG_S_FEATURES_OK;
         }
-        self.link.page.set(VIRTIO_MMIO_STATUS, status);
+        // Only a reset clears bits. The thread may set one meanwhile.
+        self.link.page.set_bits(VIRTIO_MMIO_STATUS, status);
         if status & !was & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
             self.activate();
         }
@@ -317,6 +318,20 @@ mod tests {
         write(&mut transport, VIRTIO_MMIO_STATUS, 0);
         assert!(transport.link.queues.lock().unwrap().is_empty());
         assert_eq!(read(&mut transport, VIRTIO_MMIO_QUEUE_READY), 0);
+    }
+
+    #[test]
+    fn only_a_reset_clears_status() {
+        let mut transport = transport();
+        set_up_queues(&mut transport);
+        accept(&mut transport, 1 << VIRTIO_F_VERSION_1);
+        for status in [VIRTIO_CONFIG_S_DRIVER_OK, 1, VIRTIO_CONFIG_S_DRIVER_OK] {
+            write(&mut transport, VIRTIO_MMIO_STATUS, status);
+        }
+        assert_eq!(transport.link.queues.lock().unwrap().len(), 2);
+        transport.link.fail().unwrap();
+        write(&mut transport, VIRTIO_MMIO_STATUS, 1);
+        assert_eq!(read(&mut transport, VIRTIO_MMIO_STATUS), 0x4d);
     }
 
     #[test]

@@ -24,18 +24,7 @@ struct Worker<B> {
 
 /// Starts the thread, which lives as long as the process.
 pub fn spawn(name: &str, backend: impl Backend, link: Arc<Link>) -> Result<()> {
-    let worker = Worker {
-        name: name.to_owned(),
-        epoll: Epoll::new()?,
-        backend,
-        link,
-    };
-    for (index, kick) in (0..).zip(&worker.link.kicks) {
-        worker.watch(kick.as_raw_fd(), index)?;
-    }
-    if let Some(file) = worker.backend.file() {
-        worker.watch(file, FILE)?;
-    }
+    let worker = Worker::new(name, backend, link)?;
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || worker.run())
@@ -44,6 +33,22 @@ pub fn spawn(name: &str, backend: impl Backend, link: Arc<Link>) -> Result<()> {
 }
 
 impl<B: Backend> Worker<B> {
+    fn new(name: &str, backend: B, link: Arc<Link>) -> Result<Self> {
+        let worker = Self {
+            name: name.to_owned(),
+            epoll: Epoll::new()?,
+            backend,
+            link,
+        };
+        for (index, kick) in (0..).zip(&worker.link.kicks) {
+            worker.watch(kick.as_raw_fd(), index)?;
+        }
+        if let Some(file) = worker.backend.file() {
+            worker.watch(file, FILE)?;
+        }
+        Ok(worker)
+    }
+
     fn watch(&self, file: RawFd, data: u64) -> io::Result<()> {
         let event = EpollEvent::new(EventSet::IN, data);
         self.epoll.ctl(ControlOperation::Add, file, event)
@@ -99,5 +104,74 @@ impl<B: Backend> Worker<B> {
                 Err(e)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::device::Description;
+    use super::super::queue::tests::{memory, queue};
+    use super::*;
+    use crate::page::RegisterPage;
+    use crate::wiring::Interrupt;
+    use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+    use virtio_bindings::virtio_mmio::*;
+    use virtio_queue::Queue;
+    use vm_memory::GuestMemoryMmap;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    /// Wants an interrupt the first time, and then fails.
+    struct Once(bool);
+
+    impl Backend for Once {
+        fn describe(&self) -> Description {
+            unreachable!("only registers ask")
+        }
+
+        fn serve(&mut self, _: Event, _: &mut [Queue], _: &GuestMemoryMmap) -> Result<bool> {
+            anyhow::ensure!(!self.0, "the second time");
+            self.0 = true;
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn interrupts_then_fails_then_waits_for_a_reset() {
+        let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+        let memory = memory();
+        let interrupts = event();
+        let link = Arc::new(Link {
+            queues: Mutex::default(),
+            kicks: vec![event()],
+            page: RegisterPage::new().unwrap(),
+            interrupt: Interrupt::Irqfd(interrupts.try_clone().unwrap()),
+            counts: Arc::default(),
+            memory: memory.clone(),
+        });
+        let mut worker = Worker::new("once", Once(false), link.clone()).unwrap();
+        let mut ring = || {
+            link.kicks[0].write(1).unwrap();
+            worker.wait()
+        };
+        let status = || link.page.get(VIRTIO_MMIO_INTERRUPT_STATUS);
+
+        ring().unwrap();
+        assert!(interrupts.read().is_err(), "no driver has set it up");
+        link.queues.lock().unwrap().push(queue(&memory, &[]));
+        ring().unwrap();
+        assert_eq!(
+            (interrupts.read().unwrap(), status()),
+            (1, VIRTIO_MMIO_INT_VRING)
+        );
+        assert!(ring().is_err());
+        assert_eq!((interrupts.read().unwrap(), status()), (1, 3));
+        assert_eq!(
+            link.page.get(VIRTIO_MMIO_STATUS),
+            VIRTIO_CONFIG_S_NEEDS_RESET
+        );
+        ring().unwrap();
+        assert!(interrupts.read().is_err());
     }
 }
