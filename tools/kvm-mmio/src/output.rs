@@ -1,22 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Tables for people, JSON Lines for programs.
+//! Tables for people.
 
 use std::io::Write;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
 
 use crate::counts::Counts;
-use crate::group::Group;
-use crate::reading::{Clock, HEAT, KERNEL, Last, USERSPACE};
-use crate::site::{Quantiles, Times};
-use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
-use crate::summary::{Summary, VmSummary};
+use crate::json_lines::known_width;
+use crate::reading::{HEAT, Last};
+use crate::site::Times;
+use crate::summary::Summary;
 use crate::view::By;
-
-/// Version of the JSON Lines; grows when a field changes its meaning or goes away.
-pub const SCHEMA: u32 = 2;
 
 /// What the columns of tables mean, for the man page.
 pub const COLUMNS: &[(&str, &str)] = &[
@@ -84,197 +79,6 @@ const ONE_COUNT: &str = "one count for all of them: count, or record, with --sou
 /// The module counts by page only.
 const NO_SITES: &str = "the module does not tell which instructions access a page: count, or record, \
      with --source tracepoints";
-
-/// One line of JSON Lines. Each has a `kind`; the first one is the header.
-#[derive(Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Line<'a> {
-    Header {
-        schema: u32,
-        program: &'static str,
-        version: &'static str,
-        command: &'static str,
-    },
-    Interval {
-        seconds: f64,
-        boottime_ns: u64,
-        heat: bool,
-        pages_per_vcpu: u32,
-        source: &'static str,
-        vms_lost: u64,
-        events_lost: u64,
-        accesses: u64,
-        heat_dropped: u64,
-        pages_hidden: usize,
-        accesses_hidden: u64,
-    },
-    Vm(&'a VmSummary),
-    Page(PageLine<'a>),
-    Group(GroupLine<'a>),
-}
-
-/// A row of a table of VMs or devices.
-#[derive(Serialize)]
-pub struct GroupLine<'a> {
-    #[serde(flatten)]
-    group: &'a Group,
-    #[serde(flatten)]
-    counts: CountsLine,
-}
-
-/// Counts; null is what the source does not know.
-#[derive(Serialize)]
-struct CountsLine {
-    count: u64,
-    reads: u64,
-    writes: u64,
-    kernel: u64,
-    userspace: u64,
-    fast: Option<u64>,
-    wildcard: u64,
-    cycles: Option<u64>,
-    seconds: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    latency_ns: Option<Quantiles>,
-}
-
-impl CountsLine {
-    fn new(counts: &Counts, times: &Times, clock: &Clock) -> Self {
-        let known = |value: u64| (!clock.is_traced()).then_some(value);
-        Self {
-            count: counts.count,
-            reads: counts.reads,
-            writes: counts.writes,
-            kernel: counts.kernel,
-            userspace: counts.userspace,
-            fast: known(counts.fast),
-            wildcard: counts.wildcard,
-            cycles: known(counts.cycles),
-            seconds: known(counts.cycles).map(|cycles| clock.seconds(cycles)),
-            latency_ns: times.quantiles(),
-        }
-    }
-}
-
-/// A row of the table.
-#[derive(Serialize)]
-pub struct PageLine<'a> {
-    vm: u64,
-    tgid: u32,
-    process: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vcpu: Option<u32>,
-    gpa: String,
-    name: &'a str,
-    device: &'a str,
-    /// Devices that share the page, and its counts.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    shared: &'a [String],
-    #[serde(flatten)]
-    counts: CountsLine,
-    last: LastLine,
-}
-
-#[derive(Serialize)]
-struct LastLine {
-    size_bytes: u8,
-    width_bits: Option<u8>,
-    direction: crate::reading::Direction,
-    outcome: &'static str,
-}
-
-const OUTCOMES: [(u8, &str); 7] = [
-    (Outcome::FastKernel as u8, "fast_kernel"),
-    (Outcome::FastUserspace as u8, "fast_userspace"),
-    (Outcome::EmulatedKernel as u8, "emulated_kernel"),
-    (Outcome::EmulatedUserspace as u8, "emulated_userspace"),
-    (Outcome::Wildcard as u8, "wildcard"),
-    // Of tracepoints, which do not tell what is fast.
-    (KERNEL, "kernel"),
-    (USERSPACE, "userspace"),
-];
-
-fn outcome(last: &Last) -> &'static str {
-    let mut all = OUTCOMES.iter();
-    all.find(|(number, _)| *number == last.outcome)
-        .map_or("unknown", |(_, name)| name)
-}
-
-fn known_width(last: &Last) -> Option<u8> {
-    (last.width != UNKNOWN_WIDTH && last.size != 0).then_some(last.width)
-}
-
-pub fn header(out: &mut dyn Write, command: &'static str) -> Result<()> {
-    line(
-        out,
-        &Line::Header {
-            schema: SCHEMA,
-            program: env!("CARGO_PKG_NAME"),
-            version: env!("CARGO_PKG_VERSION"),
-            command,
-        },
-    )
-}
-
-pub fn line(out: &mut dyn Write, line: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(line)?;
-    Ok(writeln!(out, "{text}")?)
-}
-
-/// A summary as JSON Lines.
-pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
-    let clock = &summary.clock;
-    line(
-        out,
-        &Line::Interval {
-            seconds: summary.elapsed.as_secs_f64(),
-            boottime_ns: clock.boottime,
-            heat: clock.flags & HEAT != 0,
-            pages_per_vcpu: clock.pages_per_vcpu,
-            source: if clock.is_traced() {
-                "tracepoints"
-            } else {
-                "module"
-            },
-            vms_lost: clock.vms_lost(),
-            events_lost: clock.events_lost(),
-            accesses: summary.accesses,
-            heat_dropped: summary.dropped(),
-            pages_hidden: summary.hidden.0,
-            accesses_hidden: summary.hidden.1,
-        },
-    )?;
-    for vm in &summary.vms {
-        line(out, &Line::Vm(vm))?;
-    }
-    for group in &summary.groups {
-        let counts = CountsLine::new(&group.counts, &group.times, clock);
-        line(out, &Line::Group(GroupLine { group, counts }))?;
-    }
-    for row in &summary.rows {
-        line(
-            out,
-            &Line::Page(PageLine {
-                vm: row.key.vm,
-                tgid: row.tgid,
-                process: &row.process,
-                vcpu: row.key.vcpu,
-                gpa: format!("{:#x}", row.key.gpa),
-                name: &row.name,
-                device: &row.device,
-                shared: &row.shared,
-                counts: CountsLine::new(&row.counts, &row.times(), clock),
-                last: LastLine {
-                    size_bytes: row.last.size,
-                    width_bits: known_width(&row.last),
-                    direction: row.last.direction,
-                    outcome: outcome(&row.last),
-                },
-            }),
-        )?;
-    }
-    Ok(())
-}
 
 /// A table without lines, numbers to the right.
 pub fn table(titles: &[&str], left: &[usize]) -> Table {
@@ -639,33 +443,5 @@ VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   f
 10662 accesses in 0.000 s
 ";
         assert!(table(By::Vm).starts_with(vms), "{}", table(By::Vm));
-    }
-
-    #[test]
-    fn json_lines() {
-        let mut text = Vec::new();
-        header(&mut text, "report").unwrap();
-        summary_json(&mut text, &summary(100)).unwrap();
-        let lines: Vec<serde_json::Value> = String::from_utf8(text)
-            .unwrap()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        let kinds: Vec<_> = lines
-            .iter()
-            .map(|line| line["kind"].as_str().unwrap())
-            .collect();
-        assert_eq!(
-            kinds,
-            [
-                "header", "interval", "vm", "vm", "page", "page", "page", "page"
-            ]
-        );
-        assert_eq!(lines[0]["schema"], SCHEMA);
-        assert_eq!(lines[1]["accesses"], 10662);
-        assert_eq!(lines[2]["counters"]["faults"], 10620);
-        assert_eq!(lines[2]["counters"]["fast_irqsoff"], 5300);
-        assert_eq!(lines[4]["gpa"], "0xfe003000");
-        assert_eq!(lines[4]["last"]["outcome"], "fast_kernel");
     }
 }

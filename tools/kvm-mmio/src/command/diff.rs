@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::report::{Played, Total, play};
 use crate::cli::Diff;
+use crate::json_lines;
 use crate::output::{self, plural};
 use crate::row::{Row, rows};
 use crate::view::{Filter, View};
@@ -171,8 +172,8 @@ fn lines(
         after_seconds: f64,
         pages_hidden: usize,
     }
-    output::header(out, "diff")?;
-    output::line(
+    json_lines::header(out, "diff")?;
+    json_lines::line(
         out,
         &Both {
             before_seconds: seconds.0,
@@ -182,7 +183,7 @@ fn lines(
     )?;
     changes
         .iter()
-        .try_for_each(|change| output::line(out, change))
+        .try_for_each(|change| json_lines::line(out, change))
 }
 
 #[cfg(test)]

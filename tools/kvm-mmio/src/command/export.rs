@@ -15,6 +15,7 @@ use crate::cli::Export;
 use crate::device::System;
 use crate::failure::{Failure, warn};
 use crate::http::{Answer, Request, Server};
+use crate::json_lines;
 use crate::metrics::{Format, Limits, render};
 use crate::output;
 use crate::reading::Reading;
@@ -73,11 +74,11 @@ fn metrics(reading: Option<&Reading>, names: &Names, args: &Export, format: Form
 
 fn lines(reading: Option<&Reading>, names: &Names, top: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    output::header(&mut bytes, "export")?;
+    json_lines::header(&mut bytes, "export")?;
     if let Some(reading) = reading {
         let since_boot = Duration::from_nanos(reading.clock.boottime);
         let summary = Summary::new(reading, since_boot, names, &View::default(), top);
-        output::summary_json(&mut bytes, &summary)?;
+        json_lines::summary_json(&mut bytes, &summary)?;
     }
     Ok(bytes)
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::report::play;
 use crate::cli::{Format, Plot};
 use crate::failure::Failure;
+use crate::json_lines;
 use crate::output::{self, plural};
 use crate::plot::{Collector, Matrix, Picture, png, svg};
 use crate::recording::Start;
@@ -57,8 +58,8 @@ fn tell(out: &mut dyn Write, output: &Path, matrix: &Matrix, json: bool) -> Resu
     if !json {
         return Ok(writeln!(out, "{}", output.display())?);
     }
-    output::header(out, "plot")?;
-    output::line(
+    json_lines::header(out, "plot")?;
+    json_lines::line(
         out,
         &Drawn {
             file: output,

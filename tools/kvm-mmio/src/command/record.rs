@@ -13,6 +13,7 @@ use crate::child::{self, Running};
 use crate::cli::Record;
 use crate::device::{System, warn_of_setting};
 use crate::failure::Failure;
+use crate::json_lines;
 use crate::output;
 use crate::reading::Reading;
 use crate::recording::{Recorder, Start};
@@ -282,8 +283,8 @@ impl Session<'_> {
                 .finish()
                 .context("cannot write the recording")?;
         if json {
-            output::header(out, "record")?;
-            return output::line(out, &self.progress);
+            json_lines::header(out, "record")?;
+            return json_lines::line(out, &self.progress);
         }
         let _ = writeln!(
             io::stderr(),

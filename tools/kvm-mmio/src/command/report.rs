@@ -12,6 +12,7 @@ use crate::advice::Advice;
 use crate::cli::{Layout, NameFiles, Report, Span};
 use crate::csv;
 use crate::failure::{Failure, warn};
+use crate::json_lines;
 use crate::output;
 use crate::reading::{HEAT, Reading};
 use crate::recording::frame::Damage;
@@ -46,10 +47,10 @@ pub fn show(
     json: bool,
 ) -> Result<()> {
     if json {
-        output::header(out, command)?;
-        output::summary_json(out, summary)?;
+        json_lines::header(out, command)?;
+        json_lines::summary_json(out, summary)?;
         let mut advice = summary.advice.iter();
-        return advice.try_for_each(|advice| output::line(out, advice));
+        return advice.try_for_each(|advice| json_lines::line(out, advice));
     }
     if layout.csv {
         // What one has to know has no place in it.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::device::System;
 use crate::failure::{Failure, Status};
+use crate::json_lines;
 use crate::output;
 use crate::trace;
 
@@ -61,10 +62,10 @@ impl Check {
 pub fn run(out: &mut dyn Write, system: &System, json: bool) -> Result<()> {
     let checks = checks(system);
     if json {
-        output::header(out, "status")?;
+        json_lines::header(out, "status")?;
         checks
             .iter()
-            .try_for_each(|check| output::line(out, check))?;
+            .try_for_each(|check| json_lines::line(out, check))?;
     } else {
         checks.iter().try_for_each(|check| print(out, check))?;
     }

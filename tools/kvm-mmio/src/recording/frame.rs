@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use thiserror::Error;
 
 /// First bytes of each recording. The last one is the version of the format.
-pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x04";
+pub const MAGIC: [u8; 12] = *b"kvm-mmio\r\n\0\x05";
 
 /// The first version that this program reads. Later ones have more kinds of frames.
 const OLDEST: u8 = 2;
@@ -90,6 +90,7 @@ impl<W: Write> Writer<W> {
 /// Reads frames.
 pub struct Reader<R> {
     input: R,
+    version: u8,
     /// First byte of the next frame.
     offset: u64,
 }
@@ -107,8 +108,14 @@ impl<R: Read> Reader<R> {
         }
         Ok(Self {
             input,
+            version,
             offset: MAGIC.len() as u64,
         })
+    }
+
+    /// That of the format.
+    pub fn version(&self) -> u8 {
+        self.version
     }
 
     /// Where the next frame begins.
@@ -188,7 +195,7 @@ mod tests {
         let message = fault.unwrap().to_string();
         assert_eq!(
             message,
-            "the format is version 1, this program knows 2 to 4"
+            "the format is version 1, this program knows 2 to 5"
         );
     }
 
@@ -226,7 +233,7 @@ mod tests {
             let place = place.index(bytes.len());
             bytes[place] ^= 1 << bit;
             // The same frames, of the version before.
-            prop_assume!(bytes[..MAGIC.len()] != *b"kvm-mmio\r\n\0\x02");
+            prop_assume!(bytes[..MAGIC.len()] != *b"kvm-mmio\r\n\0\x04");
             let (read, offset, fault) = read_all(&bytes);
             let before = (0..=payloads.len()).rev().find(|n| file(&payloads[..*n]).len() <= place);
             let good = before.unwrap_or(0);

@@ -6,6 +6,7 @@ mod config;
 mod map;
 mod monitor;
 mod mtree;
+mod mtree_line;
 mod names;
 mod range;
 

@@ -14,6 +14,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::cli::Top;
 use crate::device::{System, warn_of_setting};
+use crate::json_lines;
 use crate::output;
 use crate::region::Names;
 use crate::signal::{Stop, next_after};
@@ -50,7 +51,7 @@ fn lines(
     json: bool,
 ) -> Result<()> {
     if json {
-        output::header(out, "top")?;
+        json_lines::header(out, "top")?;
     }
     let mut before = source.read()?;
     warn_of_setting(&before);
@@ -65,7 +66,7 @@ fn lines(
         let (grown, elapsed) = (now.since(&before), now.elapsed_since(&before));
         let summary = Summary::new(&grown, elapsed, &names, &args.list.view(), args.list.top);
         if json {
-            output::summary_json(out, &summary)?;
+            json_lines::summary_json(out, &summary)?;
         } else {
             output::summary_text(out, &summary)?;
             writeln!(out)?;
