@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the kernel has, and who may read it.
+
+use super::*;
+
+#[test]
+fn status_of_a_kernel_that_has_it_all() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let done = kernel.run(&["status"]).expect(0, "AMD with NPT", "");
+    for part in [
+        "7.3.4",
+        "mask            value 0x9, mask 0x9",
+        "readable: 2 VMs, 5 page records",
+    ] {
+        assert!(done.out.contains(part), "{}", done.out);
+    }
+    let lines = kernel.run(&["--json", "status"]).expect(0, "", "").json();
+    assert_eq!(lines[0]["schema"], 2);
+    assert!(
+        lines[1..].iter().all(|line| line["state"] == "ok"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn status_says_who_keeps_the_module() {
+    let kernel = Kernel::with(&sample::two_vms());
+    assert!(!kernel.run(&["status"]).out.contains("readers"));
+    kernel.write("proc/815/comm", "kvm-mmio\n");
+    fs::create_dir(kernel.path("proc/815/fd")).unwrap();
+    symlink(
+        kernel.path("dev/kvm_mmio_ext"),
+        kernel.path("proc/815/fd/3"),
+    )
+    .unwrap();
+    symlink("/dev/null", kernel.path("proc/815/fd/4")).unwrap();
+    kernel
+        .run(&["status"])
+        .expect(0, "have it open: 815 kvm-mmio", "")
+        .expect(0, "rmmod says that the module is in use", "");
+}
+
+#[test]
+fn status_says_what_is_missing() {
+    Kernel::bare()
+        .run(&["status"])
+        .expect(3, "insmod kvm_mmio_ext.ko", "");
+    let unpatched = Kernel::bare();
+    unpatched.write("sys/module/kvm/parameters/mmio_caching", "N\n");
+    unpatched.write("proc/kallsyms", "0000 T kvm_init\t[kvm]\n");
+    unpatched
+        .run(&["status"])
+        .expect(3, "patches/7.3", "")
+        .expect(3, "mmio_caching=0", "");
+}
+
+#[test]
+fn what_is_switched_off_is_seen_all_the_same() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("sys/module/kvm/parameters/mmio_caching", "N\n");
+    kernel.write("sys/module/kvm_mmio_ext/parameters/enabled", "N\n");
+    let advice = "echo Y > /sys/module/kvm_mmio_ext/parameters/enabled";
+    kernel
+        .run(&["status"])
+        .expect(0, advice, "")
+        .expect(0, "mmio_caching=0", "");
+    let mut off = sample::two_vms();
+    off.clock.flags &= !reading::ENABLED;
+    kernel.write("dev/kvm_mmio_ext", sample::file(&off));
+    kernel
+        .run(&["stat", "--", "true"])
+        .expect(0, "", "every access goes to KVM's emulator")
+        .expect(0, "", advice);
+}
+
+#[test]
+fn no_module_is_explained() {
+    for command in ["top", "record"] {
+        let advice = "the module kvm_mmio_ext is not loaded: load it";
+        Kernel::bare()
+            .run(&[command, "--source", "module"])
+            .expect(3, "", advice);
+        let advice = "is not loaded, and there are no tracepoints of KVM: load it";
+        Kernel::bare().run(&[command]).expect(3, "", advice);
+    }
+    Kernel::bare()
+        .run(&["stat", "--source", "tracepoints", "--", "true"])
+        .expect(125, "", "modprobe kvm");
+    let old = Kernel::with(&sample::idle());
+    fs::remove_file(old.path("dev/kvm_mmio_ext")).unwrap();
+    old.run(&["top"])
+        .expect(3, "", "the module is older than this program");
+}
+
+#[test]
+fn who_may_not_read_is_told_so() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let device = kernel.path("dev/kvm_mmio_ext");
+    fs::set_permissions(device, fs::Permissions::from_mode(0o000)).unwrap();
+    as_nobody(&kernel, &["top"]).expect(4, "", "run this as root");
+    as_nobody(&kernel, &["status"]).expect(4, "you may not open", "");
+    as_nobody(&kernel, &["export"]).expect(4, "kvm_mmio_up 0", "run this as root");
+    as_nobody(&kernel, &["stat", "--", "true"]).expect(125, "", "run this as root");
+}
+
+#[test]
+fn a_file_that_is_something_else() {
+    let kernel = Kernel::with(&sample::idle());
+    kernel.write("dev/kvm_mmio_ext", "hello");
+    kernel
+        .run(&["export"])
+        .expect(1, "kvm_mmio_up 0", "not the statistics file");
+    kernel.write("dev/kvm_mmio_ext", &sample::file(&sample::two_vms())[..700]);
+    kernel
+        .run(&["top", "-n1"])
+        .expect(1, "", "at byte 700, it ends too early");
+}
