@@ -42,9 +42,11 @@ pub(crate) struct Device {
 impl Device {
     #[inline(always)]
     fn signal_if(&self, signals: bool) {
-        // The word was first: whoever is woken sees it.
-        if let (true, Some(eventfd)) = (signals, &self.eventfd) {
-            eventfd.signal();
+        if signals {
+            // The word was first: whoever is woken sees it.
+            if let Some(eventfd) = &self.eventfd {
+                eventfd.signal();
+            }
         }
     }
 }
