@@ -5,7 +5,7 @@
 use crate::{
     addr::Gva,
     generation::MemslotGeneration,
-    kvm::Code,
+    kvm::{Code, PAGE_SIZE},
     pure::{
         code_page::{self, Context, Hold},
         decode::MAX_LENGTH,
@@ -27,6 +27,9 @@ const ENTRY_BITS: u32 = 10;
 pub(crate) const WINDOW: usize = size_of::<[u64; 2]>();
 
 const _: () = assert!(WINDOW > MAX_LENGTH);
+
+/// The last place in a page that a window fits behind.
+const LAST_WINDOW: u64 = (PAGE_SIZE - WINDOW) as u64;
 
 /// No instruction or page of code is here: the address is not canonical.
 const NOWHERE: u64 = 1 << 63;
@@ -117,17 +120,50 @@ impl CodePage {
         self.page == page && self.context == *context
     }
 
-    /// Whether a walk and a read would find `bytes` at `rip`, an address within the page.
+    /// Whether a walk and a read would find an instruction, whose address is within the page.
     #[inline(always)]
-    pub(crate) fn has(&self, rip: u64, bytes: &[u64; 2]) -> bool {
-        self.code.has(rip - self.page.0, bytes)
+    pub(crate) fn has(&self, insn: &KnownInsn) -> bool {
+        let offset = insn.rip - self.page.0;
+        if offset > LAST_WINDOW {
+            return self.has_at_end(insn);
+        }
+        self.code.has(offset, &insn.bytes)
     }
 
-    /// What a walk and a read would find at `rip`, an address within the page. `None` if an entry
-    /// has changed, or the memory is gone.
-    pub(crate) fn read(&self, rip: u64) -> Option<[u64; 2]> {
-        self.code.read(rip - self.page.0)
+    #[cold]
+    #[inline(never)]
+    fn has_at_end(&self, insn: &KnownInsn) -> bool {
+        self.read(insn.rip)
+            .is_some_and(|bytes| insn.is_executed(overlapping(bytes)))
     }
+
+    /// What a walk and a read would find at `rip`, an address within the page, and zeroes behind the
+    /// page: [`bytes_left`] tells how many there are. `None` if an entry has changed, or the memory
+    /// is gone.
+    pub(crate) fn read(&self, rip: u64) -> Option<[u64; 2]> {
+        let offset = rip - self.page.0;
+        let start = offset.min(LAST_WINDOW);
+        let bytes = self.code.read(start)?;
+        Some(without_first(bytes, offset - start))
+    }
+}
+
+/// How many of the bytes of a window are in the page of `rip`. What follows is another page's, which
+/// the guest may have anywhere.
+pub(crate) const fn bytes_left(rip: u64) -> usize {
+    let left = PAGE_SIZE - (rip - Gva(rip).page().0) as usize;
+    if left < WINDOW {
+        left
+    } else {
+        WINDOW
+    }
+}
+
+/// What is left of a window without its first `count` bytes, fewer than all.
+const fn without_first([first, last]: [u64; 2], count: u64) -> [u64; 2] {
+    let all = (last as u128) << 64 | first as u128;
+    let left = all >> (8 * count);
+    [left as u64, (left >> 64) as u64]
 }
 
 /// The bytes 0 to 7 and 7 to 14, as they are read where the processor has stored 15.

@@ -12,8 +12,8 @@
 use crate::{
     addr::Gva,
     generation::MemslotGeneration,
-    insns::{in_a_row, CodePage, KnownInsn, WINDOW},
-    kvm::{levels, AssistBytes, Code, Mode, Pte, Purpose, MAX_LEVELS, PAGE_SIZE},
+    insns::{bytes_left, in_a_row, CodePage, KnownInsn},
+    kvm::{levels, AssistBytes, Code, Mode, Pte, Purpose, MAX_LEVELS},
     pure::{
         code_page::{self, Context},
         decode::{decode, MAX_LENGTH},
@@ -61,7 +61,7 @@ pub(crate) fn known_plan<'a>(
         Some(words) => insn.is_executed(words),
         None => cache
             .page(rip, &context(vcpu, mode, generation))
-            .is_some_and(|page| page.has(rip, &insn.bytes)),
+            .is_some_and(|page| page.has(insn)),
     };
     if holds {
         Ok(&insn.plan)
@@ -97,12 +97,11 @@ pub(crate) fn fetch(vcpu: &mut Vcpu<'_>, mode: Mode, assist: AssistBytes<'_>) ->
         }
     }
 
-    let offset = (rip - Gva(rip).page().0) as usize;
-    if offset + WINDOW > PAGE_SIZE {
-        return refuse(vcpu, rip, Reason::Fetch);
-    }
+    let left = bytes_left(rip);
     match read(vcpu, rip, context(vcpu, mode, generation)) {
-        Read::Bytes(bytes) if remember(vcpu, rip, bytes, WINDOW) => Ok(()),
+        Read::Bytes(bytes) if remember(vcpu, rip, bytes, left) => Ok(()),
+        // There may be more of it in another page.
+        Read::Bytes(_) if left < MAX_LENGTH => refuse(vcpu, rip, Reason::Fetch),
         Read::Bytes(_) => refuse(vcpu, rip, Reason::Insn),
         Read::Nothing => refuse(vcpu, rip, Reason::Fetch),
         Read::NotNow => Err(Event::RefusedFetch),
@@ -124,7 +123,7 @@ enum Read {
     NotNow,
 }
 
-/// Reads the code at RIP, in one page, with a walk of the page tables unless its page is known.
+/// Reads the code at RIP as far as it is in its page, with a walk of the page tables unless its page is known.
 fn read(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Read {
     if let Some(page) = vcpu.fetch_cache().page(rip, &context) {
         if let Some(bytes) = page.read(rip) {

@@ -14,6 +14,7 @@ use crate::guest::cpu::EFER_NXE;
 use crate::guest::layout::RAM_SIZE;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Region, SlotKind, Vcpu};
+use crate::host::silicon;
 use crate::{expect_eq, skip};
 
 const STALE: &str = "fetch cache: an instruction that was read before is not taken for another at \
@@ -435,9 +436,13 @@ fn page_end() -> Result<()> {
                     .write(decoy + offset - PAGE, &false_code[n..=n]);
             }
         }
-        for _ in 0..2 {
+        // The last byte is where, and it changes.
+        for displacement in [0x11, 0x11, 0x33, 0x33] {
+            let last = PAGE - before + 3;
+            let page = if last < PAGE { first } else { second - PAGE };
+            machine.ram().write(page + last, &[displacement]);
             let events = run_at(&mut vcpu, regs_for(&machine), CODE + PAGE - before)?;
-            let want = [Event::write(gpa + 0x11, 8, value)];
+            let want = [Event::write(gpa + u64::from(displacement), 8, value)];
             expect_eq!(events, want, "{before} bytes before the end of the page");
             accesses += 1;
         }
@@ -445,7 +450,10 @@ fn page_end() -> Result<()> {
     let delta = delta(&start, &vcpu)?;
     let refused = delta.ext("refused_fetch")?.unwrap_or(0);
     delta.expect_ext("fast", accesses - refused)?;
-    // At least those that are whole bytes of a window before the end, and their repetitions.
-    ensure!(accesses > refused, "all {refused} were refused");
+    // Those that are in both pages. Where the processor tells some of the bytes, the page of the
+    // code is not looked for at once.
+    let is_cut = silicon().is_some_and(|mask| mask & silicon::CUT != 0);
+    let most = if is_cut { accesses - 1 } else { 3 * 4 };
+    ensure!(refused <= most, "{refused} of {accesses} were refused");
     Ok(())
 }
