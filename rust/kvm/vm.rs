@@ -28,13 +28,13 @@ impl Vm {
     pub(crate) fn from_fd(fd: i32) -> Result<Self> {
         // No file has a negative number, nor has any so large a one.
         let file = LocalFile::fget(fd as u32)?;
-        let file = file.as_ptr();
+        let raw = file.as_ptr();
         // SAFETY: The file is open.
-        if !unsafe { bindings::file_is_kvm(file.cast()) } {
+        if !unsafe { bindings::file_is_kvm(raw.cast()) } {
             return Err(EINVAL);
         }
         // SAFETY: The file is open.
-        let kvm = unsafe { (*file).private_data }.cast::<bindings::kvm>();
+        let kvm = unsafe { (*raw).private_data }.cast::<bindings::kvm>();
         let task = current!();
         let mm = task.mm().ok_or(EIO)?;
         // SAFETY: The private data of a VM's file is the VM, to which the file holds a reference.
