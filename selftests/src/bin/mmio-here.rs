@@ -22,7 +22,12 @@ use kvm_mmio_selftests::host;
 /// Exit status when the machine is not ready, and was left as it is.
 const NOT_READY: u8 = 2;
 
-const C_TESTS: [&str; 3] = ["mmio_spte_test", "mmio_access_test", "mmio_nested_test"];
+const C_TESTS: [&str; 4] = [
+    "mmio_spte_test",
+    "mmio_access_test",
+    "mmio_nested_test",
+    "mmio_register_test",
+];
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
