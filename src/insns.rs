@@ -150,13 +150,9 @@ impl CodePage {
 
 /// How many of the bytes of a window are in the page of `rip`. What follows is another page's, which
 /// the guest may have anywhere.
-pub(crate) const fn bytes_left(rip: u64) -> usize {
-    let left = PAGE_SIZE - (rip - Gva(rip).page().0) as usize;
-    if left < WINDOW {
-        left
-    } else {
-        WINDOW
-    }
+pub(crate) fn bytes_left(rip: u64) -> usize {
+    let offset = (rip - Gva(rip).page().0) as usize;
+    WINDOW.min(PAGE_SIZE - offset)
 }
 
 /// What is left of a window without its first `count` bytes, fewer than all.

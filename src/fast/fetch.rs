@@ -123,7 +123,8 @@ enum Read {
     NotNow,
 }
 
-/// Reads the code at RIP as far as it is in its page, with a walk of the page tables unless its page is known.
+/// Reads the code at RIP as far as it is in its page, with a walk of the page tables unless that is
+/// known.
 fn read(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Read {
     if let Some(page) = vcpu.fetch_cache().page(rip, &context) {
         if let Some(bytes) = page.read(rip) {
