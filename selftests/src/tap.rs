@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,6 +48,24 @@ macro_rules! test_table {
             run: || $run,
         }),+];
     };
+}
+
+/// What a program tells its tests before the first one runs, as they take no arguments.
+pub struct Setting<T>(OnceLock<T>);
+
+impl<T: Copy> Setting<T> {
+    #[expect(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    pub fn set(&self, value: T) {
+        assert!(self.0.set(value).is_ok(), "it is set once");
+    }
+
+    pub fn get(&self) -> T {
+        *self.0.get().expect("it has been set")
+    }
 }
 
 /// Ends a test as not applicable.
@@ -171,8 +191,8 @@ fn run_test(test: &Test, limit: Duration) -> Result<(Outcome, String)> {
     Ok((outcome, String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// Runs the tests one after the other; returns whether none failed.
-pub fn run(tests: &[&Test], limit: Duration) -> Result<bool> {
+/// Runs the tests one after the other; returns the program's status, by whether any failed.
+pub fn run(tests: &[&Test], limit: Duration) -> Result<ExitCode> {
     let enabled = host::extension_enabled();
     println!("1..{}", tests.len());
     let mut good = true;
@@ -201,5 +221,9 @@ pub fn run(tests: &[&Test], limit: Duration) -> Result<bool> {
             host::set_extension(enabled).context("restoring the extension's switch")?;
         }
     }
-    Ok(good)
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -41,17 +41,12 @@ fn main() -> Result<ExitCode> {
         calls: options.calls,
         accesses: options.accesses,
     };
-    registers::set_limits(limits);
+    registers::LIMITS.set(limits);
     tap::note(format!(
         "{:?}, {limits:?}, extension {:?}",
         Modes::detect()?,
         host::extension_enabled()
     ));
     let tests: Vec<&Test> = registers::TESTS.iter().collect();
-    let good = tap::run(&tests, Duration::from_secs(options.limit))?;
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    tap::run(&tests, Duration::from_secs(options.limit))
 }

@@ -119,18 +119,14 @@ fn clear(mut vcpu: Vcpu, gva: u64, half: u64, turns: u64) -> Result<u64> {
 /// rdx: which bits, rbx: turns, rcx: bits seen.
 fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let mut turn = a.create_label();
-    let mut count = a.create_label();
     let mut next = a.create_label();
     a.set_label(&mut turn)?;
     a.mov(asm::rax, asm::qword_ptr(asm::rdi))?;
     a.and(asm::rax, asm::rdx)?;
     a.jz(next)?;
     a.mov(asm::qword_ptr(asm::rdi + 8), asm::rax)?;
-    a.set_label(&mut count)?;
-    a.inc(asm::rcx)?;
-    a.lea(asm::rsi, asm::qword_ptr(asm::rax - 1))?;
-    a.and(asm::rax, asm::rsi)?;
-    a.jnz(count)?;
+    a.popcnt(asm::rax, asm::rax)?;
+    a.add(asm::rcx, asm::rax)?;
     a.set_label(&mut next)?;
     a.dec(asm::rbx)?;
     a.jnz(turn)

@@ -8,11 +8,9 @@ mod model;
 mod requests;
 mod world;
 
-use limits::limits;
-
-pub use limits::{Limits, set_limits};
+pub use limits::{LIMITS, Limits};
 
 crate::test_table! {
-    registers_requests: requests::PROVES => requests::run(limits()),
-    registers_bits: bits::PROVES => bits::run(limits()),
+    registers_requests: requests::PROVES => requests::run(LIMITS.get()),
+    registers_bits: bits::PROVES => bits::run(LIMITS.get()),
 }

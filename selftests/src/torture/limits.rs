@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! How much to do.
 
-use std::sync::OnceLock;
+use crate::tap::Setting;
 
 /// Of each kind.
 #[derive(Clone, Copy, Debug)]
@@ -14,13 +14,4 @@ pub struct Limits {
     pub changes: u64,
 }
 
-static LIMITS: OnceLock<Limits> = OnceLock::new();
-
-/// Sets the limits, before the first test runs.
-pub fn set_limits(limits: Limits) {
-    LIMITS.set(limits).expect("the limits are set once");
-}
-
-pub fn limits() -> Limits {
-    *LIMITS.get().expect("the limits have been set")
-}
+pub static LIMITS: Setting<Limits> = Setting::new();

@@ -21,18 +21,17 @@ mod world;
 mod wrap;
 
 use crate::guest::{Mode, Zap};
-use limits::limits;
 
-pub use limits::{Limits, set_limits};
+pub use limits::{LIMITS, Limits};
 
 const PROVES: &str = "after an ioctl has returned each access sees what it made; \
     no access is lost or doubled, whatever changes meanwhile";
 
 crate::test_table! {
-    torture_long: PROVES => run::torture(Mode::Long, Zap::All, limits()),
-    torture_pae: PROVES => run::torture(Mode::Pae, Zap::All, limits()),
-    torture_legacy: PROVES => run::torture(Mode::Legacy, Zap::All, limits()),
-    torture_flat: PROVES => run::torture(Mode::Flat, Zap::All, limits()),
-    torture_no_zap_all: PROVES => run::torture(Mode::Long, Zap::Slot, limits()),
+    torture_long: PROVES => run::torture(Mode::Long, Zap::All, LIMITS.get()),
+    torture_pae: PROVES => run::torture(Mode::Pae, Zap::All, LIMITS.get()),
+    torture_legacy: PROVES => run::torture(Mode::Legacy, Zap::All, LIMITS.get()),
+    torture_flat: PROVES => run::torture(Mode::Flat, Zap::All, LIMITS.get()),
+    torture_no_zap_all: PROVES => run::torture(Mode::Long, Zap::Slot, LIMITS.get()),
     generation_wrap: wrap::PROVES => wrap::generation_wrap(),
 }

@@ -147,7 +147,6 @@ pub(super) fn lost_bits(bench: &Bench) -> Result<()> {
     };
     let run = vcpu.exec(regs, |a| {
         let mut again = a.create_label();
-        let mut count = a.create_label();
         let mut end = a.create_label();
         a.set_label(&mut again)?;
         a.inc(asm::rbx)?;
@@ -158,11 +157,8 @@ pub(super) fn lost_bits(bench: &Bench) -> Result<()> {
         a.jz(again)?;
         a.xor(asm::ebx, asm::ebx)?;
         a.mov(asm::qword_ptr(asm::rdi + 8), asm::rax)?;
-        a.set_label(&mut count)?;
-        a.inc(asm::rcx)?;
-        a.lea(asm::rsi, asm::qword_ptr(asm::rax - 1))?;
-        a.and(asm::rax, asm::rsi)?;
-        a.jnz(count)?;
+        a.popcnt(asm::rax, asm::rax)?;
+        a.add(asm::rcx, asm::rax)?;
         a.cmp(asm::rcx, asm::rdx)?;
         a.jb(again)?;
         a.set_label(&mut end)?;
