@@ -215,6 +215,16 @@ const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa)
 				    offset_in_page(gpa));
 }
 
+/* Whether @gpa is memory that the guest may only read. */
+bool mmio_ext_is_read_only(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct kvm_memory_slot *slot;
+
+	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa_to_gfn(gpa));
+	return slot && (slot->flags & KVM_MEM_READONLY) &&
+	       !(slot->flags & KVM_MEMSLOT_INVALID);
+}
+
 /* What reads the guest's page tables, as rust/kvm/layout.rs has it. */
 #ifdef KVM_7_2
 static struct kvm_mmu *gva_walk(struct kvm_vcpu *vcpu)

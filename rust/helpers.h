@@ -44,6 +44,7 @@ bool mmio_ext_read_code(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
 			const u64 __user *code, u64 bytes[2]);
 bool mmio_ext_read_pte(const u64 __user *ptep, u64 *pte);
 const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa);
+bool mmio_ext_is_read_only(struct kvm_vcpu *vcpu, gpa_t gpa);
 gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access);
 bool mmio_ext_can_emulate(struct kvm_vcpu *vcpu, void *insn, int insn_len);
 

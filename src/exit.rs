@@ -8,7 +8,8 @@ use crate::{
     fast::{self, Refusal},
     fault::{emulator_knows_page, handle_mmio_page_fault_common},
     generation::MemslotGeneration,
-    kvm::{AssistBytes, Exit, Mode, PageFault},
+    kvm::{AssistBytes, Exit, Mode, PageFault, ACC_WRITE},
+    mmio_info::MmioInfo,
     observe,
     report::stats::Event,
     state::Vcpu, //
@@ -109,6 +110,47 @@ pub(crate) fn shadow_page_fault(
             let addr = FaultAddress::new(gva.0, vcpu.paging_is_off());
             handle_refused(vcpu, &fault(addr), reason, vcpu.memslots_generation())
         }
+    }
+}
+
+/// Handles a write of L1 that `kvm_mmu_page_fault()` is about to emulate, if the fast path can and its
+/// memslot is read-only: then it is MMIO. No info cache holds such a page, where reads find memory;
+/// what the memslots say is asked each time, but for what is answered before interrupts are on.
+#[inline(always)]
+pub(crate) fn write_fault(
+    vcpu: &mut Vcpu<'_>,
+    gpa: Gpa,
+    error_code: u64,
+    insn: AssistBytes<'_>,
+    mode: Mode,
+) -> Exit {
+    if !Vcpu::takes_error_code(error_code) {
+        return Exit::PASS;
+    }
+
+    let fault = MmioFault {
+        addr: FaultAddress::Physical(gpa),
+        error_code,
+        insn,
+        is_write: Some(true),
+        mode,
+        can_skip: false,
+    };
+    let page = |vcpu: &Vcpu<'_>, generation| {
+        vcpu.is_read_only(gpa).then_some(MmioInfo {
+            gva: Gva(0),
+            gfn: gpa.gfn(),
+            access: ACC_WRITE,
+            generation,
+        })
+    };
+    match fast::fetch_and_prepare(vcpu, &fault, page) {
+        Ok(operation) => {
+            vcpu.stats().count(Event::ReadOnly);
+            fast::carry_out(vcpu, operation, false)
+        }
+        // Nothing that KVM would not have done without being asked.
+        Err(_) => Exit::PASS,
     }
 }
 

@@ -75,6 +75,17 @@ impl MmioExt for Ext {
     }
 
     #[inline(always)]
+    fn write_fault(
+        vcpu: &mut Vcpu<'_>,
+        gpa: Gpa,
+        error_code: u64,
+        insn: AssistBytes<'_>,
+        mode: Mode,
+    ) -> Exit {
+        exit::write_fault(vcpu, gpa, error_code, insn, mode)
+    }
+
+    #[inline(always)]
     fn may_ring(state: &State, gpa: Gpa) -> bool {
         state.may_ring(gpa)
     }

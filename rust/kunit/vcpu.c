@@ -365,6 +365,7 @@ static void expect_c_goes_on(struct kunit *test, struct kvm_vcpu *vcpu,
 {
 	struct mmio_ext_kunit_vm *vm = test->priv;
 	const u64 rsvd = PFERR_RSVD_MASK;
+	const u64 write = PFERR_WRITE_MASK | PFERR_GUEST_FINAL_MASK;
 	int r;
 
 	r = failing(nth, vm->ops.ept_misconfig(vcpu, GPA, 0));
@@ -372,6 +373,8 @@ static void expect_c_goes_on(struct kunit *test, struct kvm_vcpu *vcpu,
 	r = failing(nth, vm->ops.npf(vcpu, GPA, rsvd, NULL, 0, 0));
 	KUNIT_EXPECT_EQ(test, r, KVM_MMIO_EXT_PASS);
 	r = failing(nth, vm->ops.shadow_fault(vcpu, GVA, rsvd, NULL, 0, 0));
+	KUNIT_EXPECT_EQ(test, r, KVM_MMIO_EXT_PASS);
+	r = failing(nth, vm->ops.write_fault(vcpu, GPA, write, NULL, 0, 0));
 	KUNIT_EXPECT_EQ(test, r, KVM_MMIO_EXT_PASS);
 
 	current->fail_nth = nth;

@@ -75,6 +75,7 @@ pub(crate) fn callbacks<T: MmioExt>(owner: *mut bindings::module) -> bindings::k
         ept_misconfig: Some(ept_misconfig::<T>),
         npf: Some(npf::<T>),
         shadow_fault: Some(shadow_fault::<T>),
+        write_fault: Some(write_fault::<T>),
         ring: Some(ring::<T>),
         page_fault: Some(page_fault::<T>),
         cache_info: Some(cache_info::<T>),
@@ -218,6 +219,27 @@ unsafe extern "C" fn shadow_fault<T: MmioExt>(
     unsafe {
         handle_exit::<T>(vcpu, |vcpu| {
             T::shadow_fault(vcpu, Gva(gva as u64), error_code, insn, Mode::new(flags))
+        })
+    }
+}
+
+/// # Safety
+///
+/// As for [`handle_exit`] and [`AssistBytes::new`].
+unsafe extern "C" fn write_fault<T: MmioExt>(
+    vcpu: RawVcpu,
+    gpa: bindings::gpa_t,
+    error_code: u64,
+    insn: *mut c_void,
+    insn_len: c_int,
+    flags: u32,
+) -> c_int {
+    // SAFETY: KVM passes none or 15 bytes that stay until this returns.
+    let insn = unsafe { AssistBytes::new(insn, insn_len) };
+    // SAFETY: KVM handles an exit, in the vCPU's thread with its mutex and `kvm->srcu` held.
+    unsafe {
+        handle_exit::<T>(vcpu, |vcpu| {
+            T::write_fault(vcpu, Gpa(gpa), error_code, insn, Mode::new(flags))
         })
     }
 }

@@ -57,6 +57,16 @@ pub(crate) trait MmioExt: 'static {
         mode: Mode,
     ) -> Exit;
 
+    /// Handles a write of L1, with TDP, that has found no memory to write to: a memslot may be
+    /// read-only. There may be other reasons.
+    fn write_fault(
+        vcpu: &mut Vcpu<'_, Self::VcpuState>,
+        gpa: Gpa,
+        error_code: u64,
+        insn: AssistBytes<'_>,
+        mode: Mode,
+    ) -> Exit;
+
     /// Whether [`MmioExt::ring`] may be worth a try. As cheap as can be: other exits pay for it.
     fn may_ring(state: &Self::VcpuState, gpa: Gpa) -> bool;
 

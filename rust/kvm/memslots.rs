@@ -27,6 +27,13 @@ impl<S> Vcpu<'_, S> {
         }
     }
 
+    /// Whether an address is memory that the guest may only read, i.e. is MMIO for writes.
+    pub(crate) fn is_read_only(&self, gpa: Gpa) -> bool {
+        let _srcu = self.srcu();
+        // SAFETY: The vCPU is alive, and `_srcu` says that `kvm->srcu` is held.
+        unsafe { bindings::mmio_ext_is_read_only(self.raw(), gpa.0) }
+    }
+
     /// Where an address of the VM is in its process, `None` if no memslot has it.
     pub(crate) fn user_pointer(&self, gpa: Gpa) -> Option<UserPtr> {
         let _srcu = self.srcu();

@@ -56,7 +56,8 @@ pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
 /// if that is necessary. `None` leaves it to the emulator.
 pub(crate) fn fetch_and_complete(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Option<Exit> {
-    match fetch_and_prepare(vcpu, fault) {
+    let page = |vcpu: &Vcpu<'_>, now| known_page(vcpu, fault.addr, now).copied();
+    match fetch_and_prepare(vcpu, fault, page) {
         Ok(operation) => Some(carry_out(vcpu, operation, false)),
         Err(reason) => {
             let exit = retry_write(vcpu, fault, reason, false);
@@ -80,26 +81,31 @@ pub(crate) enum Refusal {
     For(Event),
 }
 
-/// Finds out what the access is, after a look at the instruction if that is necessary.
+/// Finds out what the access is, after a look at the instruction if that is necessary, and where it
+/// goes: `page` tells what is known of its page, as of the memslots' generation.
 ///
 /// # Errors
 ///
 /// Why it is not for the fast path.
-fn fetch_and_prepare(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Result<Operation, Event> {
+#[inline(always)]
+pub(crate) fn fetch_and_prepare(
+    vcpu: &mut Vcpu<'_>,
+    fault: &MmioFault<'_>,
+    page: impl FnOnce(&Vcpu<'_>, MemslotGeneration) -> Option<MmioInfo>,
+) -> Result<Operation, Event> {
     takes_context(vcpu, fault.mode)?;
-    let mut result = prepare(vcpu, fault, vcpu.memslots_generation());
-    if let Err(Refusal::UnknownInsn) = result {
-        fetch(vcpu, fault.mode, fault.insn)?;
-        result = prepare(vcpu, fault, vcpu.memslots_generation());
-    }
-
-    result.map_err(|refusal| match refusal {
-        Refusal::Again(reason) | Refusal::For(reason) => reason,
-        // The memslots are just being changed.
-        Refusal::UnknownPage => Event::RefusedContext,
-        // The instruction is just being changed.
-        Refusal::UnknownInsn => Event::RefusedFetch,
-    })
+    let plan = match known_plan(vcpu, fault.mode, fault.insn, vcpu.memslots_generation()) {
+        Err(None) => {
+            fetch(vcpu, fault.mode, fault.insn)?;
+            known_plan(vcpu, fault.mode, fault.insn, vcpu.memslots_generation())
+        }
+        known => known,
+    };
+    // The instruction is just being changed.
+    let plan = plan.map_err(|refused| refused.unwrap_or(Event::RefusedFetch))?;
+    // It is no MMIO, or the memslots are just being changed.
+    let page = page(vcpu, vcpu.memslots_generation()).ok_or(Event::RefusedContext)?;
+    operation(vcpu, fault, plan, &page)
 }
 
 /// Finds out what the access is, where it goes and which instruction comes next, if its page is
@@ -118,12 +124,26 @@ pub(crate) fn prepare(
     let plan = known_plan(vcpu, fault.mode, fault.insn, now)
         .map_err(|refused| refused.map_or(Refusal::UnknownInsn, Refusal::Again))?;
     let page = known_page(vcpu, fault.addr, now).ok_or(Refusal::UnknownPage)?;
+    operation(vcpu, fault, plan, page).map_err(Refusal::For)
+}
 
+/// What remains to be done, by an instruction that does `plan` and has faulted in `page`.
+///
+/// # Errors
+///
+/// Why it is not to be done.
+#[inline(always)]
+fn operation(
+    vcpu: &Vcpu<'_>,
+    fault: &MmioFault<'_>,
+    plan: &Plan,
+    page: &MmioInfo,
+) -> Result<Operation, Event> {
     if plan.uses_rsp {
         vcpu.read_rsp();
     }
     let register = |number| vcpu.register(number);
-    let gpa = locate(vcpu, fault, page, plan, plan.address(register)).map_err(Refusal::For)?;
+    let gpa = locate(vcpu, fault, page, plan, plan.address(register))?;
     let action = match plan.load {
         None => Action::Store(plan.stored(register)),
         Some((register, extend)) => Action::Load(register, extend),

@@ -173,6 +173,7 @@ mod tests {
             ("fast_ioeventfd", 2, 272),
             ("fast_userspace", 2, 288),
             ("fast_irqsoff", 2, 296),
+            ("read_only", 2, 304),
             ("gpa", 3, 8),
             ("last_size", 3, 20),
             ("last_outcome", 3, 23),

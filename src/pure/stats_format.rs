@@ -225,7 +225,7 @@ block! {
 
 block! {
     /// A vCPU: what it has counted.
-    Vcpu = 2, 304 {
+    Vcpu = 2, 312 {
         vcpu: u32, Id, None;
         page_count: u32, Instant, None;
         faults: u64, Cumulative, None;
@@ -264,6 +264,7 @@ block! {
         fast_kernel: u64, Cumulative, None;
         fast_userspace: u64, Cumulative, None;
         fast_irqsoff: u64, Cumulative, None;
+        read_only: u64, Cumulative, None;
     }
 }
 

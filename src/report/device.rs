@@ -200,6 +200,7 @@ fn vcpu_block(vcpu: u32, counters: &Snapshot) -> format::Vcpu {
         fast_kernel: counters.fast_by(Taker::Kernel),
         fast_userspace: counters.fast_by(Taker::Userspace),
         fast_irqsoff: counters.irqsoff(),
+        read_only: counters.get(Event::ReadOnly),
     }
 }
 

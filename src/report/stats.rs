@@ -44,6 +44,8 @@ events! {
     CacheHit = "cache_hit",
     /// An MMIO fault was found as an MMIO SPTE of the current generation.
     SpteHit = "spte_hit",
+    /// The fast path took a write that is MMIO as its memslot is read-only.
+    ReadOnly = "read_only",
     /// There was an MMIO SPTE of another generation; the page is faulted in anew.
     SpteStale = "spte_stale",
     /// There was no MMIO SPTE any more; the guest tries again.
@@ -307,7 +309,7 @@ impl Snapshot {
 
     /// Accesses that were found to be MMIO.
     const fn hits(&self) -> u64 {
-        self.get(Event::CacheHit) + self.get(Event::SpteHit)
+        self.get(Event::CacheHit) + self.get(Event::SpteHit) + self.get(Event::ReadOnly)
     }
 
     /// Accesses that were found to be MMIO and went to the instruction emulator.
@@ -320,8 +322,8 @@ impl Snapshot {
         self.unseen
     }
 
-    /// MMIO faults (EPT misconfigurations, or with a reserved bit) that were handled here: each
-    /// has one outcome.
+    /// MMIO faults (EPT misconfigurations, with a reserved bit, or writes to read-only memslots) that
+    /// were handled here: each has one outcome.
     pub(crate) const fn faults(&self) -> u64 {
         self.hits()
             + self.get(Event::SpteStale)

@@ -227,7 +227,7 @@ impl Vcpu {
     pub fn expect_balance(&self) -> Result<()> {
         let fields = &self.fields;
         ensure!(
-            self.sum(&["fast", "emulated"]) == self.sum(&["cache_hit", "spte_hit"]),
+            self.sum(&["fast", "emulated"]) == self.sum(&["cache_hit", "spte_hit", "read_only"]),
             "{fields:?}"
         );
         ensure!(

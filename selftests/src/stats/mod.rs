@@ -165,7 +165,14 @@ impl Delta {
             return Ok(self);
         };
         let mut sum = 0;
-        for outcome in ["cache_hit", "spte_hit", "spte_stale", "retry", "wildcard"] {
+        for outcome in [
+            "cache_hit",
+            "spte_hit",
+            "read_only",
+            "spte_stale",
+            "retry",
+            "wildcard",
+        ] {
             sum += self.ext(outcome)?.unwrap_or(0);
         }
         if faults != sum {

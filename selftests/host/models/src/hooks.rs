@@ -3,7 +3,7 @@
 
 use crate::{
     addr::{Gfn, Gpa, Gva, PAGE_MASK},
-    exit::{handle_ept_misconfig, shadow_page_fault},
+    exit::{handle_ept_misconfig, shadow_page_fault, write_fault},
     fault::{self, remember_mmio_info},
     kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
     linux::{
@@ -134,10 +134,23 @@ impl KvmVcpu {
             PageFault::Invalid => self.do_page_fault(),
             other => other,
         };
-        match done {
-            PageFault::Emulate => self.emulate(),
-            _ => Exit::RESUME,
+        if done != PageFault::Emulate {
+            return Exit::RESUME;
         }
+        match self.write_fault() {
+            Exit::PASS => self.emulate(),
+            handled => handled,
+        }
+    }
+
+    /// What `kvm_mmu_page_fault()` asks before it emulates a write, with TDP.
+    fn write_fault(&mut self) -> Exit {
+        if !self.direct || self.insn != Insn::Store || !self.is_enabled() || !FAST.load(Relaxed) {
+            return Exit::PASS;
+        }
+        let gpa = self.gpa();
+        let vcpu = &mut Vcpu::enter(self);
+        write_fault(vcpu, gpa, Vcpu::PFERR_WRITE, AssistBytes::NONE, Mode)
     }
 
     fn handle_mmio_page_fault(&mut self) -> PageFault {
@@ -165,6 +178,8 @@ impl KvmVcpu {
         let gfn = self.maps;
         match self.kvm.page(gfn) {
             Page::Invalid => PageFault::Retry,
+            // The model's guests only write there.
+            Page::ReadOnly => PageFault::Emulate,
             Page::Ram(ram) => {
                 self.kvm.mmu.map(ram);
                 PageFault::Retry
@@ -242,7 +257,7 @@ impl KvmVcpu {
         }
         match self.kvm.page(self.maps) {
             Page::Ram(ram) => Ok(ram),
-            Page::Hole | Page::Invalid => Err(self.gpa()),
+            Page::Hole | Page::ReadOnly | Page::Invalid => Err(self.gpa()),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     iodev::{Answer, Write},
     linux::{
         memory::ROOT,
+        memslots::Page,
         mmio_ext::{PendingLoad, State},
         mmu::FORMAT,
         vcpu::{Completion, KvmVcpu},
@@ -152,6 +153,10 @@ impl<'a> Vcpu<'a> {
 
     pub(crate) fn memslots_generation(&self) -> MemslotGeneration {
         self.0.kvm.memslots.generation()
+    }
+
+    pub(crate) fn is_read_only(&self, gpa: Gpa) -> bool {
+        self.0.kvm.page(gpa.gfn()) == Page::ReadOnly
     }
 
     pub(crate) fn mmu_is_nested(&self) -> bool {

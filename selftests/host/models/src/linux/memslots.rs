@@ -22,6 +22,8 @@ pub(crate) enum Page {
     Ram(usize),
     /// `KVM_MEMSLOT_INVALID`: about to be deleted.
     Invalid,
+    /// Memory for reads, `KVM_MEM_READONLY`.
+    ReadOnly,
 }
 
 impl Page {
@@ -29,7 +31,8 @@ impl Page {
         match self {
             Self::Hole => 0,
             Self::Invalid => 1,
-            Self::Ram(n) => 2 + n,
+            Self::ReadOnly => 2,
+            Self::Ram(n) => 3 + n,
         }
     }
 
@@ -37,7 +40,8 @@ impl Page {
         match raw {
             0 => Self::Hole,
             1 => Self::Invalid,
-            _ => Self::Ram(raw - 2),
+            2 => Self::ReadOnly,
+            _ => Self::Ram(raw - 3),
         }
     }
 }
@@ -82,8 +86,9 @@ impl Memslots {
         (gfn == self.gfn).then(|| Page::from_raw(self.active().page.load(Relaxed)))
     }
 
-    pub(super) fn is_ram(&self) -> bool {
-        matches!(self.page(self.gfn), Some(Page::Ram(_)))
+    /// Whether the page has a memslot.
+    pub(super) fn has_slot(&self) -> bool {
+        self.page(self.gfn) != Some(Page::Hole)
     }
 
     /// `kvm_swap_active_memslots()`: the page is `page` from now on.

@@ -53,10 +53,13 @@ impl State {
         self.info_cache.clear(what);
     }
 
-    /// How many faults a cache or an MMIO SPTE has answered.
+    /// How many faults a cache, an MMIO SPTE or a read-only memslot has answered.
     pub(crate) fn hits(&self) -> u64 {
         let now = self.stats.snapshot();
-        now.get(Event::CacheHit) + now.get(Event::SpteHit)
+        [Event::CacheHit, Event::SpteHit, Event::ReadOnly]
+            .map(|event| now.get(event))
+            .iter()
+            .sum()
     }
 
     /// How many accesses the fast path has completed.

@@ -59,7 +59,7 @@ impl Kvm {
 
     /// The ioctl that makes `page` of the page that changes.
     pub(crate) fn set_memslot(&self, page: Page) {
-        if self.memslots.is_ram() {
+        if self.memslots.has_slot() {
             self.swap_active_memslots(Page::Invalid);
             self.mmu.zap();
         }

@@ -114,6 +114,8 @@ const COLD: usize = 0;
 const CREATED: &[Page] = &[Page::Hole, Page::Ram(0)];
 const DELETED: &[Page] = &[Page::Ram(0), Page::Hole];
 const REPLACED: &[Page] = &[Page::Ram(0), Page::Ram(1)];
+const OPENED: &[Page] = &[Page::ReadOnly, Page::Ram(0)];
+const CLOSED: &[Page] = &[Page::Ram(0), Page::ReadOnly];
 
 #[test]
 fn a_new_slot_is_memory() {
@@ -125,6 +127,14 @@ fn a_new_slot_is_memory() {
 fn a_deleted_slot_is_mmio() {
     change(DEVICE, DELETED, COLD, store_to, None);
     change(DEVICE, DELETED, WARM, store_to, None);
+}
+
+/// What the guest could not write it can, and the other way round.
+#[test]
+fn a_read_only_slot_is_mmio_for_writes() {
+    change(DEVICE, OPENED, COLD, store_to, None);
+    change(DEVICE, OPENED, WARM, store_to, None);
+    change(DEVICE, CLOSED, COLD, store_to, None);
 }
 
 /// The instruction that was read before is not executed.
