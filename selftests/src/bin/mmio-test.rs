@@ -27,6 +27,9 @@ struct Options {
     /// Only keep a VM that has done MMIO, until standard input ends
     #[arg(long)]
     hold: bool,
+    /// Give each VM the interrupt controllers and the timer of a PC, in the kernel
+    #[arg(long)]
+    irqchip: bool,
 }
 
 fn hold() -> Result<()> {
@@ -56,6 +59,12 @@ fn main() -> Result<ExitCode> {
     if options.list {
         tap::list(tests::all());
         return Ok(ExitCode::SUCCESS);
+    }
+    if options.irqchip {
+        if !Machine::offers_irqchip()? {
+            bail!("this KVM has no interrupt controllers: CONFIG_KVM_IOAPIC");
+        }
+        Machine::all_with_irqchip();
     }
     if options.hold {
         return hold().map(|()| ExitCode::SUCCESS);

@@ -3,13 +3,15 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use kvm_bindings::{
     KVM_CAP_DISABLE_QUIRKS2, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
-    KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_cpuid_entry2, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_MP_STATE_RUNNABLE, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_cpuid_entry2, kvm_enable_cap,
+    kvm_mp_state, kvm_pit_config, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 
 use super::layout::{MAX_VCPUS, MMIO_GPA, MMIO_GVA, MMIO_GVA_LA57, MMIO_PAGES, RAM_SIZE};
 use super::paging::{SUPERVISOR, TablePool};
@@ -54,12 +56,42 @@ pub struct Machine {
     pool: Arc<TablePool>,
     tables: PageTables,
     vcpus: u64,
+    irqchip: bool,
 }
 
+/// Whether all machines have interrupt controllers in the kernel.
+static IRQCHIP: AtomicBool = AtomicBool::new(false);
+
 impl Machine {
+    /// Has all machines that are made from now on have interrupt controllers in the kernel.
+    pub fn all_with_irqchip() {
+        IRQCHIP.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this KVM has interrupt controllers.
+    pub fn offers_irqchip() -> Result<bool> {
+        let kvm = Kvm::new().context("opening /dev/kvm")?;
+        Ok(kvm.check_extension(Cap::Irqchip))
+    }
+
+    /// A machine, which has no interrupt controllers unless all have.
     pub fn new(mode: Mode) -> Result<Self> {
+        Self::build(mode, IRQCHIP.load(Ordering::Relaxed))
+    }
+
+    /// A machine that has those of a PC: PIC, I/O APIC and local APICs, and its timer.
+    pub fn with_irqchip(mode: Mode) -> Result<Self> {
+        Self::build(mode, true)
+    }
+
+    fn build(mode: Mode, irqchip: bool) -> Result<Self> {
         let kvm = Kvm::new().context("opening /dev/kvm")?;
         let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
+        if irqchip {
+            vm.create_irq_chip().context("KVM_CREATE_IRQCHIP")?;
+            vm.create_pit2(kvm_pit_config::default())
+                .context("KVM_CREATE_PIT2")?;
+        }
         let ram = Arc::new(Region::new(RAM_SIZE).context("memory for the guest")?);
         cpu::write_tables(&ram, mode);
         let pool = Arc::new(TablePool::new());
@@ -72,6 +104,7 @@ impl Machine {
             pool,
             tables,
             vcpus: 0,
+            irqchip,
         };
         machine.set_slot(0, 0, &machine.ram, SlotKind::Ram)?;
         machine.map_window(&machine.tables);
@@ -166,6 +199,11 @@ impl Machine {
         }
     }
 
+    /// Whether the machine has interrupt controllers in the kernel.
+    pub fn has_irqchip(&self) -> bool {
+        self.irqchip
+    }
+
     pub fn mode(&self) -> Mode {
         self.mode
     }
@@ -203,6 +241,12 @@ impl Machine {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .context("KVM_GET_SUPPORTED_CPUID")?;
         fd.set_cpuid2(&cpuid).context("KVM_SET_CPUID2")?;
+        if self.irqchip {
+            // All but the first would wait for an INIT.
+            let mp_state = KVM_MP_STATE_RUNNABLE;
+            fd.set_mp_state(kvm_mp_state { mp_state })
+                .context("KVM_SET_MP_STATE")?;
+        }
         cpu::write_tss(&self.ram, self.mode, id);
         Vcpu::new(fd, id, self.mode, self.ram.clone(), self.tables.root())
     }

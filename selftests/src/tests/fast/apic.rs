@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The local APIC in the kernel, which is MMIO as everything else. (The kernel under test has no
-//! other interrupt controller, CONFIG_KVM_IOAPIC; one in userspace is MMIO of userspace.)
+//! Interrupt controllers in the kernel, which are MMIO as everything else: the local APIC, which all
+//! devices come behind, and the I/O APIC, which is one of them.
 
 use anyhow::{Context, Result};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 
 use super::program::{delta, mark};
 use super::ways::each_way;
-use crate::expect_eq;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, Vcpu};
 use crate::host::{Modes, Vendor};
+use crate::{expect_eq, skip};
 
 const SAME: &str = "dispatch: accesses to the local APIC reach it";
 
@@ -19,9 +19,11 @@ crate::test_table! {
     fast_lapic_moved: "dispatch: a doorbell does not ring where the local APIC is now"
         => lapic_moved(),
     fast_lapic_off: "dispatch: a local APIC that is off is as with the emulator" => lapic_off(),
+    fast_ioapic: "dispatch: accesses to the I/O APIC reach it" => ioapic(),
 }
 
 const LAPIC: u64 = 0xfee0_0000;
+const IOAPIC: u64 = 0xfec0_0000;
 
 const ID: u64 = 0x20;
 const VERSION: u64 = 0x30;
@@ -36,15 +38,17 @@ const APIC_BASE_ENABLE: u64 = 1 << 11;
 fn machine() -> Result<(Machine, Vcpu)> {
     const IOAPIC_PINS: u64 = 24;
     let mut machine = Machine::new(Mode::Long)?;
-    let mut split = kvm_enable_cap {
-        cap: KVM_CAP_SPLIT_IRQCHIP,
-        ..Default::default()
-    };
-    split.args[0] = IOAPIC_PINS;
-    machine
-        .vm()
-        .enable_cap(&split)
-        .context("KVM_CAP_SPLIT_IRQCHIP")?;
+    if !machine.has_irqchip() {
+        let mut split = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            ..Default::default()
+        };
+        split.args[0] = IOAPIC_PINS;
+        machine
+            .vm()
+            .enable_cap(&split)
+            .context("KVM_CAP_SPLIT_IRQCHIP")?;
+    }
     machine.tables().map(machine.gva(1), LAPIC, SUPERVISOR);
     let vcpu = machine.add_vcpu()?;
     Ok((machine, vcpu))
@@ -169,4 +173,47 @@ fn lapic_off() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Its registers are a window: the first selects what the second is.
+fn ioapic() -> Result<()> {
+    const SELECT: u64 = 0;
+    const WINDOW: u64 = 0x10;
+    const VERSION: u64 = 1;
+    const ENTRY: u64 = 0x10 + 2 * 5;
+    const MASKED: u64 = 1 << 16;
+    const PROGRAM: &[Access] = &[
+        Write(SELECT, 4, VERSION),
+        Read(SELECT, 4),
+        Read(WINDOW, 4),
+        Read(WINDOW, 1),
+        Read(WINDOW, 2),
+        Write(SELECT, 4, ENTRY),
+        Write(WINDOW, 4, MASKED | 0x41),
+        Read(WINDOW, 4),
+        Write(SELECT, 4, ENTRY + 1),
+        Write(WINDOW, 4, 0x0300_0000),
+        Read(WINDOW, 4),
+        Read(WINDOW, 8),
+    ];
+    if !Machine::offers_irqchip()? {
+        skip!("this KVM has no I/O APIC (CONFIG_KVM_IOAPIC)");
+    }
+    let (values, events) = each_way(|fast| {
+        let mut machine = Machine::with_irqchip(Mode::Long)?;
+        machine.tables().map(machine.gva(1), IOAPIC, SUPERVISOR);
+        let mut vcpu = machine.add_vcpu()?;
+        write_and_read(&mut vcpu, machine.gva(1), PROGRAM)?;
+        let start = mark(&vcpu)?;
+        let seen = write_and_read(&mut vcpu, machine.gva(1), PROGRAM)?;
+        let fast = if fast { PROGRAM.len() as u64 } else { 0 };
+        delta(&start, &vcpu)?.expect_ext("fast_kernel", fast)?;
+        Ok(seen)
+    })?;
+    expect_eq!(events, []);
+    expect_eq!(values[0], VERSION);
+    // So many entries, less one.
+    expect_eq!(values[1] >> 16, 23, "{values:x?}");
+    expect_eq!(values[4..=5], [MASKED | 0x41, 0x0300_0000], "{values:x?}");
+    Ok(())
 }

@@ -29,17 +29,17 @@ crate::test_table! {
     fast_irqs_off_other_value: FORGOTTEN => other_value(),
 }
 
-const RINGS: u64 = 100;
+pub(super) const RINGS: u64 = 100;
 const SLOT: u32 = 9;
 
 /// The parameter `irqsoff`, switched on and put back at the end.
-struct IrqsOff {
+pub(super) struct IrqsOff {
     parameter: host::Switch,
     _fast: Switch,
 }
 
 impl IrqsOff {
-    fn on() -> Result<Self> {
+    pub(super) fn on() -> Result<Self> {
         let fast = Switch::on()?;
         if !Modes::detect()?.tdp {
             skip!("shadow paging takes the ordinary path");
@@ -48,8 +48,12 @@ impl IrqsOff {
             parameter: host::Switch::keep("kvm_mmio_ext", "irqsoff")?,
             _fast: fast,
         };
-        this.parameter.set(true)?;
+        this.set(true)?;
         Ok(this)
+    }
+
+    pub(super) fn set(&self, on: bool) -> Result<()> {
+        self.parameter.set(on)
     }
 }
 
@@ -65,7 +69,7 @@ fn before() -> u64 {
 
 /// How many of the writes of `value` to `page`, one for each of `RINGS`, are answered so; all of
 /// them ring `bell`, as do those before.
-fn answered(
+pub(super) fn answered(
     machine: &Machine,
     vcpu: &mut Vcpu,
     bell: &Doorbell,
@@ -179,7 +183,7 @@ fn switched_off() -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
     for (on, expected) in [(true, RINGS), (false, 0), (true, RINGS)] {
-        switch.parameter.set(on)?;
+        switch.set(on)?;
         let answered = answered(&machine, &mut vcpu, &bell, 1, 0)?;
         expect_eq!(answered, expected, "{on}");
     }

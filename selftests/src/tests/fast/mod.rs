@@ -12,6 +12,7 @@ mod hole;
 mod irqs_off;
 mod pending;
 mod program;
+mod read_only;
 mod silicon;
 mod smm;
 mod split;
@@ -34,6 +35,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         silicon::TESTS,
         flush::TESTS,
         irqs_off::TESTS,
+        read_only::TESTS,
     ]
     .into_iter()
     .flatten()
