@@ -46,6 +46,7 @@ TARGETS = (
     ("mmio_user_read_8_pages", "mmio_user_read", 1.01, False),
     ("mmio_event_match4_8_pages", "mmio_event_match4", 1.01, False),
     ("mmio_event_match4_256_fds", "mmio_event_match4", 1.05, None),
+    ("mmio_event_match4_read_only", "mmio_event_match4", 1.10, True),
     ("mmio_posted_store", "mmio_event_match4", 1.05, True),
     ("mmio_posted_clear", "mmio_event_match4", 1.05, True),
     ("mmio_posted_read", "mmio_user_read", 0.50, None),

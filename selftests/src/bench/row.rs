@@ -101,6 +101,8 @@ pub struct Row {
     pub value: Value,
     /// Memslots of the guest.
     pub slots: u32,
+    /// The places are memory that the guest may only read.
+    pub read_only: bool,
     /// ioeventfds at each place, each with its datamatch; the guest rings the one that was
     /// registered last.
     pub doorbells: u32,
@@ -118,6 +120,7 @@ pub struct Fixture {
     registers: Option<Posted>,
     /// Words of registers, too, hence last.
     _memory: Region,
+    _read_only: Option<Region>,
 }
 
 /// Registers that share an eventfd.
@@ -195,6 +198,11 @@ impl Row {
             format!("{space} {}, {kind}{mode}", self.insn),
             many(self.places.count, self.places.describe()),
             value.to_owned(),
+            if self.read_only {
+                ", in a read-only memslot".to_owned()
+            } else {
+                String::new()
+            },
             many(self.slots.into(), "memslots"),
             many(self.doorbells.into(), "ioeventfds"),
             match self.others {
@@ -245,6 +253,7 @@ impl Row {
         if self.places.sites == Sites::One {
             self.places.write_table(machine, machine.gva(0));
         }
+        let read_only = self.read_only.then(|| self.read_only_memory(machine));
         // On the bus in this order.
         let others = machine.doorbells((0..u64::from(self.others)).map(|number| {
             let bus = Bus::Mmio(OTHERS_GPA + number * OTHERS_STRIDE);
@@ -258,7 +267,15 @@ impl Row {
                 _ => None,
             },
             _memory: memory,
+            _read_only: read_only.transpose()?,
         })
+    }
+
+    fn read_only_memory(&self, machine: &Machine) -> Result<Region> {
+        let pages = self.places.offset(self.places.count).div_ceil(PAGE);
+        let memory = Region::new(pages * PAGE).context("memory to read")?;
+        machine.set_slot(self.slots, machine.gpa(0), &memory, SlotKind::ReadOnly)?;
+        Ok(memory)
     }
 
     fn receivers(&self, machine: &Machine) -> Result<Vec<Doorbell>> {

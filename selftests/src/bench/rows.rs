@@ -43,6 +43,7 @@ const fn pio(name: &'static str, kind: Kind, insn: Insn) -> Row {
         places: each(1, PAGE),
         value: Value::Same,
         slots: 1,
+        read_only: false,
         doorbells: 1,
         others: 0,
         vcpus: 1,
@@ -148,6 +149,12 @@ const fn slots(slots: u32, row: Row) -> Row {
     Row { slots, ..row }
 }
 
+/// Memory to read and a device to write.
+const fn read_only(row: Row) -> Row {
+    let read_only = true;
+    Row { read_only, ..row }
+}
+
 const fn doorbells(doorbells: u32, row: Row) -> Row {
     Row { doorbells, ..row }
 }
@@ -206,6 +213,11 @@ pub const ROWS: &[Row] = &[
     in_mode(Mode::Pae, doorbell("mmio_event_match4_pae")),
     in_mode(Mode::Flat, user_read("mmio_user_read_flat")),
     in_mode(Mode::Flat, doorbell("mmio_event_match4_flat")),
+
+    read_only(doorbell("mmio_event_match4_read_only")),
+    read_only(posted("mmio_posted_store_read_only", OnWrite::Store, STORE)),
+    read_only(user_write("mmio_user_write_read_only")),
+    read_only(modify("mmio_user_or_read_only", Insn::Or)),
 
     slots(10, doorbell("mmio_event_match4_10_slots")),
     slots(100, doorbell("mmio_event_match4_100_slots")),
