@@ -231,9 +231,6 @@ fn gone() -> Result<()> {
 
 /// A page table in read-only memory, with a doorbell at an entry. The processor writes the entry's
 /// accessed bit for a store to a page that is mapped by it, at the same offset as the entry's.
-///
-/// KVM's emulator takes the entry for the operand then (`emulator_read_write_onepage()`), whether the
-/// extension is on or not: what matters here is that the fast path does not.
 fn walk() -> Result<()> {
     const TABLE: u64 = 2;
     const FAR: u64 = 1 << 30;
@@ -256,18 +253,24 @@ fn walk() -> Result<()> {
         machine.set_slot(SLOT, table, &memory, SlotKind::ReadOnly)?;
         machine.ram().write_u64(directory, table | SUPERVISOR);
 
-        let _bell = machine.doorbell(Bus::Mmio(table + offset), Match::Len(4))?;
+        let bell = machine.doorbell(Bus::Mmio(table + offset), Match::Len(4))?;
         for _ in 0..RINGS {
             expect_eq!(vcpu.write(table_gva + offset, 4, 5)?, []);
         }
+        expect_eq!(bell.rings()?, RINGS, "{on}");
         let start = Mark::here(&[vcpu.fd()])?;
-        for _ in 0..3 {
-            vcpu.write(near + offset, 4, 5)?;
+        for round in 0..3 {
+            expect_eq!(
+                vcpu.write(near + offset, 4, 5)?,
+                [Event::write(target + offset, 4, 5)],
+                "{on}, round {round}"
+            );
         }
         start
             .delta(&[vcpu.fd()])?
             .expect_ext("fast", 0)?
             .expect_ext("read_only", 0)?;
+        expect_eq!(bell.rings()?, 0, "{on}");
         expect_eq!(memory.read(0, PAGE as usize), contents);
     }
     Ok(())
