@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The callbacks that KVM calls, of any extension, and their registration.
+//! The callbacks that KVM calls, of any extension.
 //!
 //! C header: [`arch/x86/include/asm/kvm_mmio_ext.h`](srctree/arch/x86/include/asm/kvm_mmio_ext.h),
 //! which the kernel patch adds: it says in which context each is called, which is what the `SAFETY`
@@ -16,55 +16,14 @@ use super::{
     srcu::{IrqsOff, Srcu},
     vcpu::Vcpu, //
 };
-use core::{
-    ffi::c_void,
-    marker::PhantomData, //
-};
+use core::ffi::c_void;
 use kernel::{
-    error::to_result,
     ffi::{c_int, c_uint, c_ulong},
     prelude::*, //
 };
 use kvm_bindings as bindings;
 
 type RawVcpu = *mut bindings::kvm_vcpu;
-
-/// The registration with kvm.ko. Dropping it takes it back.
-pub(crate) struct Registration<T> {
-    ops: KBox<bindings::kvm_mmio_ext_ops>,
-    _ext: PhantomData<T>,
-}
-
-// SAFETY: The table is not changed after it was registered, and unregistering can be done from any
-// thread.
-unsafe impl<T> Send for Registration<T> {}
-// SAFETY: There is nothing that can be done with a shared reference.
-unsafe impl<T> Sync for Registration<T> {}
-
-impl<T: MmioExt> Registration<T> {
-    /// Registers the extension, switched on or off as the parameter `enabled` says.
-    ///
-    /// # Errors
-    ///
-    /// `EBUSY` if another extension is registered, `EINVAL` if the installed masks do not fit.
-    pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
-        let ops = KBox::new(callbacks::<T>(module.as_ptr().cast()), GFP_KERNEL)?;
-        // SAFETY: The table is complete and stays where it is until it is unregistered; the
-        // functions keep the contract of `struct kvm_mmio_ext_ops`.
-        to_result(unsafe { bindings::mmio_ext_register(&*ops) })?;
-        Ok(Self {
-            ops,
-            _ext: PhantomData,
-        })
-    }
-}
-
-impl<T> Drop for Registration<T> {
-    fn drop(&mut self) {
-        // SAFETY: The table was registered. No VM exists, as each holds a reference to the module.
-        unsafe { bindings::kvm_mmio_ext_unregister(&*self.ops) };
-    }
-}
 
 /// All callbacks, those of the module `owner`.
 pub(crate) fn callbacks<T: MmioExt>(owner: *mut bindings::module) -> bindings::kvm_mmio_ext_ops {
@@ -165,6 +124,24 @@ unsafe fn handle_exit<T: MmioExt>(
     exit.raw()
 }
 
+/// The same for a fault, with what the processor tells of the instruction.
+///
+/// # Safety
+///
+/// As for [`handle_exit`] and [`AssistBytes::new`].
+#[inline(always)]
+unsafe fn handle_fault<T: MmioExt>(
+    vcpu: RawVcpu,
+    insn: *mut c_void,
+    insn_len: c_int,
+    handler: impl FnOnce(&mut Vcpu<'_, T::VcpuState>, AssistBytes<'_>) -> Exit,
+) -> c_int {
+    // SAFETY: By the safety requirements; the bytes are used only until this returns.
+    let insn = unsafe { AssistBytes::new(insn, insn_len) };
+    // SAFETY: By the safety requirements.
+    unsafe { handle_exit::<T>(vcpu, |vcpu| handler(vcpu, insn)) }
+}
+
 /// # Safety
 ///
 /// As for [`handle_exit`].
@@ -183,7 +160,7 @@ unsafe extern "C" fn ept_misconfig<T: MmioExt>(
 
 /// # Safety
 ///
-/// As for [`handle_exit`] and [`AssistBytes::new`].
+/// As for [`handle_fault`].
 unsafe extern "C" fn npf<T: MmioExt>(
     vcpu: RawVcpu,
     gpa: bindings::gpa_t,
@@ -192,11 +169,10 @@ unsafe extern "C" fn npf<T: MmioExt>(
     insn_len: c_int,
     flags: u32,
 ) -> c_int {
-    // SAFETY: KVM passes none or 15 bytes that stay until this returns.
-    let insn = unsafe { AssistBytes::new(insn, insn_len) };
-    // SAFETY: KVM handles an exit, in the vCPU's thread with its mutex and `kvm->srcu` held.
+    // SAFETY: KVM handles an exit, in the vCPU's thread with its mutex and `kvm->srcu` held, and
+    // passes none or 15 bytes that stay until this returns.
     unsafe {
-        handle_exit::<T>(vcpu, |vcpu| {
+        handle_fault::<T>(vcpu, insn, insn_len, |vcpu, insn| {
             T::npf(vcpu, Gpa(gpa), error_code, insn, Mode::new(flags))
         })
     }
@@ -204,7 +180,7 @@ unsafe extern "C" fn npf<T: MmioExt>(
 
 /// # Safety
 ///
-/// As for [`handle_exit`] and [`AssistBytes::new`].
+/// As for [`handle_fault`].
 unsafe extern "C" fn shadow_fault<T: MmioExt>(
     vcpu: RawVcpu,
     gva: bindings::gva_t,
@@ -213,11 +189,10 @@ unsafe extern "C" fn shadow_fault<T: MmioExt>(
     insn_len: c_int,
     flags: u32,
 ) -> c_int {
-    // SAFETY: KVM passes none or 15 bytes that stay until this returns.
-    let insn = unsafe { AssistBytes::new(insn, insn_len) };
-    // SAFETY: KVM handles an exit, in the vCPU's thread with its mutex and `kvm->srcu` held.
+    // SAFETY: KVM handles an exit, in the vCPU's thread with its mutex and `kvm->srcu` held, and
+    // passes none or 15 bytes that stay until this returns.
     unsafe {
-        handle_exit::<T>(vcpu, |vcpu| {
+        handle_fault::<T>(vcpu, insn, insn_len, |vcpu, insn| {
             T::shadow_fault(vcpu, Gva(gva as u64), error_code, insn, Mode::new(flags))
         })
     }
@@ -225,7 +200,7 @@ unsafe extern "C" fn shadow_fault<T: MmioExt>(
 
 /// # Safety
 ///
-/// As for [`handle_exit`] and [`AssistBytes::new`].
+/// As for [`handle_fault`].
 unsafe extern "C" fn write_fault<T: MmioExt>(
     vcpu: RawVcpu,
     gpa: bindings::gpa_t,
@@ -234,11 +209,10 @@ unsafe extern "C" fn write_fault<T: MmioExt>(
     insn_len: c_int,
     flags: u32,
 ) -> c_int {
-    // SAFETY: KVM passes none or 15 bytes that stay until this returns.
-    let insn = unsafe { AssistBytes::new(insn, insn_len) };
-    // SAFETY: KVM handles an exit, in the vCPU's thread with its mutex and `kvm->srcu` held.
+    // SAFETY: KVM handles an exit, in the vCPU's thread with its mutex and `kvm->srcu` held, and
+    // passes none or 15 bytes that stay until this returns.
     unsafe {
-        handle_exit::<T>(vcpu, |vcpu| {
+        handle_fault::<T>(vcpu, insn, insn_len, |vcpu, insn| {
             T::write_fault(vcpu, Gpa(gpa), error_code, insn, Mode::new(flags))
         })
     }

@@ -39,6 +39,7 @@ pub(crate) mod mmio_info;
 mod mmu;
 mod module_ref;
 mod params;
+mod registration;
 mod regs;
 mod srcu;
 mod trace;
@@ -52,7 +53,7 @@ pub(crate) mod word;
 pub(crate) use bus::{Bell, IoBus};
 #[cfg(CONFIG_KUNIT = "y")]
 pub(crate) use callbacks::{callbacks, enter};
-pub(crate) use callbacks::{page_fault, record_access, see_access, Registration};
+pub(crate) use callbacks::{page_fault, record_access, see_access};
 pub(crate) use clock::{boottime, tgid, tsc, tsc_khz};
 pub(crate) use eventfd::OwnEventfd;
 pub(crate) use exit_info::{AssistBytes, Exit, LastExit, Mode, PageFault};
@@ -82,6 +83,7 @@ pub(crate) use loan::{Borrows, Loan};
 pub(crate) use mmu::{Purpose, ShadowWalk, ACC_WRITE};
 pub(crate) use module_ref::ModuleRef;
 pub(crate) use params::{fast_path_enabled, is_enabled};
+pub(crate) use registration::Registration;
 pub(crate) use trace::{
     access_is_traced,
     heat_is_on,

@@ -130,6 +130,27 @@ fn queues() -> Result<()> {
     Ok(())
 }
 
+/// A register of 4 bytes, whose word is the first of the memory.
+pub(super) fn register(machine: &Machine, gpa: u64, memory: &Region, on_write: u8) -> Request {
+    Request {
+        gpa,
+        user_addr: memory.hva(),
+        len: 4,
+        vm_fd: machine.vm().as_raw_fd(),
+        event_fd: -1,
+        on_write,
+        ..Default::default()
+    }
+}
+
+pub(super) fn place(machine: &Machine, gpa: u64) -> Place {
+    Place {
+        gpa,
+        vm_fd: machine.vm().as_raw_fd(),
+        reserved: 0,
+    }
+}
+
 /// Registers, as long as they are there.
 fn registers() -> Result<()> {
     let _switch = IrqsOff::on()?;
@@ -138,15 +159,7 @@ fn registers() -> Result<()> {
     let file = Registers::open()?.context("the extension is loaded")?;
     let memory = Region::new(PAGE)?;
     for on_write in [on_write::STORE, on_write::CLEAR, on_write::SET] {
-        file.add(&Request {
-            gpa,
-            user_addr: memory.hva(),
-            len: 4,
-            vm_fd: machine.vm().as_raw_fd(),
-            event_fd: -1,
-            on_write,
-            ..Default::default()
-        })?;
+        file.add(&register(&machine, gpa, &memory, on_write))?;
         for _ in 0..before() {
             vcpu.write(gva, 4, 0)?;
         }
@@ -168,11 +181,7 @@ fn registers() -> Result<()> {
         delta.expect_ext("fast_irqsoff", RINGS)?;
         delta.expect_ext("fast_kernel", RINGS)?;
 
-        file.remove(&Place {
-            gpa,
-            vm_fd: machine.vm().as_raw_fd(),
-            reserved: 0,
-        })?;
+        file.remove(&place(&machine, gpa))?;
         expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
     }
     Ok(())

@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Writes to read-only memslots: pages that are memory to read and a device to write.
 
-use std::os::fd::AsRawFd;
-
 use anyhow::{Context, Result, bail};
 use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
-use super::irqs_off::{IrqsOff, RINGS, answered};
+use super::irqs_off::{IrqsOff, RINGS, answered, place, register};
 use super::ways::{Switch, each_way};
 use crate::guest::paging::{ACCESSED, SUPERVISOR};
 use crate::guest::{
-    Bus, Event, Machine, Match, Mode, PAGE, Place, Region, Registers, Request, SlotKind, Vcpu,
-    on_write, operand,
+    Bus, Event, Machine, Match, Mode, PAGE, Region, Registers, SlotKind, Vcpu, on_write, operand,
 };
 use crate::host::Modes;
 use crate::stats::Mark;
@@ -89,15 +86,7 @@ fn registers() -> Result<()> {
     let (gva, gpa) = (machine.gva(1) + 0x40, machine.gpa(1) + 0x40);
     let file = Registers::open()?.context("the extension is loaded")?;
     let word = Region::new(PAGE)?;
-    file.add(&Request {
-        gpa,
-        user_addr: word.hva(),
-        len: 4,
-        vm_fd: machine.vm().as_raw_fd(),
-        event_fd: -1,
-        on_write: on_write::STORE,
-        ..Default::default()
-    })?;
+    file.add(&register(&machine, gpa, &word, on_write::STORE))?;
 
     let start = Mark::here(&[vcpu.fd()])?;
     for value in 1..=RINGS {
@@ -109,11 +98,7 @@ fn registers() -> Result<()> {
     delta.expect_kvm("mmio_exits", 0)?;
     delta.expect_ext("fast_kernel", RINGS)?;
 
-    file.remove(&Place {
-        gpa,
-        vm_fd: machine.vm().as_raw_fd(),
-        reserved: 0,
-    })?;
+    file.remove(&place(&machine, gpa))?;
     expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
     Ok(())
 }
