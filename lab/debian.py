@@ -25,12 +25,13 @@ def version_of(path):
 
 
 class Lists:
-    """What a mirror has of backports, read once for some packages."""
+    """What a mirror has of the suite and its backports, read once for some packages."""
 
     def __init__(self, where):
         self.mirror = root.mirror()
         (where / "lists").mkdir()
-        (where / "sources").write_text(f"deb [signed-by={root.KEYRING}] {self.mirror} {BACKPORTS} main\n")
+        (where / "sources").write_text("".join(f"deb [signed-by={root.KEYRING}] {self.mirror} {suite} main\n"
+                                               for suite in (root.SUITE, BACKPORTS)))
         options = [f"Dir::Etc::sourcelist={where}/sources", "Dir::Etc::sourceparts=-",
                    f"Dir::State::Lists={where}/lists", f"Dir::Cache={where}", "Dir::Cache::pkgcache=",
                    "APT::Sandbox::User=root", "APT::Get::List-Cleanup=0"]
@@ -38,7 +39,7 @@ class Lists:
         self.options = [part for option in options for part in ("-o", option)]
 
     def update(self):
-        lib.run_logged(f"looking for packages of {BACKPORTS}",
+        lib.run_logged(f"looking for packages of {root.SUITE} and {BACKPORTS}",
                        ["apt-get", *self.options, "update", "--error-on=any"], root.log())
 
     def names(self, prefix):
@@ -74,14 +75,14 @@ def fetch(packages, advice):
 
 
 def check(lists, name, version, advice):
-    """Backports have few versions of a kernel, which go when the next ones come."""
+    """A mirror has few versions of a kernel, which go when the next ones come."""
     there = lists.names(name)
     if name in there and (version is None or lists.has(name, version)):
         return
     kind = re.match(r"[a-z-]+", name)[0]
     others = [name] if name in there else sorted(lists.names(kind))
-    lib.die(f"{name}{f'={version}' if version else ''} is gone from {BACKPORTS} of {lists.mirror}, which now has "
-            f"{' '.join(others) or 'none'}{' of another version' if name in there else ''}: {advice}, "
+    lib.die(f"{name}{f'={version}' if version else ''} is gone from {root.SUITE} and {BACKPORTS} of {lists.mirror}, "
+            f"which now has {' '.join(others) or 'none'}{' of another version' if name in there else ''}: {advice}, "
             f"or put the package into {DOWNLOAD}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Kernels of Debian as they are: those of kernels.lock, or any of backports by its release.
+"""Kernels of Debian as they are: those of kernels.lock, or any of Debian 13 and its backports by its release.
 
 Their packages are downloaded and unpacked in the cache; stock/build makes the modules.
 """
@@ -15,6 +15,8 @@ LOCK = configparser.ConfigParser(interpolation=None)
 LOCK.read(lib.ROOT / "kernels.lock")
 # As lab/run and lab/check call them.
 NAMES = LOCK.sections()
+# Those that KVM and the extension are built for.
+BUILT = [name for name in NAMES if "rustc" in LOCK[name]]
 BUILD = lib.ROOT / "stock/build"
 
 
@@ -49,13 +51,20 @@ def headers(kernel):
     return unpacked(kernel, "headers") / "usr/src" / f"linux-headers-{release(kernel)}"
 
 
+def is_one_package(kernel):
+    """Debian 13's own kernel has image and modules in one; those of its backports, from 6.19 on, have two."""
+    return tuple(map(int, release(kernel).split(".")[:2])) < (6, 19)
+
+
 def image(kernel):
+    if is_one_package(kernel):
+        return unpacked(kernel, "image") / "boot" / f"vmlinuz-{release(kernel)}"
     return unpacked(kernel, "binary") / "usr/lib/modules" / release(kernel) / "vmlinuz"
 
 
 def modules(kernel, names):
     """Modules of its own and what they need, in the order in which they load, by name: contents."""
-    top = unpacked(kernel, "modules") / "usr/lib/modules" / release(kernel)
+    top = unpacked(kernel, "image" if is_one_package(kernel) else "modules") / "usr/lib/modules" / release(kernel)
     loaded = {}
 
     def add(name):
