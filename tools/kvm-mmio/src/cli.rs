@@ -177,6 +177,22 @@ impl List {
     }
 }
 
+/// How instructions are named.
+#[derive(Args, Debug)]
+pub struct SymbolFiles {
+    /// Names of instructions: the guest's /proc/kallsyms or System.map, or an ELF file with symbols,
+    /// at the addresses that the guest runs them at
+    #[arg(long, value_name = "[PID=]FILE", value_parser = owned_file)]
+    symbols: Vec<OwnedFile>,
+}
+
+impl SymbolFiles {
+    pub fn read(&self) -> Result<Vec<(Owner, Symbols)>> {
+        let read = |file: &OwnedFile| Ok((file.owner, Symbols::read(&file.path)?));
+        self.symbols.iter().map(read).collect()
+    }
+}
+
 /// How a result is laid out.
 #[derive(Args, Debug)]
 pub struct Layout {
@@ -186,20 +202,17 @@ pub struct Layout {
     /// Comma-separated values in place of a table
     #[arg(long)]
     pub csv: bool,
-    /// Names for --by rip: the guest's /proc/kallsyms or System.map, or an ELF file with symbols,
-    /// at the addresses that the guest runs them at
-    #[arg(long, value_name = "[PID=]FILE", value_parser = owned_file)]
-    symbols: Vec<OwnedFile>,
+    #[command(flatten)]
+    symbols: SymbolFiles,
 }
 
 impl Layout {
     /// The functions of guests that are given.
     pub fn symbols(&self) -> Result<Vec<(Owner, Symbols)>> {
-        if !self.symbols.is_empty() && self.by != By::Rip {
+        if !self.symbols.symbols.is_empty() && self.by != By::Rip {
             return Err(Failure::Usage("--symbols is for --by rip".to_owned()).into());
         }
-        let read = |file: &OwnedFile| Ok((file.owner, Symbols::read(&file.path)?));
-        self.symbols.iter().map(read).collect()
+        self.symbols.read()
     }
 
     /// As the list says, with rows of what is wanted.
@@ -263,6 +276,8 @@ pub struct Top {
     pub list: List,
     #[command(flatten)]
     pub names: NameFiles,
+    #[command(flatten)]
+    pub symbols: SymbolFiles,
 }
 
 #[derive(Args, Debug)]

@@ -114,6 +114,55 @@ fn a_session() {
     assert!(!kernel.counts());
 }
 
+/// From all VMs to the pages of one, to what accesses one of these, and back.
+#[test]
+#[ignore = "needs tmux"]
+fn a_look_into_a_vm() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let tmux = Tmux::start(&kernel, "NO_COLOR=1", "--interval 0.2");
+    tmux.wait_for("0 pages");
+    kernel.write("dev/kvm_mmio_ext", sample::file(&doubled()));
+    tmux.wait_for("4 pages");
+    tmux.keys(&["Tab"]);
+    let screen = tmux.wait_for("VMs by number");
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words(&screen[6]).starts_with("1 4711 - 3 10620 "),
+        "{screen:?}"
+    );
+    assert!(
+        words(&screen[7]).starts_with("2 4712 - (ended) 1 42 "),
+        "{screen:?}"
+    );
+    assert!(screen[13].contains("Enter its pages"), "{screen:?}");
+    tmux.keys(&["Down", "Enter"]);
+    let screen = tmux.wait_for("VM 2");
+    assert!(
+        screen[6].contains("HPET") && screen[7].is_empty(),
+        "{screen:?}"
+    );
+    tmux.keys(&["Escape"]);
+    // What was chosen is chosen still.
+    tmux.wait_for("VMs by number");
+    tmux.keys(&["Up", "Enter"]);
+    let screen = tmux.wait_for("VM 1");
+    assert!(screen[6].contains("0xfe003000"), "{screen:?}");
+    tmux.keys(&["Enter"]);
+    let screen = tmux.wait_for("VM 1, page 0xfe003000; instructions are not known");
+    assert!(words(&screen[6]).starts_with("0 9000 "), "{screen:?}");
+    assert!(words(&screen[7]).starts_with("1 1000 "), "{screen:?}");
+    assert!(
+        screen[13].contains("Esc back") && !screen[13].contains("Enter"),
+        "{screen:?}"
+    );
+    tmux.keys(&["Escape"]);
+    tmux.wait_for("Enter who accesses it");
+    tmux.keys(&["Escape"]);
+    tmux.wait_for("VMs by number");
+    tmux.keys(&["Escape"]);
+    tmux.wait_for("status 0");
+}
+
 /// The process of `top` on this kernel.
 fn pid(kernel: &Kernel) -> String {
     let program = kernel.folder().display().to_string();

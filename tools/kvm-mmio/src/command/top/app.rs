@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What `top` shows, and what keys do to it.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use regex_lite::Regex;
 
-use crate::counts::Counts;
+use super::level::{Id, Level, Line};
 use crate::device::System;
 use crate::reading::{Clock, Reading};
 use crate::region::Names;
-use crate::row::{Key, Row, rows};
 use crate::view::{Filter, View};
 
 /// What the caller has to do after a key.
@@ -52,10 +50,26 @@ impl Question {
     }
 }
 
-/// A page, since the start and in the last interval.
-pub struct Line {
-    pub row: Row,
-    pub now: Counts,
+/// A level, and where one is there.
+struct Step {
+    level: Level,
+    /// What the page is called.
+    name: String,
+    /// None: the first line, whichever that is.
+    chosen: Option<Id>,
+    /// First line that is shown.
+    scroll: usize,
+}
+
+impl Step {
+    fn into(level: Level, name: String) -> Self {
+        Self {
+            level,
+            name,
+            chosen: None,
+            scroll: 0,
+        }
+    }
 }
 
 pub struct App {
@@ -65,8 +79,9 @@ pub struct App {
     pub color: bool,
     pub help: bool,
     pub prompt: Option<Prompt>,
-    /// First line that is shown.
-    pub scroll: usize,
+    /// Where this is, and what is behind that.
+    step: Step,
+    behind: Vec<Step>,
     /// Totals begin here.
     base: Reading,
     /// The last reading and the one before.
@@ -84,7 +99,8 @@ impl App {
             color,
             help: false,
             prompt: None,
-            scroll: 0,
+            step: Step::into(Level::Pages(None), String::new()),
+            behind: Vec::new(),
             base: Reading::default(),
             last: Reading::default(),
             before: Reading::default(),
@@ -123,39 +139,86 @@ impl App {
         self.last.vms.values().filter(|vm| !vm.ended).count()
     }
 
-    /// Accesses of no page since the start.
+    /// Accesses of no page since the start, of the VMs that are shown.
     pub fn dropped(&self) -> u64 {
-        self.last
-            .since(&self.base)
-            .vms
-            .values()
-            .map(|vm| vm.heat_dropped)
-            .sum()
+        let only = self.level().vm();
+        let grown = self.last.since(&self.base);
+        let shown = grown.vms.iter().filter(|(id, vm)| {
+            only.is_none_or(|only| only == **id) && self.view.filter.has_vm(**id, vm)
+        });
+        shown.map(|(_, vm)| vm.heat_dropped).sum()
     }
 
-    /// All pages that were accessed since the start, the busiest now first.
+    pub fn level(&self) -> Level {
+        self.step.level
+    }
+
+    /// What the page that is looked into is called.
+    pub fn page_name(&self) -> &str {
+        &self.step.name
+    }
+
+    /// Whether Esc goes back.
+    pub fn is_deep(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
+    /// All that was accessed since the start, the busiest now first.
     pub fn lines(&self) -> Vec<Line> {
-        let grown = self.last.since(&self.before);
-        let now = rows(&grown, &self.names, &self.view);
-        let order: HashMap<Key, (usize, Counts)> = (0..)
-            .zip(&now)
-            .map(|(place, row)| (row.key, (place, row.counts)))
-            .collect();
-        let total = rows(&self.last.since(&self.base), &self.names, &self.view);
-        let mut lines: Vec<_> = total
-            .into_iter()
-            .map(|row| {
-                let (place, now) = order
-                    .get(&row.key)
-                    .copied()
-                    .unwrap_or((usize::MAX, Counts::default()));
-                (place, Line { row, now })
-            })
-            .collect();
-        if self.view.sort != crate::view::Sort::Page {
-            lines.sort_by_key(|(place, _)| *place);
-        }
-        lines.into_iter().map(|(_, line)| line).collect()
+        let grown = [&self.base, &self.before].map(|earlier| self.last.since(earlier));
+        self.level()
+            .lines(grown.each_ref(), &self.names, &self.view)
+    }
+
+    /// Which of the lines is chosen.
+    pub fn chosen(&self, lines: &[Line]) -> usize {
+        let is_it = |line: &Line| Some(line.id) == self.step.chosen;
+        lines.iter().position(is_it).unwrap_or(0)
+    }
+
+    /// The first line that is shown, if there is room for so many: what is chosen is among them.
+    pub fn scroll(&mut self, lines: &[Line], room: usize) -> usize {
+        let chosen = self.chosen(lines);
+        let least = (chosen + 1).saturating_sub(room);
+        let most = chosen.min(lines.len().saturating_sub(room)).max(least);
+        self.step.scroll = self.step.scroll.clamp(least, most);
+        self.step.scroll
+    }
+
+    fn choose(&mut self, by: isize) {
+        let lines = self.lines();
+        let last = lines.len().saturating_sub(1);
+        let place = self.chosen(&lines).saturating_add_signed(by).min(last);
+        self.step.chosen = lines.get(place).map(|line| line.id);
+    }
+
+    fn enter(&mut self) {
+        let lines = self.lines();
+        let chosen = lines.get(self.chosen(&lines));
+        let Some((line, level)) = chosen.and_then(|line| Some((line, Level::below(line)?))) else {
+            return;
+        };
+        self.step.chosen = Some(line.id);
+        let next = Step::into(level, line.name.clone());
+        self.behind.push(std::mem::replace(&mut self.step, next));
+    }
+
+    fn back(&mut self) -> Action {
+        let Some(step) = self.behind.pop() else {
+            return Action::Quit;
+        };
+        self.step = step;
+        Action::None
+    }
+
+    /// From wherever it is to all VMs, or from these to all pages.
+    fn turn(&mut self) {
+        let level = match self.level() {
+            Level::Vms => Level::Pages(None),
+            _ => Level::Vms,
+        };
+        self.step = Step::into(level, String::new());
+        self.behind.clear();
     }
 
     /// The keys of kvm_stat where it has them.
@@ -171,7 +234,10 @@ impl App {
             return Action::None;
         }
         match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return Action::Quit,
+            KeyCode::Char('q') => return Action::Quit,
+            KeyCode::Esc => return self.back(),
+            KeyCode::Enter => self.enter(),
+            KeyCode::Tab => self.turn(),
             KeyCode::Char('h' | '?') => self.help = true,
             KeyCode::Char('c') => self.view.filter = Filter::default(),
             KeyCode::Char('f') => self.ask(Question::Name),
@@ -182,11 +248,12 @@ impl App {
             KeyCode::Char('o') => self.view.sort = self.view.sort.next(),
             KeyCode::Char('r') => self.base = self.last.clone(),
             KeyCode::Char('x') => self.view.per_vcpu = !self.view.per_vcpu,
-            KeyCode::Down | KeyCode::Char('j') => self.scroll += 1,
-            KeyCode::Up | KeyCode::Char('k') => self.scroll = self.scroll.saturating_sub(1),
-            KeyCode::PageDown => self.scroll += 10,
-            KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(10),
-            KeyCode::Home => self.scroll = 0,
+            KeyCode::Down | KeyCode::Char('j') => self.choose(1),
+            KeyCode::Up | KeyCode::Char('k') => self.choose(-1),
+            KeyCode::PageDown => self.choose(10),
+            KeyCode::PageUp => self.choose(-10),
+            KeyCode::Home => self.step.chosen = None,
+            KeyCode::End => self.choose(isize::MAX),
             _ => {}
         }
         Action::None
@@ -248,7 +315,7 @@ impl App {
                 return Ok(Action::Restart);
             }
         }
-        self.scroll = 0;
+        self.step.chosen = None;
         Ok(Action::None)
     }
 }

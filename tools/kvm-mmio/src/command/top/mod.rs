@@ -2,6 +2,8 @@
 //! `kvm-mmio top`: the pages that are accessed now.
 
 mod app;
+mod heading;
+mod level;
 mod screen;
 mod table;
 mod terminal;
@@ -26,7 +28,8 @@ use terminal::{STEP, Screen, has_gone, leave_with};
 pub use screen::KEYS;
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Result<()> {
-    let names = args.names.names()?;
+    let mut names = args.names.names()?;
+    names.symbols = args.symbols.read()?;
     let stop = Stop::on_signals()?;
     let source = Source::open(system, args.counting.source, Wanted::default())?;
     let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();

@@ -7,10 +7,10 @@ use ratatui::style::{Color, Style};
 use ratatui::text::{Line as TextLine, Span};
 use ratatui::widgets::{Block, Clear, Paragraph};
 
-use super::app::{App, Line};
+use super::app::App;
+use super::heading::heading;
+use super::level::{Level, Line};
 use super::table::table;
-use crate::output::{NAMES_UNUSED, plural};
-use crate::reading::{ENABLED, HEAT};
 
 /// From nothing to the most, for terminals with and without colours.
 const BARS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -31,7 +31,16 @@ pub const KEYS: &[(&str, &str)] = &[
     ("s", "set the interval"),
     ("v", "filter by vCPU"),
     ("x", "a row for each vCPU, or for all together"),
-    ("↑ ↓", "scroll, also k and j, PgUp and PgDn, Home"),
+    (
+        "↑ ↓",
+        "choose a line, also k and j, PgUp and PgDn, Home and End",
+    ),
+    (
+        "Enter",
+        "the pages of that VM; the vCPUs and instructions that access that page",
+    ),
+    ("Esc", "back; from where it began: quit"),
+    ("Tab", "all VMs, or the pages of all"),
 ];
 
 pub fn draw(frame: &mut Frame, app: &mut App) {
@@ -43,81 +52,15 @@ pub fn draw(frame: &mut Frame, app: &mut App) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(header(app, &lines), head);
+    frame.render_widget(heading(app, &lines), head);
     frame.render_widget(Paragraph::new(heat_strip(app, &lines, strip)), strip);
     let room = usize::from(body.height.saturating_sub(1));
-    app.scroll = app.scroll.min(lines.len().saturating_sub(room));
-    frame.render_widget(table(app, &lines, body.width), body);
-    frame.render_widget(footer(app), foot);
+    let from = app.scroll(&lines, room.max(1));
+    frame.render_widget(table(app, &lines, from, body.width), body);
+    frame.render_widget(footer(app, foot.width), foot);
     if app.help {
         help(frame);
     }
-}
-
-fn header(app: &App, lines: &[Line]) -> Paragraph<'static> {
-    let rate: u64 = lines.iter().map(|line| line.now.count).sum();
-    let clock = app.clock();
-    let mut notes = filters(app);
-    for (flag, text) in [
-        (ENABLED, "the extension is off"),
-        (HEAT, "counting by page is off"),
-    ] {
-        if clock.flags & flag == 0 {
-            notes.push(text.to_owned());
-        }
-    }
-    if app.names_unused() {
-        notes.push(NAMES_UNUSED.to_owned());
-    }
-    if app.dropped() != 0 {
-        notes.push(plural(
-            app.dropped(),
-            "access of no page",
-            "accesses of no page",
-        ));
-    }
-    for (lost, one, many) in [
-        (clock.vms_lost(), "VM lost", "VMs lost"),
-        (clock.events_lost(), "event lost", "events lost"),
-    ] {
-        if lost != 0 {
-            notes.push(plural(lost, one, many));
-        }
-    }
-    let first = format!(
-        "kvm-mmio top: {}, {}, {:.0} accesses/s; every {:.1} s, by {}",
-        plural(app.vms() as u64, "VM", "VMs"),
-        plural(lines.len() as u64, "page", "pages"),
-        rate as f64 / app.seconds(),
-        app.interval.as_secs_f64(),
-        app.view.sort.name(),
-    );
-    Paragraph::new(vec![
-        TextLine::from(first),
-        TextLine::from(notes.join("; ")),
-    ])
-}
-
-fn filters(app: &App) -> Vec<String> {
-    let filter = &app.view.filter;
-    let list = |what, numbers: Vec<String>| match numbers.as_slice() {
-        [] => None,
-        numbers => Some(format!("only {what} {}", numbers.join(" "))),
-    };
-    let text = |number: &u32| number.to_string();
-    let name = filter
-        .name
-        .as_ref()
-        .map(|name| format!("only names with {name}"));
-    [
-        list("VM", filter.vms.iter().map(u64::to_string).collect()),
-        list("PID", filter.pids.iter().map(text).collect()),
-        list("vCPU", filter.vcpus.iter().map(text).collect()),
-        name,
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 /// How much of the most, on a logarithmic scale: 0 for nothing, otherwise 1 to 8.
@@ -136,20 +79,26 @@ fn cell(app: &App, level: usize) -> Span<'static> {
     Span::raw(BARS[level].to_string())
 }
 
-/// A cell for each page in the order of VMs and addresses, and what the cells mean.
+/// A cell for each line in the order of VMs and addresses, and what the cells mean.
 fn heat_strip(app: &App, lines: &[Line], area: Rect) -> Vec<TextLine<'static>> {
-    let mut pages: Vec<_> = lines
+    let (what, is_by_vm) = match app.level() {
+        Level::Vms => ("VMs by number", false),
+        Level::Pages(_) => ("pages by address", true),
+        Level::Page(_) => ("vCPUs by number", false),
+    };
+    let mut parts: Vec<_> = lines
         .iter()
-        .map(|line| (line.row.key, line.now.count))
+        .filter(|line| !line.is_once_more())
+        .map(|line| (line.id, line.vm, line.now.count))
         .collect();
-    pages.sort_unstable();
-    let most = pages.iter().map(|(_, count)| *count).max().unwrap_or(0);
-    let (mut cells, mut vm) = (Vec::new(), None);
-    for (key, count) in pages {
-        if vm.is_some_and(|vm| vm != key.vm) {
+    parts.sort_unstable();
+    let most = parts.iter().map(|part| part.2).max().unwrap_or(0);
+    let (mut cells, mut before) = (Vec::new(), None);
+    for (_, vm, count) in parts {
+        if is_by_vm && before.is_some_and(|before| before != vm) {
             cells.push(Span::raw(" "));
         }
-        vm = Some(key.vm);
+        before = Some(vm);
         cells.push(cell(app, level(count, most)));
     }
     let width = usize::from(area.width);
@@ -157,7 +106,7 @@ fn heat_strip(app: &App, lines: &[Line], area: Rect) -> Vec<TextLine<'static>> {
         cells.truncate(width.saturating_sub(1));
         cells.push(Span::raw("…"));
     }
-    let mut legend = vec![Span::raw("pages by address; accesses/s: none ")];
+    let mut legend = vec![Span::raw(format!("{what}; accesses/s: none "))];
     legend.extend((0..=8).map(|level| cell(app, level)));
     legend.push(Span::raw(format!(" {:.0}", most as f64 / app.seconds())));
     vec![
@@ -167,9 +116,40 @@ fn heat_strip(app: &App, lines: &[Line], area: Rect) -> Vec<TextLine<'static>> {
     ]
 }
 
-fn footer(app: &App) -> Paragraph<'static> {
+/// What keys do here, as far as there is room.
+fn keys(app: &App, width: u16) -> String {
+    let enter = match app.level() {
+        Level::Vms => "Enter its pages",
+        Level::Pages(_) => "Enter who accesses it",
+        Level::Page(_) => "",
+    };
+    let escape = if app.is_deep() { "Esc back" } else { "" };
+    let tab = match app.level() {
+        Level::Vms => "Tab all pages",
+        _ => "Tab all VMs",
+    };
+    let rest = [
+        "f name", "o order", "x vCPUs", "g VM", "p PID", "v vCPU", "r reset",
+    ];
+    let first = ["h help", "q quit", "↑↓ choose", enter, escape, tab];
+    let mut text = String::new();
+    for key in first.into_iter().chain(rest).filter(|key| !key.is_empty()) {
+        let more = if text.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{text}  {key}")
+        };
+        if more.chars().count() > width.into() {
+            break;
+        }
+        text = more;
+    }
+    text
+}
+
+fn footer(app: &App, width: u16) -> Paragraph<'static> {
     let Some(prompt) = &app.prompt else {
-        return Paragraph::new("h help  q quit  f name  g VM  p PID  v vCPU  o order  x vCPUs");
+        return Paragraph::new(keys(app, width));
     };
     let error = prompt
         .error
@@ -190,14 +170,14 @@ fn help(frame: &mut Frame) {
     };
     let lines = KEYS
         .iter()
-        .map(|(key, text)| TextLine::from(format!(" {key:5}{text}")));
+        .map(|(key, text)| TextLine::from(format!(" {key:6}{text}")));
     let block = Block::bordered().title(" keys; any key goes on ");
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(block), area);
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use ratatui::Terminal;
@@ -208,11 +188,16 @@ mod tests {
     use crate::command::top::app::Action;
     use crate::device::System;
     use crate::device::sample;
+    use crate::reading::Reading;
     use crate::region::{Given, Names, Owner, Region, Source};
     use crate::view::View;
 
+    pub fn app() -> App {
+        app_of(&sample::two_vms())
+    }
+
     /// Two seconds in which everything has doubled.
-    fn app() -> App {
+    pub fn app_of(reading: &Reading) -> App {
         let mut app = App::new(
             Names::default(),
             View::default(),
@@ -220,15 +205,15 @@ mod tests {
             false,
         );
         let system = System::at("/nonexistent");
-        app.update(sample::two_vms(), &system);
-        let mut later = sample::two_vms();
-        later.add(&sample::two_vms());
+        app.update(reading.clone(), &system);
+        let mut later = reading.clone();
+        later.add(reading);
         later.clock.boottime += 2_000_000_000;
         app.update(later, &system);
         app
     }
 
-    fn screen_of(app: &mut App, width: u16, height: u16) -> Vec<String> {
+    pub fn screen_of(app: &mut App, width: u16, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, app)).unwrap();
         let buffer = terminal.backend().buffer();
@@ -240,9 +225,10 @@ mod tests {
         (0..height).map(|y| line(y).trim_end().to_owned()).collect()
     }
 
-    fn type_in(app: &mut App, keys: &str) -> Action {
+    pub fn type_in(app: &mut App, keys: &str) -> Action {
         let code = |c| match c {
             '\n' => KeyCode::Enter,
+            '\t' => KeyCode::Tab,
             '\u{1b}' => KeyCode::Esc,
             c => KeyCode::Char(c),
         };
@@ -383,7 +369,8 @@ mod tests {
     fn shares_are_of_all_pages() {
         let mut app = app();
         screen_of(&mut app, 120, 9);
-        type_in(&mut app, "j");
+        // What is chosen is shown, whatever that takes.
+        type_in(&mut app, "jj");
         let screen = screen_of(&mut app, 120, 9);
         assert!(screen[6].contains("local APIC") && screen[6].contains(" 5.6 "));
     }
