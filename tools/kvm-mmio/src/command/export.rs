@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
@@ -119,18 +119,27 @@ fn welcome(request: &Request) -> Format {
     }
 }
 
-/// Writes a file so that a reader sees the old one or the new one. A device or a pipe stays what
-/// it is.
+/// Writes a file so that a reader sees the old one or the new one. A device, a pipe or a link
+/// stays what it is.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || match fs::metadata(path) {
-        Ok(node) if !node.is_file() => fs::write(path, bytes),
-        _ => {
-            let mut temporary = OsString::from(path);
+    let write = || match replaceable(path) {
+        None => fs::write(path, bytes),
+        Some(file) => {
+            let mut temporary = OsString::from(&file);
             temporary.push(format!(".{}", std::process::id()));
             fs::write(&temporary, bytes)
-                .and_then(|()| fs::rename(&temporary, path))
+                .and_then(|()| fs::rename(&temporary, &file))
                 .inspect_err(|_| drop(fs::remove_file(&temporary)))
         }
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The file that is meant, be it there or not; None for what has to be written into.
+fn replaceable(path: &Path) -> Option<PathBuf> {
+    match fs::canonicalize(path) {
+        Ok(node) => node.is_file().then_some(node),
+        // A link may lead to what has no name, as /dev/stdout does to a pipe.
+        Err(_) => (!path.is_symlink()).then(|| path.to_owned()),
+    }
 }

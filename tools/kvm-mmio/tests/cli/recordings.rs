@@ -383,6 +383,12 @@ fn export_replaces_a_file() {
             .count(),
         1
     );
+    // What a link leads to is replaced, not the link.
+    symlink("out.prom", kernel.path("link.prom")).unwrap();
+    kernel.write("out.prom", "old");
+    kernel.run(&["export", "-o", "link.prom"]).expect(0, "", "");
+    assert!(kernel.path("link.prom").is_symlink());
+    assert_eq!(fs::read_to_string(kernel.path("out.prom")).unwrap(), text);
     // A pipe is written into.
     kernel
         .run(&["export", "-o", "/dev/stdout"])
