@@ -30,12 +30,20 @@ struct Options {
     /// Give each VM the interrupt controllers and the timer of a PC, in the kernel
     #[arg(long)]
     irqchip: bool,
+    /// With --hold: store to so many bytes, one after another, in place of two reads
+    #[arg(long, requires = "hold")]
+    bytes: Option<u64>,
 }
 
-fn hold() -> Result<()> {
+fn hold(bytes: Option<u64>) -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
-    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
-    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+    match bytes {
+        Some(bytes) => vcpu.fill(machine.gva(1), bytes)?,
+        None => {
+            vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+            vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
+        }
+    }
     println!("holding");
     io::stdin()
         .read_to_end(&mut Vec::new())
@@ -67,7 +75,7 @@ fn main() -> Result<ExitCode> {
         Machine::all_with_irqchip();
     }
     if options.hold {
-        return hold().map(|()| ExitCode::SUCCESS);
+        return hold(options.bytes).map(|()| ExitCode::SUCCESS);
     }
     let tests = choose(&options.names)?;
     let switch = match host::extension_enabled() {

@@ -303,6 +303,18 @@ impl Vcpu {
             .and_then(Run::done)
     }
 
+    /// Stores to so many bytes one after another, by one instruction.
+    pub fn fill(&mut self, gva: u64, bytes: u64) -> Result<()> {
+        let regs = kvm_regs {
+            rdi: gva,
+            rcx: bytes,
+            ..Default::default()
+        };
+        self.exec(regs, |a| a.rep().stosb())
+            .and_then(Run::done)
+            .map(drop)
+    }
+
     /// Runs a MOV that reads `size` bytes up to its exit: KVM completes it when it runs again.
     pub fn begin_read(&mut self, gva: u64, size: u8) -> Result<Option<Event>> {
         let regs = kvm_regs {

@@ -4,6 +4,7 @@
 mod counts;
 mod file;
 pub mod heat;
+mod many;
 mod programs;
 mod recorded;
 mod trace;
@@ -20,6 +21,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         trace::TESTS,
         programs::TESTS,
         traced::TESTS,
+        many::TESTS,
     ]
     .into_iter()
     .flatten()

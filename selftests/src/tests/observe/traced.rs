@@ -5,7 +5,6 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use kvm_bindings::kvm_regs;
 use serde_json::Value;
 
 use super::programs::{MANY, Recorder, Scratch, Stat, finish, need, number, run_guest};
@@ -29,7 +28,7 @@ crate::test_table! {
 }
 
 /// Whether the kernel can count by BPF. If not, kvm-mmio has to say so.
-fn has_bpf() -> Result<bool> {
+pub(super) fn has_bpf() -> Result<bool> {
     let mut command = Command::new("kvm-mmio");
     let output = command.args(["stat", "--source", "bpf", "--", "true"]);
     let output = output.output().context("kvm-mmio")?;
@@ -42,7 +41,7 @@ fn has_bpf() -> Result<bool> {
 }
 
 /// Those that count by tracepoints here.
-fn sources() -> Result<Vec<&'static str>> {
+pub(super) fn sources() -> Result<Vec<&'static str>> {
     let bpf = has_bpf()?.then_some("bpf");
     Ok(["tracepoints", "perf"].into_iter().chain(bpf).collect())
 }
@@ -211,12 +210,7 @@ fn many_addresses() -> Result<()> {
         ];
         started.push((Recorder::start("kvm-mmio", &stat)?, json));
     }
-    let regs = kvm_regs {
-        rdi: machine.gva(1),
-        rcx: BYTES,
-        ..Default::default()
-    };
-    vcpu.exec(regs, |a| a.rep().stosb())?.done()?;
+    vcpu.fill(machine.gva(1), BYTES)?;
     for (recorder, json) in started {
         recorder.stop()?;
         let text = fs::read_to_string(&json.0)?;
