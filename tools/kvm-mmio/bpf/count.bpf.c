@@ -293,6 +293,11 @@ static __always_inline void count_part(struct thread *thread, u32 type, u64 gpa,
 	u32 number = find_place(thread, gpa);
 	struct place *place = place_at(number);
 
+	/* Also if it is lost: what userspace then takes is not the write before. */
+	if (type == WRITE) {
+		thread->written_before = thread->written;
+		thread->written = number;
+	}
 	if (!place) {
 		lose();
 		return;
@@ -306,8 +311,6 @@ static __always_inline void count_part(struct thread *thread, u32 type, u64 gpa,
 	place->by_userspace = type == READ_UNSATISFIED;
 	if (type == WRITE) {
 		add(&place->writes);
-		thread->written_before = thread->written;
-		thread->written = number;
 		return;
 	}
 	add(&place->reads);
