@@ -87,6 +87,8 @@ pub struct App {
     /// The last reading and the one before.
     last: Reading,
     before: Reading,
+    /// What has grown since the start, and in the last interval.
+    grown: [Reading; 2],
     started: bool,
 }
 
@@ -104,6 +106,7 @@ impl App {
             base: Reading::default(),
             last: Reading::default(),
             before: Reading::default(),
+            grown: Default::default(),
             started: false,
         }
     }
@@ -115,6 +118,17 @@ impl App {
             self.started = true;
         }
         self.before = std::mem::replace(&mut self.last, reading);
+        self.compare();
+    }
+
+    /// Once for each reading, as it takes its time with many VMs.
+    fn compare(&mut self) {
+        self.grown = [&self.base, &self.before].map(|earlier| self.last.since(earlier));
+    }
+
+    fn reset(&mut self) {
+        self.base = self.last.clone();
+        self.compare();
     }
 
     /// Seconds of the last interval.
@@ -142,8 +156,7 @@ impl App {
     /// Accesses of no page since the start, of the VMs that are shown.
     pub fn dropped(&self) -> u64 {
         let only = self.level().vm();
-        let grown = self.last.since(&self.base);
-        let shown = grown.vms.iter().filter(|(id, vm)| {
+        let shown = self.grown[0].vms.iter().filter(|(id, vm)| {
             only.is_none_or(|only| only == **id) && self.view.filter.has_vm(**id, vm)
         });
         shown.map(|(_, vm)| vm.heat_dropped).sum()
@@ -165,9 +178,8 @@ impl App {
 
     /// All that was accessed since the start, the busiest now first.
     pub fn lines(&self) -> Vec<Line> {
-        let grown = [&self.base, &self.before].map(|earlier| self.last.since(earlier));
-        self.level()
-            .lines(grown.each_ref(), &self.names, &self.view)
+        let grown = self.grown.each_ref();
+        self.level().lines(grown, &self.names, &self.view)
     }
 
     /// Which of the lines is chosen.
@@ -246,7 +258,7 @@ impl App {
             KeyCode::Char('v') => self.ask(Question::Vcpu),
             KeyCode::Char('s') => self.ask(Question::Interval),
             KeyCode::Char('o') => self.view.sort = self.view.sort.next(),
-            KeyCode::Char('r') => self.base = self.last.clone(),
+            KeyCode::Char('r') => self.reset(),
             KeyCode::Char('x') => self.view.per_vcpu = !self.view.per_vcpu,
             KeyCode::Down | KeyCode::Char('j') => self.choose(1),
             KeyCode::Up | KeyCode::Char('k') => self.choose(-1),

@@ -93,10 +93,15 @@ fn interactive(
     let mut screen = Screen::open()?;
     let mut next = Instant::now() + app.interval;
     let mut updates = 0;
+    let mut changed = true;
     loop {
-        screen.0.draw(|frame| screen::draw(frame, &mut app))?;
+        if std::mem::take(&mut changed) {
+            screen.0.draw(|frame| screen::draw(frame, &mut app))?;
+        }
         let rest = next.saturating_duration_since(Instant::now());
         if event::poll(rest.min(STEP)).or_else(ignore_interruption)? {
+            // Another size of the terminal is an event as well.
+            changed = true;
             match event::read()? {
                 Event::Key(key) if key.kind == KeyEventKind::Press => match app.key(key) {
                     Action::Quit => return Ok(()),
@@ -111,6 +116,7 @@ fn interactive(
         }
         if Instant::now() >= next {
             app.update(source.read()?, system);
+            changed = true;
             next = Instant::now() + app.interval;
             updates += 1;
             if args.count.is_some_and(|count| updates >= count) {
