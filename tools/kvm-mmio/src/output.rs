@@ -7,6 +7,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::counts::Counts;
+use crate::group::Group;
 use crate::json_lines::known_width;
 use crate::reading::{HEAT, Last};
 use crate::site::Times;
@@ -153,9 +154,10 @@ pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
         };
         writeln!(out, "{what} in {}", seconds(summary))?;
     } else {
+        vm_sums(out, summary)?;
         let table = match summary.by {
             By::Page => page_table(summary),
-            by => group_table(summary, by),
+            by => group_table(summary, &summary.groups, by),
         };
         writeln!(out, "{}", table.trim_fmt())?;
         let total = summary.accesses;
@@ -170,6 +172,22 @@ pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
         writeln!(out, "{note}")?;
     }
     Ok(())
+}
+
+/// In front of pages of which there are too many.
+fn vm_sums(out: &mut dyn Write, summary: &Summary) -> Result<()> {
+    if summary.vm_sums.is_empty() {
+        return Ok(());
+    }
+    let table = group_table(summary, &summary.vm_sums, By::Vm);
+    writeln!(out, "{}", table.trim_fmt())?;
+    let (vms, accesses) = summary.vms_hidden;
+    if vms != 0 {
+        let vms = plural(vms as u64, "more VM", "more VMs");
+        let accesses = plural(accesses, "access", "accesses");
+        writeln!(out, "{vms} with {accesses} not shown (--by vm)")?;
+    }
+    Ok(writeln!(out)?)
 }
 
 fn seconds(summary: &Summary) -> String {
@@ -221,7 +239,7 @@ fn page_table(summary: &Summary) -> Table {
     table
 }
 
-fn group_table(summary: &Summary, by: By) -> Table {
+fn group_table(summary: &Summary, groups: &[Group], by: By) -> Table {
     let mut titles = vec!["VM", "PID", "process"];
     titles.extend(by.titles());
     let mut left: Vec<usize> = (2..titles.len()).collect();
@@ -233,7 +251,7 @@ fn group_table(summary: &Summary, by: By) -> Table {
     titles.extend(time_titles(summary));
     let mut table = table(&titles, &left);
     let total = summary.accesses.max(1);
-    for group in &summary.groups {
+    for group in groups {
         let counts = &group.counts;
         let mut cells = vec![
             group.vm.to_string(),
@@ -401,6 +419,10 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "\
+VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
+ 1  4711  -              3     10620  99.6    120   10500   10600         20  10620      750
+ 2  4712  - (ended)      1        42   0.4     40       2       0         42     42      750
+
 VM   PID  process        page  name        accesses     %  reads  writes  kernel  userspace   fast  ns each  last
  1  4711  -        0xfe003000  0xfe003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
  1  4711  -        0xfee00000  local APIC       600   5.6    100     500     600          0    600      750  write 4 (1 bit)

@@ -12,7 +12,7 @@ use crate::group::{Group, groups};
 use crate::reading::{Clock, Reading, Vcpu, Vm};
 use crate::region::Names;
 use crate::row::{Row, maps, pages, rows};
-use crate::view::{By, View};
+use crate::view::{By, Sort, View};
 
 /// The time and the place of a summary.
 #[derive(Clone, Debug)]
@@ -28,6 +28,10 @@ pub struct Summary {
     pub groups: Vec<Group>,
     /// Rows or groups that are left out, and their accesses.
     pub hidden: (usize, u64),
+    /// The sums of VMs, the busiest, if pages of several are left out.
+    pub vm_sums: Vec<Group>,
+    /// VMs that are not among these, and their accesses.
+    pub vms_hidden: (usize, u64),
     /// Accesses of all, shown or not.
     pub accesses: u64,
     /// There are names of pages of which it is not known whose they are.
@@ -57,6 +61,9 @@ pub struct VmSummary {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// Most VMs whose sums precede pages, so that some of these are on the first screen, too.
+const VM_SUMS: usize = 10;
+
 impl Summary {
     /// Of what has grown in some time, with at most `top` rows.
     pub fn new(grown: &Reading, elapsed: Duration, names: &Names, view: &View, top: usize) -> Self {
@@ -69,6 +76,11 @@ impl Summary {
             true => 0,
             false => rows.iter().filter(|row| !row.shared.is_empty()).count() as u64,
         };
+        let mut vm_sums = match view.by {
+            By::Page if rows.len() > top => sums_of_vms(&rows, view.sort),
+            _ => Vec::new(),
+        };
+        let vms_left = vm_sums.split_off(VM_SUMS.min(vm_sums.len()));
         let mut groups = groups(&rows, view.by, view.sort);
         if view.by != By::Page {
             rows.clear();
@@ -98,6 +110,8 @@ impl Summary {
                 pages_hidden.0 + groups_hidden.0,
                 pages_hidden.1 + groups_hidden.1,
             ),
+            vm_sums,
+            vms_hidden: counts_of(vms_left, |vm| vm.counts),
             accesses,
             names_unused: maps(grown, names, &view.filter).unused,
             unmatched: name
@@ -124,6 +138,19 @@ impl Summary {
     pub fn dropped(&self) -> u64 {
         self.vms.iter().map(|vm| vm.heat_dropped).sum()
     }
+}
+
+/// If there are several.
+fn sums_of_vms(rows: &[Row], sort: Sort) -> Vec<Group> {
+    let sort = match sort {
+        Sort::Page => Sort::Accesses,
+        sort => sort,
+    };
+    let mut sums = groups(rows, By::Vm, sort);
+    if sums.len() == 1 {
+        sums.clear();
+    }
+    sums
 }
 
 /// How many there are, and their accesses.

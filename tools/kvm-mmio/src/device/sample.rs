@@ -265,6 +265,29 @@ pub fn two_vms() -> Reading {
     reading
 }
 
+/// So many VMs: of VM number N, 10 N accesses to a doorbell and N to the APIC. Each tenth has ended.
+pub fn many_vms(count: u32) -> Reading {
+    let vm = |number: u32| Vm {
+        tgid: 5000 + number,
+        ended: number % 10 == 0,
+        heat_dropped: 0,
+        vcpus: [(
+            0,
+            vcpu(&[
+                (0xfe00_3000, page(0, 10 * u64::from(number), 0)),
+                (0xfee0_0000, page(u64::from(number), 0, 0)),
+            ]),
+        )]
+        .into(),
+    };
+    let mut reading = idle();
+    reading.clock.flags |= HEAT;
+    reading.vms = (1..=count)
+        .map(|number| (number.into(), vm(number)))
+        .collect();
+    reading
+}
+
 prop_compose! {
     fn any_page()(numbers in any::<[u64; 8]>(), tsc in any::<u64>(), small in any::<[u8; 3]>(), direction in 0u64..3) -> Page {
         let [count, reads, writes, kernel, userspace, fast, wildcard, cycles] = numbers;

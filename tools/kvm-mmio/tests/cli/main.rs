@@ -25,6 +25,7 @@ mod support;
 
 mod export;
 mod instructions;
+mod many;
 mod names;
 mod recordings;
 mod shell;
@@ -32,7 +33,7 @@ mod stat;
 mod status;
 
 use reading::Reading;
-use support::{Done, Kernel, doubled};
+use support::{Done, Kernel, doubled, doubled_of};
 
 const NOBODY: u32 = 65534;
 

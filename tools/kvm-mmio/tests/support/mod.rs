@@ -125,8 +125,12 @@ impl Done {
 
 /// What the kernel says after everything has happened once more.
 pub fn doubled() -> Reading {
-    let mut reading = sample::two_vms();
-    reading.add(&sample::two_vms());
+    doubled_of(&sample::two_vms())
+}
+
+pub fn doubled_of(before: &Reading) -> Reading {
+    let mut reading = before.clone();
+    reading.add(before);
     reading.clock.boottime += 1_500_000_000;
     reading
 }

@@ -246,6 +246,35 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_vms() {
+        let mut app = app_of(&sample::many_vms(100));
+        type_in(&mut app, "\t");
+        let screen = screen_of(&mut app, 120, 30);
+        assert!(screen[0].contains("90 VMs, 200 pages, 27775 accesses/s"));
+        // A cell for each.
+        assert_eq!(screen[2].chars().count(), 100);
+        let rows = &screen[6..29];
+        assert!(
+            rows[0].starts_with(" 100     5100 - (ended) "),
+            "{screen:?}"
+        );
+        assert!(rows[22].starts_with("  78     5078 - "), "{screen:?}");
+        app.key(KeyCode::End.into());
+        let screen = screen_of(&mut app, 120, 30);
+        assert!(screen[28].starts_with("   1     5001 - "), "{screen:?}");
+        type_in(&mut app, "kkkkkkkkk\n");
+        assert_eq!(told(&mut app)[0], "VM 10");
+        // What was chosen is in sight again.
+        type_in(&mut app, "\u{1b}");
+        let screen = screen_of(&mut app, 120, 30);
+        assert!(
+            screen[6..29]
+                .iter()
+                .any(|row| row.starts_with("  10     5010 - (ended)"))
+        );
+    }
+
+    #[test]
     fn a_page_of_one_vcpu() {
         let mut app = app();
         type_in(&mut app, "xj\n");
