@@ -37,7 +37,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     (
         "Enter",
-        "the pages of that VM; the vCPUs and instructions that access that page",
+        "look into it: a VM's pages, a page's vCPUs and instructions",
     ),
     ("Esc", "back; from where it began: quit"),
     ("Tab", "all VMs, or the pages of all"),
@@ -304,11 +304,10 @@ pub(super) mod tests {
         type_in(&mut app, "r");
         assert!(screen_of(&mut app, 140, 12)[0].contains("0 pages"));
         type_in(&mut app, "h");
-        assert!(
-            screen_of(&mut app, 140, 20)
-                .iter()
-                .any(|line| line.contains("reset the totals"))
-        );
+        let screen = screen_of(&mut app, 80, 24);
+        for (_, text) in KEYS {
+            assert!(screen.iter().any(|line| line.contains(text)), "{text}");
+        }
         assert_eq!(type_in(&mut app, "qq"), Action::Quit);
     }
 
