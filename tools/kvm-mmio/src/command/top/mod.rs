@@ -7,6 +7,8 @@ mod level;
 mod screen;
 mod table;
 mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
