@@ -69,6 +69,8 @@ pub const COLUMNS: &[(&str, &str)] = &[
 /// Characters that the name of a process has room for.
 const PROCESS: usize = 24;
 
+const ENDED: &str = " (ended)";
+
 /// A file of names that may be of either of two VMs names none.
 pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several processes: say whose \
      they are, --mtree PID=FILE, or all=FILE";
@@ -285,8 +287,17 @@ fn group_table(summary: &Summary, groups: &[Group], by: By) -> Table {
 /// What the process of a VM is called, and whether the VM is no more.
 pub fn process(name: &str, ended: bool) -> String {
     let name = if name.is_empty() { "-" } else { name };
-    let ended = if ended { " (ended)" } else { "" };
+    let ended = if ended { ENDED } else { "" };
     format!("{}{ended}", short(name, PROCESS))
+}
+
+/// What it is called where there is less room: that the VM has ended is said in any case.
+pub fn short_process(text: &str, most: usize) -> String {
+    let room = most.saturating_sub(ENDED.len());
+    match text.strip_suffix(ENDED) {
+        Some(name) if room != 0 => format!("{}{ENDED}", short(name, room)),
+        _ => short(text, most),
+    }
 }
 
 /// A text that is not longer than there is room.

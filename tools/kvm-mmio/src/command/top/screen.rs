@@ -353,9 +353,12 @@ pub(super) mod tests {
         let owner = Owner::Process(4711);
         let given = vec![Given { owner, region }];
         let mut app = app();
-        app.names = Names::new(given, [(4711, "a-rather-long-name".to_owned())].into());
+        let processes = [(4711, "a-rather-long-name"), (4712, "another-long-name")];
+        let processes = processes.map(|(process, name)| (process, name.to_owned()));
+        app.names = Names::new(given, processes.into());
         let screen = screen_of(&mut app, 100, 12);
         assert!(screen[6].contains(" a-rather-long-n… "), "{screen:?}");
+        assert!(screen[8].contains(" another… (ended) "), "{screen:?}");
         assert!(
             screen[6].contains(" virtio-pci-notify-virtio… "),
             "{screen:?}"

@@ -165,7 +165,11 @@ pub fn table<'a>(app: &App, lines: &'a [Line], from: usize, width: u16) -> Table
             true => width.saturating_sub(others),
             false => column.width,
         };
-        let line = TextLine::from(output::short(&text, room.into()));
+        let short = match column.title {
+            PROCESS => output::short_process,
+            _ => output::short,
+        };
+        let line = TextLine::from(short(&text, room.into()));
         Cell::from(if column.left {
             line
         } else {
