@@ -10,6 +10,7 @@ pub mod host;
 pub mod kick;
 pub mod perf;
 pub(crate) mod random;
+pub mod reads;
 pub mod registers;
 pub mod stats;
 pub mod tap;
