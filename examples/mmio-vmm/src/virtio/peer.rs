@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The other end of a network card that has no tap: it answers ARP, ping, and echoes UDP.
+//! The other end of a network card that has no tap: it answers ARP, ping, and echoes UDP and TCP.
 //!
-//! It is whoever it is asked for, so that the guest needs a route, but no certain address.
+//! It is whoever it is asked for, so that the guest needs a route, but no certain address. Each
+//! segment of TCP comes back as it is: a guest that connects finds that the other end does so at
+//! the same moment (RFC 9293, section 3.5), and from then on reads what it writes.
 
 /// Its own address on the wire.
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
@@ -12,6 +14,7 @@ const ETHERNET: usize = 14;
 const ARP: usize = 28;
 const IPV4: usize = 20;
 const ICMP: u8 = 1;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// What comes back for a frame, if anything.
@@ -59,7 +62,7 @@ fn answer_ip(packet: &mut [u8]) -> Option<()> {
     source.swap_with_slice(target);
     match header[9] {
         ICMP => answer_ping(payload),
-        UDP => swap_ports(payload),
+        TCP | UDP => swap_ports(payload),
         _ => None,
     }
 }
@@ -143,8 +146,9 @@ mod tests {
         }
 
         #[test]
-        fn udp_comes_back(body in proptest::collection::vec(any::<u8>(), 4..40)) {
-            let answer = answer(&frame(ETHERTYPE_IPV4, &ip(UDP, &body))).unwrap();
+        fn udp_and_tcp_come_back(protocol in prop_oneof![Just(UDP), Just(TCP)],
+                                 body in proptest::collection::vec(any::<u8>(), 4..40)) {
+            let answer = answer(&frame(ETHERTYPE_IPV4, &ip(protocol, &body))).unwrap();
             let back = &answer[ETHERNET + IPV4..];
             prop_assert_eq!(&back[..2], &body[2..4]);
             prop_assert_eq!(&back[4..], &body[4..]);
