@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -46,27 +45,17 @@ impl Disk {
         self.size
     }
 
-    /// Where a sector begins, in bytes, if whole sectors of `length` bytes from there on are on
-    /// the disk.
-    pub fn offset(&self, sector: u64, length: usize) -> io::Result<u64> {
+    /// The file at a sector, if whole sectors of `length` bytes from there on are on the disk.
+    pub fn at(&mut self, sector: u64, length: usize) -> io::Result<&mut File> {
         let start = sector.checked_mul(SECTOR);
         let end = start.and_then(|start| start.checked_add(length as u64));
         match (start, end) {
             (Some(start), Some(end)) if end <= self.size && length as u64 % SECTOR == 0 => {
-                Ok(start)
+                self.file.seek(SeekFrom::Start(start))?;
+                Ok(&mut self.file)
             }
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
-    }
-
-    /// `at` is in bytes, as `offset()` gives it.
-    pub fn read(&self, at: u64, data: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(data, at)
-    }
-
-    /// The same.
-    pub fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, at)
     }
 
     /// What was written is kept, whatever happens.

@@ -53,9 +53,9 @@ impl Machine {
     }
 
     /// Runs the guest from `entry` on until it ends its machine.
-    pub fn run(self, entry: u64, xsave: bool, bus: Bus, pci: Option<Pci>) -> Result<()> {
+    pub fn run(self, entry: u64, bus: Bus, pci: Option<Pci>) -> Result<()> {
         let vcpu = self.vm.create_vcpu(0).context("KVM makes no vCPU")?;
-        set_up(&self.kvm, &vcpu, &self.memory, entry, xsave)?;
+        set_up(&self.kvm, &vcpu, &self.memory, entry)?;
         let ports = Ports::new(&self.vm, pci)?;
         let result = Processor { vcpu, bus, ports }.run();
         std::io::stdout().flush()?;

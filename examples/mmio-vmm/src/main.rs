@@ -22,6 +22,7 @@ mod page;
 mod pci;
 mod ports;
 mod sys;
+mod thread;
 mod virtio;
 mod vmm;
 mod wiring;

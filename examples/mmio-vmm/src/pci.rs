@@ -2,9 +2,9 @@
 //! PCI's configuration space by two ports, for a host bridge and one function.
 
 /// Address and data of the configuration mechanism #1.
-const ADDRESS: u16 = 0xcf8;
+pub const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
-const DATA_END: u16 = DATA + 3;
+pub const DATA_END: u16 = DATA + 3;
 const ENABLE: u32 = 1 << 31;
 
 const BAR: usize = 4;
@@ -79,11 +79,6 @@ impl Pci {
             address: 0,
             functions: [Function::new(0x0002_1234, HOST_BRIDGE), device.function()],
         }
-    }
-
-    /// Whether the port is one of the bus.
-    pub fn has(port: u16) -> bool {
-        (ADDRESS..=DATA_END).contains(&port)
     }
 
     /// Of 1, 2 or 4 bytes.

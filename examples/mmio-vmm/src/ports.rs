@@ -13,7 +13,7 @@ use vm_superio::{I8042Device, Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::layout::{I8042_PORT, SERIAL_IRQ, SERIAL_PORT, SLEEP_PORT};
-use crate::pci::Pci;
+use crate::pci::{self, Pci};
 
 const SERIAL_END: u16 = SERIAL_PORT + 7;
 const I8042_END: u16 = I8042_PORT + 4;
@@ -74,34 +74,30 @@ impl Ports {
     /// Where nothing is, all bits are read as 1.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
-        if let (true, Some(pci)) = (Pci::has(port), &mut self.pci) {
-            return pci.read(port, data);
+        match (port, &mut self.pci) {
+            (SERIAL_PORT..=SERIAL_END, _) => {
+                data[0] = self.serial.read((port - SERIAL_PORT) as u8);
+            }
+            (I8042_PORT..=I8042_END, _) => data[0] = self.i8042.read((port - I8042_PORT) as u8),
+            (pci::ADDRESS..=pci::DATA_END, Some(pci)) => pci.read(port, data),
+            _ => {}
         }
-        let value = match port {
-            SERIAL_PORT..=SERIAL_END => self.serial.read((port - SERIAL_PORT) as u8),
-            I8042_PORT..=I8042_END => self.i8042.read((port - I8042_PORT) as u8),
-            _ => return,
-        };
-        data[0] = value;
     }
 
     /// Fails if what reads the console has gone.
     pub fn write(&mut self, port: u16, data: &[u8]) -> Result<()> {
-        if let (true, Some(pci)) = (Pci::has(port), &mut self.pci) {
-            pci.write(port, data);
-            return Ok(());
-        }
-        match (port, data) {
-            (SERIAL_PORT..=SERIAL_END, [value]) => self
+        match (port, data, &mut self.pci) {
+            (SERIAL_PORT..=SERIAL_END, [value], _) => self
                 .serial
                 .write((port - SERIAL_PORT) as u8, *value)
                 .map_err(|e| anyhow::anyhow!("console: {e:?}"))?,
-            (I8042_PORT..=I8042_END, [value]) => {
+            (I8042_PORT..=I8042_END, [value], _) => {
                 let Ok(()) = self.i8042.write((port - I8042_PORT) as u8, *value);
             }
-            (SLEEP_PORT, [value]) if value & SLEEP != 0 => {
+            (SLEEP_PORT, [value], _) if value & SLEEP != 0 => {
                 let Ok(()) = self.ended.trigger();
             }
+            (pci::ADDRESS..=pci::DATA_END, _, Some(pci)) => pci.write(port, data),
             _ => {}
         }
         Ok(())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! All that is `unsafe`: memory that KVM and the module use, and a tap's name.
+//! All that is `unsafe`: memory that KVM and the module use.
 
 #![expect(unsafe_code)]
 
@@ -33,16 +33,6 @@ pub struct Request {
 }
 
 ioctl_iow_nr!(KVM_MMIO_REGISTER_ADD, 0xbb, 0, Request);
-
-/// `struct ifreq`, as far as TUNSETIFF reads it.
-#[repr(C)]
-struct InterfaceRequest {
-    name: [u8; 16],
-    flags: i16,
-    rest: [u8; 22],
-}
-
-ioctl_iow_nr!(TUNSETIFF, 'T' as u32, 202, i32);
 
 /// Memory of this process that a guest or the kernel may use for as long as the process runs.
 ///
@@ -111,27 +101,7 @@ pub fn add_register(file: &File, word: (&Shared, usize), mut request: Request) -
     request.user_addr = word.0.address(word.1);
     // SAFETY: the kernel reads the structure, and then changes the word, which by the invariant of
     // `Shared` stays mapped and which this process only accesses atomically.
-    done(unsafe { ioctl_with_ref(file, KVM_MMIO_REGISTER_ADD(), &request) })
-}
-
-/// Has an open `/dev/net/tun` be the tap of that name, with frames as they are.
-pub fn attach_tap(file: &File, name: &str) -> io::Result<()> {
-    const IFF_TAP: i16 = 2;
-    const IFF_NO_PI: i16 = 0x1000;
-    let mut request = InterfaceRequest {
-        name: [0; 16],
-        flags: IFF_TAP | IFF_NO_PI,
-        rest: [0; 22],
-    };
-    let length = name.len().min(15);
-    request.name[..length].copy_from_slice(&name.as_bytes()[..length]);
-    // SAFETY: the kernel reads and writes a `struct ifreq`, i.e. 40 bytes, and `request` has them.
-    // The pointer is to one that is not shared.
-    done(unsafe { vmm_sys_util::ioctl::ioctl_with_mut_ref(file, TUNSETIFF(), &mut request) })
-}
-
-fn done(result: i32) -> io::Result<()> {
-    match result {
+    match unsafe { ioctl_with_ref(file, KVM_MMIO_REGISTER_ADD(), &request) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

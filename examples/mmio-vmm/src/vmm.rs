@@ -8,7 +8,7 @@ use crate::bus::Bus;
 use crate::cli::Options;
 use crate::counts::{Device, Report};
 use crate::disk::Disk;
-use crate::layout;
+use crate::layout::PAGE;
 use crate::machine::Machine;
 use crate::nvme::{Controller, PCI};
 use crate::pci::Pci;
@@ -32,40 +32,39 @@ pub fn run(options: &Options) -> Result<()> {
     let disks: Result<Vec<_>> = options.block.iter().map(|path| Disk::open(path)).collect();
     let disks = disks?;
     let nvme = options.nvme.as_deref().map(Disk::open).transpose()?;
-    let net = options.net.as_deref().map(Net::new).transpose()?;
 
-    let mut builder = Builder::new(options)?;
+    let machine = Machine::new(options.memory << 20)?;
+    let wiring = Wiring::new(options.registers, machine.vm.clone())?;
+    let mut builder = Builder {
+        machine,
+        wiring,
+        bus: Bus::default(),
+        virtio: Vec::new(),
+        pci: None,
+        counts: Vec::new(),
+    };
     for (index, disk) in disks.into_iter().enumerate() {
-        builder.add(&format!("block{index}"), Block::new(disk))?;
+        builder.add(&format!("block{index}"), Block(disk))?;
     }
-    if let Some(net) = net {
-        builder.add("net", net)?;
+    if options.net {
+        builder.add("net", Net::default())?;
     }
     if let Some(disk) = nvme {
         builder.add_nvme(disk)?;
     }
     let devices = builder.run(boot, options)?;
-    print(options, devices)
+    let registers = options.registers.name();
+    let report = Report { registers, devices };
+    let text = if options.json {
+        serde_json::to_string(&report)?
+    } else {
+        report.table()
+    };
+    eprintln!("{text}");
+    Ok(())
 }
 
 impl Builder {
-    fn new(options: &Options) -> Result<Self> {
-        let machine = Machine::new(options.memory << 20)?;
-        let wiring = Wiring::new(
-            options.registers,
-            machine.vm.clone(),
-            layout::FIRST_DEVICE_SLOT,
-        )?;
-        Ok(Self {
-            machine,
-            wiring,
-            bus: Bus::default(),
-            virtio: Vec::new(),
-            pci: None,
-            counts: Vec::new(),
-        })
-    }
-
     fn add_nvme(&mut self, disk: Disk) -> Result<()> {
         let memory = self.machine.memory.clone();
         let (controller, counts) =
@@ -83,8 +82,7 @@ impl Builder {
         let memory = &self.machine.memory;
         boot::write_tables(memory, &self.virtio, self.pci.is_some())?;
         let entry = boot.load(memory, options.memory << 20)?;
-        self.machine
-            .run(entry, !options.no_xsave, self.bus, self.pci)?;
+        self.machine.run(entry, self.bus, self.pci)?;
         Ok(self.counts)
     }
 
@@ -93,21 +91,10 @@ impl Builder {
         let memory = self.machine.memory.clone();
         let (device, counts) = Transport::new(name, backend, region, memory, &mut self.wiring)
             .with_context(|| format!("device {name}"))?;
-        self.bus.add(region.base, layout::PAGE, Box::new(device));
+        self.bus.add(region.base, PAGE, Box::new(device));
         self.virtio.push(region);
         let name = name.to_owned();
         self.counts.push(Device { name, counts });
         Ok(())
     }
-}
-
-fn print(options: &Options, devices: Vec<Device>) -> Result<()> {
-    let registers = options.registers.name();
-    let report = Report { registers, devices };
-    if options.json {
-        eprintln!("{}", serde_json::to_string(&report)?);
-    } else {
-        eprintln!("{}", report.table());
-    }
-    Ok(())
 }

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::layout::FIRST_DEVICE_SLOT;
 use crate::page::RegisterPage;
 use crate::sys::{self, Request};
 
@@ -58,9 +59,8 @@ pub struct Wiring {
 }
 
 impl Wiring {
-    /// Fails if the mode needs the extension, and it is not loaded. Memory of devices has the
-    /// numbers from `next_slot` on.
-    pub fn new(mode: Mode, vm: Arc<VmFd>, next_slot: u32) -> Result<Self> {
+    /// Fails if the mode needs the extension, and it is not loaded.
+    pub fn new(mode: Mode, vm: Arc<VmFd>) -> Result<Self> {
         let registers = (mode >= Mode::Posted)
             .then(|| open_registers(mode))
             .transpose()?;
@@ -68,7 +68,7 @@ impl Wiring {
             mode,
             vm,
             registers,
-            next_slot,
+            next_slot: FIRST_DEVICE_SLOT,
         })
     }
 
@@ -102,15 +102,11 @@ impl Wiring {
     /// Reads of 4 bytes at `gpa` return the word of the page.
     pub fn post_reads(&self, gpa: u64, word: (&RegisterPage, u32)) -> Result<()> {
         const READ_RETURN: u8 = 1;
-        self.post(
-            word,
-            Request {
-                gpa,
-                event_fd: -1,
-                on_read: READ_RETURN,
-                ..Default::default()
-            },
-        )
+        let request = Request {
+            on_read: READ_RETURN,
+            ..Default::default()
+        };
+        self.post(gpa, word, None, request)
     }
 
     /// Writes of 4 bytes at `gpa` change the word of the page, and then ring the event if any.
@@ -122,29 +118,33 @@ impl Wiring {
         event: Option<&EventFd>,
     ) -> Result<()> {
         const SIGNAL_ALWAYS: u8 = 1;
-        self.post(
-            word,
-            Request {
-                gpa,
-                event_fd: event.map_or(-1, |event| event.as_raw_fd()),
-                on_write: write as u8,
-                signal: if event.is_some() { SIGNAL_ALWAYS } else { 0 },
-                ..Default::default()
-            },
-        )
+        let request = Request {
+            on_write: write as u8,
+            signal: event.map_or(0, |_| SIGNAL_ALWAYS),
+            ..Default::default()
+        };
+        self.post(gpa, word, event, request)
     }
 
-    fn post(&self, (page, offset): (&RegisterPage, u32), request: Request) -> Result<()> {
+    fn post(
+        &self,
+        gpa: u64,
+        (page, offset): (&RegisterPage, u32),
+        event: Option<&EventFd>,
+        request: Request,
+    ) -> Result<()> {
         let Some(file) = &self.registers else {
             return Ok(());
         };
         let request = Request {
+            gpa,
             len: 4,
             vm_fd: self.vm.as_raw_fd(),
+            event_fd: event.map_or(-1, |event| event.as_raw_fd()),
             ..request
         };
         sys::add_register(file, (page.memory(), offset as usize), request)
-            .with_context(|| format!("{REGISTERS}: no register at {:#x}", request.gpa))
+            .with_context(|| format!("{REGISTERS}: no register at {gpa:#x}"))
     }
 
     /// The guest reads the page as memory.

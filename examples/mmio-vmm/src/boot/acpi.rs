@@ -23,40 +23,34 @@ pub struct Region {
 
 /// Writes all tables, the root where the zero page says.
 pub fn write_tables(memory: &GuestMemoryMmap, virtio: &[Region], has_pci: bool) -> Result<()> {
-    let mut writer = Writer {
-        memory,
-        next: layout::ACPI + RSDP as u64,
+    let mut next = layout::ACPI + RSDP as u64;
+    // Gives where the table is.
+    let mut put = |table: Vec<u8>| {
+        let address = next.next_multiple_of(16);
+        next = address + table.len() as u64;
+        ensure!(next <= layout::ACPI_END, "too many devices for ACPI");
+        memory.write_slice(&table, GuestAddress(address))?;
+        Ok(address)
     };
-    let dsdt = writer.put(b"DSDT", 2, &dsdt(virtio, has_pci))?;
-    let fadt = writer.put(b"FACP", 6, &fadt(dsdt))?;
-    let madt = writer.put(b"APIC", 5, &madt())?;
+    let dsdt = put(table(b"DSDT", 2, &dsdt(virtio, has_pci)))?;
+    let fadt = put(table(b"FACP", 6, &fadt(dsdt)))?;
+    let madt = put(table(b"APIC", 5, &madt()))?;
     let entries = [fadt, madt].map(u64::to_le_bytes).concat();
-    let xsdt = writer.put(b"XSDT", 1, &entries)?;
+    let xsdt = put(table(b"XSDT", 1, &entries))?;
     memory.write_slice(&rsdp(xsdt), GuestAddress(layout::ACPI))?;
     Ok(())
 }
 
-struct Writer<'a> {
-    memory: &'a GuestMemoryMmap,
-    next: u64,
-}
-
-impl Writer<'_> {
-    /// 5.2.6: a table, whose address it gives.
-    fn put(&mut self, signature: &[u8; 4], revision: u8, body: &[u8]) -> Result<u64> {
-        let mut table = signature.to_vec();
-        table.extend(((HEADER + body.len()) as u32).to_le_bytes());
-        table.extend([revision, 0]);
-        table.extend(OEM);
-        table.extend(b"MMIOVMM \x01\0\0\0RUST\x01\0\0\0");
-        table.extend(body);
-        table[9] = checksum(&table);
-        let address = self.next.next_multiple_of(16);
-        self.next = address + table.len() as u64;
-        ensure!(self.next <= layout::ACPI_END, "too many devices for ACPI");
-        self.memory.write_slice(&table, GuestAddress(address))?;
-        Ok(address)
-    }
+/// 5.2.6
+fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
+    let mut table = signature.to_vec();
+    table.extend(((HEADER + body.len()) as u32).to_le_bytes());
+    table.extend([revision, 0]);
+    table.extend(OEM);
+    table.extend(b"MMIOVMM \x01\0\0\0RUST\x01\0\0\0");
+    table.extend(body);
+    table[9] = checksum(&table);
+    table
 }
 
 /// Makes the sum of all bytes 0.
@@ -119,37 +113,22 @@ fn madt() -> Vec<u8> {
 fn dsdt(virtio: &[Region], has_pci: bool) -> Vec<u8> {
     // 7.4.2.6: the value of SLP_TYP to switch off with.
     let mut body = aml::name("_S5_", aml::package(5));
-    let console = [
-        aml::ports(layout::SERIAL_PORT, 8),
-        aml::interrupt(layout::SERIAL_IRQ),
-    ];
-    body.extend(device("COM1", aml::eisa("PNP0501"), 0, &console));
+    let ports = aml::ports(layout::SERIAL_PORT, 8);
+    let console = [ports, aml::interrupt(layout::SERIAL_IRQ)];
+    body.extend(aml::device("COM1", aml::eisa("PNP0501"), 0, &console));
     for (number, region) in (0..).zip(virtio) {
+        let registers = aml::memory(region.base, layout::PAGE);
+        let has = [registers, aml::interrupt(region.irq)];
         // Linux' drivers/virtio/virtio_mmio.c goes by this name.
         let id = aml::string("LNRO0005");
-        let has = [
-            aml::memory(region.base, layout::PAGE),
-            aml::interrupt(region.irq),
-        ];
-        body.extend(device(&format!("VR{number:02}"), id, number, &has));
+        body.extend(aml::device(&format!("VR{number:02}"), id, number, &has));
     }
     if has_pci {
-        let has = [
-            aml::bus(),
-            aml::window(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE),
-        ];
-        body.extend(device("PCI0", aml::eisa("PNP0A03"), 0, &has));
+        let window = aml::window(layout::PCI_WINDOW, layout::PCI_WINDOW_SIZE);
+        let has = [aml::bus(), window];
+        body.extend(aml::device("PCI0", aml::eisa("PNP0A03"), 0, &has));
     }
     body
-}
-
-fn device(name: &str, id: Vec<u8>, number: u8, has: &[Vec<u8>]) -> Vec<u8> {
-    let contents = [
-        aml::name("_HID", id),
-        aml::name("_UID", aml::byte(number)),
-        aml::name("_CRS", aml::resources(has)),
-    ];
-    aml::device(name, &contents)
 }
 
 #[cfg(test)]

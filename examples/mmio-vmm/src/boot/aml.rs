@@ -8,11 +8,16 @@ pub fn name(name: &str, value: Vec<u8>) -> Vec<u8> {
     [&[0x08], name.as_bytes(), &value].concat()
 }
 
-/// 20.2.5.2: `Device (\\_SB.name) { contents }`
-pub fn device(name: &str, contents: &[Vec<u8>]) -> Vec<u8> {
-    // A path from the root, of two names.
-    let body = [b"\\\x2e_SB_", name.as_bytes(), &contents.concat()].concat();
-    [vec![0x5b, 0x82], with_length(body)].concat()
+/// 20.2.5.2: `Device (\\_SB.name) { ... }` with its identifiers and resources.
+pub fn device(device: &str, id: Vec<u8>, number: u8, has: &[Vec<u8>]) -> Vec<u8> {
+    let contents = [
+        // A path from the root, of two names.
+        [b"\\\x2e_SB_", device.as_bytes()].concat(),
+        name("_HID", id),
+        name("_UID", byte(number)),
+        name("_CRS", resources(has)),
+    ];
+    [vec![0x5b, 0x82], with_length(contents.concat())].concat()
 }
 
 /// 20.2.5.4: `Package () { byte }`
@@ -21,7 +26,7 @@ pub fn package(byte: u8) -> Vec<u8> {
 }
 
 /// 20.2.3: integers and strings.
-pub fn byte(value: u8) -> Vec<u8> {
+fn byte(value: u8) -> Vec<u8> {
     vec![0x0a, value]
 }
 
@@ -45,7 +50,7 @@ pub fn eisa(id: &str) -> Vec<u8> {
 }
 
 /// 6.4: `ResourceTemplate () { resources }`
-pub fn resources(resources: &[Vec<u8>]) -> Vec<u8> {
+fn resources(resources: &[Vec<u8>]) -> Vec<u8> {
     // An end tag without a sum.
     let all = [resources.concat(), vec![0x79, 0]].concat();
     let size = byte(all.len() as u8);

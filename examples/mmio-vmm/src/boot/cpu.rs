@@ -20,17 +20,10 @@ const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
-/// Makes the guest's only processor ready to run its kernel from `entry` on. Without `xsave` it is
-/// told of no extended states, and with them of no AVX.
-pub fn set_up(
-    kvm: &Kvm,
-    vcpu: &VcpuFd,
-    memory: &GuestMemoryMmap,
-    entry: u64,
-    xsave: bool,
-) -> Result<()> {
+/// Makes the guest's only processor ready to run its kernel from `entry` on.
+pub fn set_up(kvm: &Kvm, vcpu: &VcpuFd, memory: &GuestMemoryMmap, entry: u64) -> Result<()> {
     let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
-    describe(&mut cpuid, xsave);
+    describe(&mut cpuid);
     vcpu.set_cpuid2(&cpuid).context("CPUID")?;
     write_gdt(memory)?;
     write_page_tables(memory)?;
@@ -45,10 +38,7 @@ pub fn set_up(
 }
 
 /// Changes what KVM can do to what this machine has.
-fn describe(cpuid: &mut CpuId, xsave: bool) {
-    const XSAVE_OSXSAVE_AVX: u32 = 1 << 26 | 1 << 27 | 1 << 28;
-    const AVX2: u32 = 1 << 5;
-    const PKU_OSPKE: u32 = 1 << 3 | 1 << 4;
+fn describe(cpuid: &mut CpuId) {
     for entry in cpuid.as_mut_slice() {
         match entry.function {
             1 => {
@@ -58,18 +48,8 @@ fn describe(cpuid: &mut CpuId, xsave: bool) {
                 // The timer that needs no calibration, which the in-kernel APIC has.
                 entry.ecx |= 1 << 24;
                 entry.ecx |= 1 << 31;
-                if !xsave {
-                    entry.ecx &= !XSAVE_OSXSAVE_AVX;
-                }
-            }
-            7 if !xsave => {
-                entry.ebx &= !AVX2;
-                entry.ecx &= !PKU_OSPKE;
             }
             0xb | 0x1f => entry.edx = 0,
-            0xd if !xsave => {
-                (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
-            }
             _ => {}
         }
     }
@@ -97,8 +77,23 @@ fn write_page_tables(memory: &GuestMemoryMmap) -> Result<()> {
 }
 
 fn set_segments(vcpu: &VcpuFd) -> Result<()> {
-    let code = segment(CODE_SELECTOR, 0xb, true);
-    let data = segment(DATA_SELECTOR, 3, false);
+    let data = kvm_segment {
+        limit: u32::MAX,
+        selector: DATA_SELECTOR,
+        type_: 3,
+        present: 1,
+        s: 1,
+        db: 1,
+        g: 1,
+        ..Default::default()
+    };
+    let code = kvm_segment {
+        selector: CODE_SELECTOR,
+        type_: 0xb,
+        l: 1,
+        db: 0,
+        ..data
+    };
     let mut sregs = vcpu.get_sregs()?;
     sregs.cs = code;
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
@@ -111,47 +106,26 @@ fn set_segments(vcpu: &VcpuFd) -> Result<()> {
     vcpu.set_sregs(&sregs).context("the first registers")
 }
 
-fn segment(selector: u16, type_: u8, is_code: bool) -> kvm_segment {
-    kvm_segment {
-        base: 0,
-        limit: u32::MAX,
-        selector,
-        type_,
-        present: 1,
-        s: 1,
-        l: is_code.into(),
-        db: (!is_code).into(),
-        g: 1,
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use kvm_bindings::kvm_cpuid_entry2;
 
-    fn leaf(function: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 {
+    #[test]
+    fn one_processor_with_a_timer() {
+        let [one, topology] = [1, 0xb].map(|function| kvm_cpuid_entry2 {
             function,
-            eax: u32::MAX,
             ebx: u32::MAX,
-            ecx: u32::MAX,
             edx: u32::MAX,
             ..Default::default()
-        }
-    }
-
-    #[test]
-    fn without_xsave_nothing_of_it_is_left() {
-        let mut cpuid = CpuId::from_entries(&[leaf(1), leaf(7), leaf(0xd)]).unwrap();
-        describe(&mut cpuid, false);
-        let [one, seven, states] = cpuid.as_slice() else {
-            panic!("three leaves");
+        });
+        let mut cpuid = CpuId::from_entries(&[one, topology]).unwrap();
+        describe(&mut cpuid);
+        let [one, topology] = cpuid.as_slice() else {
+            panic!("two leaves");
         };
-        assert_eq!(one.ecx & 0x1c00_0000, 0);
-        assert_eq!(one.ebx >> 16, 1);
-        assert_eq!(seven.ebx & 0x20, 0);
-        assert_eq!((states.eax, states.ebx), (0, 0));
+        assert_eq!(one.ebx, 0x1_ffff);
+        assert_eq!(one.ecx, 1 << 24 | 1 << 31);
+        assert_eq!(topology.edx, 0);
     }
 }

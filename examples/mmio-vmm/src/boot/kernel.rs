@@ -5,15 +5,12 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
-use linux_loader::cmdline::Cmdline;
+use anyhow::{Context, Result, anyhow, ensure};
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::elf::{Elf, Error as ElfError};
-use linux_loader::loader::{
-    BzImage, Error as LoadError, KernelLoader, KernelLoaderResult, load_cmdline,
-};
+use linux_loader::loader::{BzImage, Error as LoadError, KernelLoader, KernelLoaderResult};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::layout;
@@ -27,26 +24,23 @@ const E820_RESERVED: u32 = 2;
 
 /// What a guest begins with: its files, open, and what its kernel is told.
 pub struct Boot<'a> {
-    kernel: (File, &'a Path),
-    initrd: Option<(File, &'a Path)>,
+    kernel: File,
+    initrd: Option<File>,
     cmdline: &'a str,
 }
 
 impl<'a> Boot<'a> {
     /// Fails if a file cannot be opened, or the command line is too long.
-    pub fn open(kernel: &'a Path, initrd: Option<&'a Path>, cmdline: &'a str) -> Result<Self> {
-        let open = |what, path: &'a Path| {
-            let file = File::open(path).with_context(|| format!("{what} {}", path.display()));
-            Ok::<_, Error>((file?, path))
-        };
+    pub fn open(kernel: &Path, initrd: Option<&Path>, cmdline: &'a str) -> Result<Self> {
         ensure!(
             cmdline.len() < layout::CMDLINE_SIZE && cmdline.is_ascii(),
             "--cmdline has more than {} bytes, or others than ASCII",
             layout::CMDLINE_SIZE - 1
         );
+        let open = |path: &Path| File::open(path).with_context(|| path.display().to_string());
         Ok(Self {
-            kernel: open("kernel", kernel)?,
-            initrd: initrd.map(|path| open("initramfs", path)).transpose()?,
+            kernel: open(kernel).context("--kernel")?,
+            initrd: initrd.map(open).transpose().context("--initrd")?,
             cmdline,
         })
     }
@@ -54,14 +48,11 @@ impl<'a> Boot<'a> {
     /// Loads everything into a guest that has `size` bytes of memory; gives where the kernel's
     /// first instruction is.
     pub fn load(mut self, memory: &GuestMemoryMmap, size: u64) -> Result<u64> {
-        let (file, path) = &mut self.kernel;
-        let (loaded, entry) =
-            load_kernel(memory, file).with_context(|| format!("kernel {}", path.display()))?;
+        let (loaded, entry) = load_kernel(memory, &mut self.kernel).context("--kernel")?;
         let needed = needed(&loaded);
         ensure!(
             needed <= size,
-            "kernel {} needs {} MiB of --memory",
-            path.display(),
+            "the kernel needs {} MiB of --memory",
             needed.div_ceil(1 << 20)
         );
         let mut params = boot_params::default();
@@ -71,10 +62,12 @@ impl<'a> Boot<'a> {
         }
         // A loader without a number of its own.
         params.hdr.type_of_loader = 0xff;
-        write_cmdline(memory, &mut params, self.cmdline)?;
-        if let Some((file, path)) = &mut self.initrd {
-            load_initrd(memory, needed..size, &mut params, file)
-                .with_context(|| format!("initramfs {}", path.display()))?;
+        let cmdline = [self.cmdline.as_bytes(), &[0]].concat();
+        memory.write_slice(&cmdline, GuestAddress(layout::CMDLINE))?;
+        params.hdr.cmd_line_ptr = layout::CMDLINE as u32;
+        params.hdr.cmdline_size = self.cmdline.len() as u32;
+        if let Some(file) = &mut self.initrd {
+            load_initrd(memory, needed..size, &mut params, file).context("--initrd")?;
         }
         describe_memory(&mut params, size);
         let params = BootParams::new(&params, GuestAddress(layout::ZERO_PAGE));
@@ -108,17 +101,6 @@ fn needed(loaded: &KernelLoaderResult) -> u64 {
         header.pref_address.saturating_add(header.init_size.into())
     });
     unpacked.max(loaded.kernel_end)
-}
-
-fn write_cmdline(memory: &GuestMemoryMmap, params: &mut boot_params, text: &str) -> Result<()> {
-    let mut cmdline = Cmdline::new(layout::CMDLINE_SIZE)?;
-    cmdline
-        .insert_str(text)
-        .with_context(|| format!("the command line has {} bytes", text.len()))?;
-    load_cmdline(memory, GuestAddress(layout::CMDLINE), &cmdline)?;
-    params.hdr.cmd_line_ptr = layout::CMDLINE as u32;
-    params.hdr.cmdline_size = text.len() as u32;
-    Ok(())
 }
 
 /// At the end of memory, so far from the kernel that this can unpack itself.

@@ -78,7 +78,7 @@ impl Command {
 }
 
 /// Reads, writes, flushes; sections 6.7 to 6.15.
-pub fn input_output(command: &Command, disk: &Disk, memory: &GuestMemoryMmap) -> Outcome {
+pub fn input_output(command: &Command, disk: &mut Disk, memory: &GuestMemoryMmap) -> Outcome {
     const FLUSH: u8 = 0;
     const WRITE: u8 = 1;
     const READ: u8 = 2;
@@ -95,38 +95,22 @@ pub fn input_output(command: &Command, disk: &Disk, memory: &GuestMemoryMmap) ->
         return Err(Status::InvalidNamespace);
     }
     let length = (u64::from(command.halves(12).0) + 1) * SECTOR;
-    let start = disk
-        .offset(command.long(10), length as usize)
+    let file = disk
+        .at(command.long(10), length as usize)
         .map_err(|_| Status::OutOfRange)?;
-    transfer(disk, memory, command.prp(), start, length, opcode == WRITE)
+    let pieces = data::pieces(memory, command.prp(), length).map_err(|_| Status::TransferError)?;
+    for (at, size) in pieces {
+        let at = GuestAddress(at);
+        match opcode {
+            WRITE => memory.write_all_volatile_to(at, file, size),
+            _ => memory.read_exact_volatile_from(at, file, size),
+        }
         .map_err(|_| Status::TransferError)?;
+    }
     if opcode == WRITE && command.0[12] & FORCE_UNIT_ACCESS != 0 {
         disk.flush().map_err(failed)?;
     }
     Ok(0)
-}
-
-fn transfer(
-    disk: &Disk,
-    memory: &GuestMemoryMmap,
-    prp: [u64; 2],
-    mut offset: u64,
-    length: u64,
-    is_write: bool,
-) -> Result<()> {
-    let mut buffer = [0; PAGE as usize];
-    for (at, size) in data::pieces(memory, prp, length)? {
-        let part = &mut buffer[..size];
-        if is_write {
-            memory.read_slice(part, GuestAddress(at))?;
-            disk.write(offset, part)?;
-        } else {
-            disk.read(offset, part)?;
-            memory.write_slice(part, GuestAddress(at))?;
-        }
-        offset += size as u64;
-    }
-    Ok(())
 }
 
 /// Section 5.15: what controller and namespace are.
@@ -188,7 +172,7 @@ mod tests {
             let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
             let file = tempfile::tempfile().unwrap();
             file.set_len(0x10000).unwrap();
-            let disk = Disk::from_file(file).unwrap();
+            let mut disk = Disk::from_file(file).unwrap();
             let mut command = Command(words);
             command.0[0] = opcode;
             if near {
@@ -197,7 +181,7 @@ mod tests {
                     command.0[word] %= 0x4000;
                 }
             }
-            let _ = input_output(&command, &disk, &memory);
+            let _ = input_output(&command, &mut disk, &memory);
             let _ = identify(&command, &disk, &memory);
         }
     }

@@ -2,9 +2,8 @@
 //! The controller's registers, section 3.1, its doorbells, and its thread.
 
 use std::sync::{Arc, Mutex};
-use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -19,6 +18,7 @@ use crate::layout::{IRQ_LINES, PAGE, PCI_WINDOW};
 use crate::message;
 use crate::page::RegisterPage;
 use crate::pci::Device;
+use crate::thread;
 use crate::wiring::{Interrupt, Wiring, Write};
 
 /// What PCI says of it: an NVMe controller. The number of its vendor is nobody's.
@@ -94,11 +94,8 @@ impl Controller {
             ],
             counts: Arc::default(),
         });
-        let (thread, counts) = (link.clone(), link.counts.clone());
-        thread::Builder::new()
-            .name("nvme".to_owned())
-            .spawn(move || thread.run())
-            .context("no thread for a device")?;
+        let (served, counts) = (link.clone(), link.counts.clone());
+        thread::repeat("nvme", move || served.wait())?;
         let controller = Self {
             link,
             doorbells,
@@ -182,14 +179,6 @@ fn wire(
 }
 
 impl Link {
-    fn run(&self) {
-        loop {
-            if let Err(e) = self.wait() {
-                eprintln!("mmio-vmm: nvme: {e:#}");
-            }
-        }
-    }
-
     fn wait(&self) -> Result<()> {
         self.counts.notified(self.kick.read()?);
         let mut engine = self.engine.lock().expect("no thread panics");

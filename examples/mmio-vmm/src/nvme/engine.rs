@@ -101,7 +101,7 @@ impl Engine {
             while let Some(command) = self.next(queue)? {
                 let outcome = match queue {
                     0 => self.administer(&command),
-                    _ => Some(input_output(&command, &self.disk, &self.memory)),
+                    _ => Some(input_output(&command, &mut self.disk, &self.memory)),
                 };
                 if let Some(outcome) = outcome {
                     vectors |= self.complete(queue, &command, outcome)?;

@@ -13,30 +13,16 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Queue, Reader, Writer};
 use vm_memory::GuestMemoryMmap;
 
-use super::device::{Backend, Description, Event};
+use super::device::{Backend, Description};
 use super::queue::{Chain, drain};
 use crate::disk::{Disk, SECTOR};
 
-/// Data goes through a buffer of so many bytes.
-const CHUNK: usize = 64 << 10;
-
 const NAME: &[u8; VIRTIO_BLK_ID_BYTES as usize] = b"mmio-vmm            ";
 
-/// The device, whose only queue is of requests.
-pub struct Block {
-    disk: Disk,
-    buffer: Vec<u8>,
-}
+/// The device, with a disk behind it, whose only queue is of requests.
+pub struct Block(pub Disk);
 
 impl Block {
-    /// With that disk behind it.
-    pub fn new(disk: Disk) -> Self {
-        Self {
-            disk,
-            buffer: vec![0; CHUNK],
-        }
-    }
-
     /// A header, the data, a byte for the status. Gives the number of bytes written.
     fn request(&mut self, chain: Chain, memory: &GuestMemoryMmap) -> Result<u32> {
         let mut reader = chain.clone().reader(memory).context("a request")?;
@@ -63,38 +49,29 @@ impl Block {
         let kind = u32::from_le_bytes(header[..4].try_into().expect("4 bytes"));
         let sector = u64::from_le_bytes(header[8..].try_into().expect("8 bytes"));
         match kind {
-            VIRTIO_BLK_T_IN => self.read(sector, writer)?,
-            VIRTIO_BLK_T_OUT => self.write(sector, reader)?,
-            VIRTIO_BLK_T_FLUSH => self.disk.flush()?,
+            VIRTIO_BLK_T_IN => {
+                let length = writer.available_bytes();
+                let file = self.0.at(sector, length)?;
+                copy(&mut file.take(length as u64), writer, length)?;
+            }
+            VIRTIO_BLK_T_OUT => {
+                let length = reader.available_bytes();
+                copy(reader, self.0.at(sector, length)?, length)?;
+            }
+            VIRTIO_BLK_T_FLUSH => self.0.flush()?,
             VIRTIO_BLK_T_GET_ID => writer.write_all(NAME)?,
             _ => return Ok(VIRTIO_BLK_S_UNSUPP),
         }
         Ok(VIRTIO_BLK_S_OK)
     }
+}
 
-    fn read(&mut self, sector: u64, writer: &mut Writer) -> io::Result<()> {
-        let mut at = self.disk.offset(sector, writer.available_bytes())?;
-        while writer.available_bytes() > 0 {
-            let length = writer.available_bytes().min(CHUNK);
-            let part = &mut self.buffer[..length];
-            self.disk.read(at, part)?;
-            writer.write_all(part)?;
-            at += length as u64;
-        }
-        Ok(())
+/// All bytes from here to there: a file may have become shorter than the disk.
+fn copy(from: &mut impl Read, to: &mut impl Write, length: usize) -> io::Result<()> {
+    if io::copy(from, to)? < length as u64 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
-
-    fn write(&mut self, sector: u64, reader: &mut Reader) -> io::Result<()> {
-        let mut at = self.disk.offset(sector, reader.available_bytes())?;
-        while reader.available_bytes() > 0 {
-            let length = reader.available_bytes().min(CHUNK);
-            let part = &mut self.buffer[..length];
-            reader.read_exact(part)?;
-            self.disk.write(at, part)?;
-            at += length as u64;
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 impl Backend for Block {
@@ -102,18 +79,13 @@ impl Backend for Block {
         Description {
             id: VIRTIO_ID_BLOCK,
             features: 1 << VIRTIO_BLK_F_FLUSH,
-            config: (self.disk.size() / SECTOR).to_le_bytes().to_vec(),
+            config: (self.0.size() / SECTOR).to_le_bytes().to_vec(),
             queues: 1,
         }
     }
 
-    fn serve(
-        &mut self,
-        _event: Event,
-        queues: &mut [Queue],
-        memory: &GuestMemoryMmap,
-    ) -> Result<bool> {
-        let Some(queue) = queues.first_mut() else {
+    fn serve(&mut self, queues: &mut [Queue], memory: &GuestMemoryMmap) -> Result<bool> {
+        let [queue] = queues else {
             return Ok(false);
         };
         drain(queue, memory, |chain| self.request(chain, memory))
@@ -134,7 +106,7 @@ mod tests {
     fn block() -> Block {
         let file = tempfile::tempfile().unwrap();
         file.set_len(SECTORS * SECTOR).unwrap();
-        Block::new(Disk::from_file(file).unwrap())
+        Block(Disk::from_file(file).unwrap())
     }
 
     /// One request of data that the device reads or writes; gives the status.
@@ -149,7 +121,7 @@ mod tests {
         }
         chain.push((STATUS, 1, true));
         let mut queues = [queue(memory, &[chain])];
-        block.serve(Event::Queue(0), &mut queues, memory).unwrap();
+        block.serve(&mut queues, memory).unwrap();
         memory.read_obj(GuestAddress(STATUS)).unwrap()
     }
 
@@ -195,7 +167,7 @@ mod tests {
             memory.write_obj(kind, GuestAddress(BUFFERS)).unwrap();
             memory.write_obj(sector, GuestAddress(BUFFERS + 8)).unwrap();
             let chain: Vec<Buffer> = chain;
-            let _ = block.serve(Event::Queue(0), &mut [queue(&memory, &[chain])], &memory);
+            let _ = block.serve(&mut [queue(&memory, &[chain])], &memory);
         }
     }
 }

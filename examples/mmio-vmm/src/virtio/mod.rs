@@ -7,7 +7,6 @@ mod net;
 mod peer;
 mod queue;
 mod transport;
-mod worker;
 
 pub use block::Block;
 pub use device::Backend;

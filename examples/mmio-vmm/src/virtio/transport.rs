@@ -14,14 +14,14 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{Backend, Link};
-use super::worker;
+use super::device::{Backend, Link, Queues};
 use crate::boot::Region;
 use crate::bus::{Mmio, word};
 use crate::counts::{Counts, Register};
 use crate::page::RegisterPage;
+use crate::thread;
 use crate::wiring::{Wiring, Write};
 
 /// "virt", and the version without legacy.
@@ -37,15 +37,13 @@ pub struct Transport {
     accepted: u64,
     accepted_word: u32,
     selected: usize,
-    /// As the driver describes them; they are the thread's once all is set up.
-    queues: Vec<Queue>,
 }
 
 impl Transport {
     /// A device with its thread, and its registers as the wiring has them.
     pub fn new(
         name: &str,
-        backend: impl Backend,
+        mut backend: impl Backend,
         region: Region,
         memory: GuestMemoryMmap,
         wiring: &mut Wiring,
@@ -57,42 +55,44 @@ impl Transport {
         page.set(VIRTIO_MMIO_VERSION, VERSION);
         page.set(VIRTIO_MMIO_DEVICE_ID, about.id);
         page.fill(VIRTIO_MMIO_CONFIG, &about.config);
-        let kicks: Result<Vec<_>, _> = (0..about.queues)
-            .map(|_| EventFd::new(EFD_NONBLOCK))
-            .collect();
+        let list: Result<Vec<_>, _> = (0..about.queues).map(|_| Queue::new(QUEUE_SIZE)).collect();
         let link = Arc::new(Link {
             memory,
-            queues: Mutex::default(),
-            kicks: kicks?,
+            queues: Mutex::new(Queues {
+                list: list?,
+                running: false,
+            }),
+            // The thread blocks in reads of it.
+            kick: EventFd::new(0)?,
             interrupt: wiring.interrupt(region.irq)?,
             page,
             counts: Arc::default(),
         });
-        wire(&link, region.base, wiring)?;
-        worker::spawn(name, backend, link.clone())?;
-        let counts = link.counts.clone();
-        let mut transport = Self::from_link(link, features)?;
-        transport.reset();
-        Ok((transport, counts))
+        wire(&link, region.base, about.queues, wiring)?;
+        let (served, counts) = (link.clone(), link.counts.clone());
+        thread::repeat(name, move || served.wait(&mut backend))?;
+        Ok((Self::from_link(link, features), counts))
     }
 
-    fn from_link(link: Arc<Link>, offered: u64) -> Result<Self> {
-        let queues: Result<Vec<_>, _> = link.kicks.iter().map(|_| Queue::new(QUEUE_SIZE)).collect();
-        Ok(Self {
+    fn from_link(link: Arc<Link>, offered: u64) -> Self {
+        let mut transport = Self {
             link,
             offered,
             accepted: 0,
             accepted_word: 0,
             selected: 0,
-            queues: queues?,
-        })
+        };
+        transport.reset();
+        transport
     }
 
     fn reset(&mut self) {
-        self.link.queues.lock().expect("no thread panics").clear();
+        let mut queues = self.link.queues();
+        queues.running = false;
+        queues.list.iter_mut().for_each(Queue::reset);
+        drop(queues);
         self.link.counts.set_running(false);
         (self.accepted, self.accepted_word) = (0, 0);
-        self.queues.iter_mut().for_each(Queue::reset);
         self.link.page.set(VIRTIO_MMIO_STATUS, 0);
         self.link.page.set(VIRTIO_MMIO_INTERRUPT_STATUS, 0);
         self.select_features(0);
@@ -114,7 +114,8 @@ impl Transport {
 
     fn select_queue(&mut self, index: u32) {
         self.selected = index as usize;
-        let queue = self.queues.get(self.selected);
+        let queues = self.link.queues();
+        let queue = queues.list.get(self.selected);
         let maximum = queue.map_or(0, |queue| queue.max_size().into());
         let ready = queue.is_some_and(QueueT::ready);
         self.link.page.set(VIRTIO_MMIO_QUEUE_NUM_MAX, maximum);
@@ -122,7 +123,8 @@ impl Transport {
     }
 
     fn write_queue(&mut self, register: u32, value: u32) {
-        let Some(queue) = self.queues.get_mut(self.selected) else {
+        let mut queues = self.link.queues();
+        let Some(queue) = queues.list.get_mut(self.selected) else {
             return;
         };
         let (low, high) = (Some(value), None);
@@ -158,40 +160,29 @@ impl Transport {
         }
     }
 
-    /// Gives the queues to the thread.
-    fn activate(&mut self) {
+    /// Has the thread use the queues.
+    fn activate(&self) {
         let event_idx = self.accepted >> VIRTIO_RING_F_EVENT_IDX & 1 != 0;
+        let mut queues = self.link.queues();
         let memory = &self.link.memory;
-        if !self.queues.iter().all(|queue| queue.is_valid(memory)) {
+        if !queues.list.iter().all(|queue| queue.is_valid(memory)) {
             // The interrupt can only fail if the guest has no controller for it any more.
             let _ = self.link.fail();
             return;
         }
-        let mut queues = self.link.queues.lock().expect("no thread panics");
-        for queue in &mut self.queues {
+        for queue in &mut queues.list {
             queue.set_event_idx(event_idx);
-            let mut other = Queue::new(QUEUE_SIZE).expect("a power of two");
-            std::mem::swap(queue, &mut other);
-            // So that the registers still say so.
-            queue.set_ready(true);
-            queues.push(other);
         }
+        queues.running = true;
         self.link.counts.set_running(true);
-    }
-
-    fn notify(&self, queue: u32) {
-        if let Some(kick) = self.link.kicks.get(queue as usize) {
-            // It is full only if the thread has not read it since 2^64 notifications.
-            let _ = kick.write(1);
-        }
     }
 }
 
 /// What the kernel does of it.
-fn wire(link: &Link, base: u64, wiring: &mut Wiring) -> Result<()> {
+fn wire(link: &Link, base: u64, queues: u32, wiring: &mut Wiring) -> Result<()> {
     let at = |register: u32| base + u64::from(register);
-    for (index, kick) in (0..).zip(&link.kicks) {
-        wiring.doorbell(at(VIRTIO_MMIO_QUEUE_NOTIFY), index, kick)?;
+    for queue in 0..queues {
+        wiring.doorbell(at(VIRTIO_MMIO_QUEUE_NOTIFY), queue, &link.kick)?;
     }
     // One word, that the device's thread sets bits of.
     let word = (&link.page, VIRTIO_MMIO_INTERRUPT_STATUS);
@@ -216,7 +207,10 @@ impl Mmio for Transport {
             VIRTIO_MMIO_DRIVER_FEATURES => self.accept_features(value),
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.accepted_word = value,
             VIRTIO_MMIO_QUEUE_SEL => self.select_queue(value),
-            VIRTIO_MMIO_QUEUE_NOTIFY => self.notify(value),
+            VIRTIO_MMIO_QUEUE_NOTIFY => {
+                // It is full only if the thread has not read it since 2^64 notifications.
+                let _ = self.link.kick.write(1);
+            }
             VIRTIO_MMIO_INTERRUPT_ACK => {
                 self.link
                     .page
@@ -252,6 +246,7 @@ mod tests {
     use super::*;
     use crate::wiring::Interrupt;
     use proptest::prelude::*;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     const OWN: u64 = 1 << 9;
 
@@ -259,16 +254,17 @@ mod tests {
         let event = || EventFd::new(EFD_NONBLOCK).unwrap();
         let link = Link {
             memory: memory(),
-            queues: Mutex::default(),
-            kicks: vec![event(), event()],
+            queues: Mutex::new(Queues {
+                list: [0; 2].map(|_| Queue::new(QUEUE_SIZE).unwrap()).into(),
+                running: false,
+            }),
+            kick: event(),
             page: RegisterPage::new().unwrap(),
             interrupt: Interrupt::Irqfd(event()),
             counts: Arc::default(),
         };
         let offered = OWN | 1 << VIRTIO_F_VERSION_1;
-        let mut transport = Transport::from_link(Arc::new(link), offered).unwrap();
-        transport.reset();
-        transport
+        Transport::from_link(Arc::new(link), offered)
     }
 
     fn write(transport: &mut Transport, register: u32, value: u32) {
@@ -314,9 +310,9 @@ mod tests {
             VIRTIO_MMIO_STATUS,
             VIRTIO_CONFIG_S_DRIVER_OK,
         );
-        assert_eq!(transport.link.queues.lock().unwrap().len(), 2);
+        assert!(transport.link.queues().running);
         write(&mut transport, VIRTIO_MMIO_STATUS, 0);
-        assert!(transport.link.queues.lock().unwrap().is_empty());
+        assert!(!transport.link.queues().running);
         assert_eq!(read(&mut transport, VIRTIO_MMIO_QUEUE_READY), 0);
     }
 
@@ -328,7 +324,7 @@ mod tests {
         for status in [VIRTIO_CONFIG_S_DRIVER_OK, 1, VIRTIO_CONFIG_S_DRIVER_OK] {
             write(&mut transport, VIRTIO_MMIO_STATUS, status);
         }
-        assert_eq!(transport.link.queues.lock().unwrap().len(), 2);
+        assert!(transport.link.queues().running);
         transport.link.fail().unwrap();
         write(&mut transport, VIRTIO_MMIO_STATUS, 1);
         assert_eq!(read(&mut transport, VIRTIO_MMIO_STATUS), 0x4d);

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The guest of examples/mmio-vmm: a kernel of Debian, whose task is a file of guest/."""
+
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+
+import cpio
+import lib
+import stock
+
+KERNEL = "stock-7.3"
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_net")
+GUEST = lib.ROOT / "examples/mmio-vmm/guest"
+
+
+def initramfs(task, programs):
+    """busybox and other programs, modules, process 1 and its task, a piece of shell."""
+    members = [cpio.directory(name) for name in ("bin", "dev", "proc", "sys", "modules")]
+    members += [cpio.entry(f"bin/{path.name}", stat.S_IFREG | 0o755, stripped(path))
+                for path in (pathlib.Path(shutil.which("busybox")), *programs)]
+    members += [cpio.symlink("bin/sh", "busybox"), cpio.file("init", GUEST / "init"),
+                cpio.entry("task", stat.S_IFREG | 0o644, task.encode())]
+    members += [cpio.entry(f"modules/{number:02}.ko", stat.S_IFREG | 0o644, data)
+                for number, data in enumerate(stock.modules(KERNEL, MODULES).values())]
+    return b"".join([*members, cpio.trailer()])
+
+
+def stripped(path):
+    """A program without symbols, which an emulated processor would unpack for minutes."""
+    with tempfile.NamedTemporaryFile() as copy:
+        subprocess.run(["strip", "-o", copy.name, path], check=True)
+        return pathlib.Path(copy.name).read_bytes()
+
+
+def run(options, script, words, task, programs=(), tick=None):
+    """Run a script on machine svm, which finds mmio-vmm, vmlinuz and initrd in its PATH."""
+    if lib.call([lib.LAB / "modules", "--kernel", KERNEL], stdout=sys.stderr).returncode:
+        sys.exit(1)
+    vmm, out = lib.mmio_vmm(), lib.examples_dir()
+    (out / "initrd").write_bytes(initramfs(task, programs))
+    (out / "vmlinuz").write_bytes(stock.image(KERNEL).read_bytes())
+    (out / "boot").write_text(script)
+    files = (part for path in (vmm, *(out / name for name in ("initrd", "vmlinuz", "boot")))
+             for part in ("--file", path))
+    # Without XSAVE, see lab/microvm.
+    return lib.call([lib.LAB / "run", "--kernel", KERNEL, "--vendor", "npt=1", "--append", "noxsave", *options, *files,
+                     "--", f'sh "$(command -v boot)" {" ".join(words)}'],
+                    tick, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                    env={**os.environ, "KVM_MMIO_EXT_NO_BUILD": "1"})
