@@ -83,8 +83,8 @@ fn done(result: libc::c_long) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Reads of which so many are under way at a time. Dropping it takes long, as the kernel waits until
-/// no processor uses the context.
+/// Reads of which so many are under way at a time. Dropping it takes long, as the kernel waits
+/// until no processor uses the context.
 pub struct Reads {
     // Dropped before the blocks.
     context: Context,
