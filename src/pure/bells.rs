@@ -408,6 +408,22 @@ mod tests {
         assert!(rung > 1000 && rung < searched, "{rung} of {searched}");
     }
 
+    /// Two that have the same place do not answer for each other.
+    #[test]
+    fn tells_addresses_apart() {
+        const GPA: u64 = 0x1000;
+        let (mut bus, mut bells) = (Devices::default(), Bells::new());
+        bus.add(ioeventfd(GPA, 4, None));
+        assert!(search(&mut bells, &bus, &store(GPA, 1, 4), NOW));
+        assert!(ring(&bells, &bus, &store(GPA, 1, 4), NOW));
+
+        let shares_the_place = |&gpa: &u64| place(Gpa(gpa), 0) == place(Gpa(GPA), 0);
+        let others = (GPA + 4..).step_by(4).filter(shares_the_place);
+        for gpa in others.take(3) {
+            assert!(!ring(&bells, &bus, &store(gpa, 1, 4), NOW), "{gpa:#x}");
+        }
+    }
+
     /// A queue each, all at one address: the second time none but its own is asked.
     #[test]
     fn remembers_one_of_several() {

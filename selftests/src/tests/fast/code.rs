@@ -36,6 +36,9 @@ crate::test_table! {
     fast_code_same_bytes:
         "fetch cache: of instructions with the same bytes, each goes on behind itself"
         => same_bytes(),
+    fast_code_same_page:
+        "fetch cache: so does each of those in a page, wherever in the cache they are"
+        => same_page(),
     fast_code_page_end:
         "fetch: an instruction at a page's end or over it is that of the pages mapped"
         => page_end(),
@@ -407,6 +410,27 @@ fn same_bytes() -> Result<()> {
         }
     }
     delta(&start, &vcpu)?.expect_ext("fast", ROUNDS * TIMES)?;
+    Ok(())
+}
+
+/// So many that some have the place that another takes if its own is taken.
+fn same_page() -> Result<()> {
+    const STEP: u64 = 16;
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = warm()?;
+    let code = ending(STORES[0].0);
+    machine.tables().map(CODE, code_page(0), SUPERVISOR);
+    for offset in (0..PAGE).step_by(STEP as usize) {
+        machine.ram().write(code_page(0) + offset, &code);
+    }
+    let mut lengths = Vec::new();
+    for offset in (0..PAGE).step_by(STEP as usize) {
+        let rip = CODE + offset;
+        let events = run_at(&mut vcpu, regs_for(&machine), rip)?;
+        expect_eq!(events, stored(&machine, 0), "at {rip:#x}");
+        lengths.push(vcpu.fd().get_regs()?.rip.wrapping_sub(rip));
+        expect_eq!(lengths[lengths.len() - 1], lengths[0], "at {rip:#x}");
+    }
     Ok(())
 }
 
