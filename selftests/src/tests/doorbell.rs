@@ -35,6 +35,7 @@ crate::test_table! {
     doorbell_at_vacant_address: VACANT => at_vacant_address(),
     doorbell_length: MATCH => length(),
     doorbell_wildcard: WILDCARD => wildcard(),
+    doorbell_wildcard_pae: WILDCARD => wildcard_pae(),
     doorbell_wildcard_read: WILDCARD => wildcard_read(Mode::Long),
     doorbell_wildcard_read_pae: WILDCARD => wildcard_read(Mode::Pae),
     doorbell_wildcard_more_than_a_store: WHOLE => wildcard_more_than_a_store(),
@@ -310,6 +311,18 @@ fn wildcard() -> Result<()> {
         [Event::write(gpa + 8, 4, VALUE)]
     );
     expect_eq!(bell.rings()?, 0);
+    Ok(())
+}
+
+/// Of 32-bit code, which the fast path does not take.
+fn wildcard_pae() -> Result<()> {
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Pae)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
+    for size in [1, 2, 4].into_iter().cycle().take(9) {
+        expect_eq!(vcpu.write(gva, size, 5)?, [], "{size} bytes");
+        expect_eq!(bell.rings()?, 1, "{size} bytes");
+    }
     Ok(())
 }
 
