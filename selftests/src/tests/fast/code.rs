@@ -413,18 +413,19 @@ fn same_bytes() -> Result<()> {
     Ok(())
 }
 
-/// So many that some have the place that another takes if its own is taken.
+/// As many as there are places in the cache, so that most have one that another takes if its own is
+/// taken.
 fn same_page() -> Result<()> {
-    const STEP: u64 = 16;
     let _switch = Switch::on()?;
     let (machine, mut vcpu) = warm()?;
     let code = ending(STORES[0].0);
     machine.tables().map(CODE, code_page(0), SUPERVISOR);
-    for offset in (0..PAGE).step_by(STEP as usize) {
+    let offsets = (0..PAGE).step_by(code.len());
+    for offset in offsets.clone() {
         machine.ram().write(code_page(0) + offset, &code);
     }
     let mut lengths = Vec::new();
-    for offset in (0..PAGE).step_by(STEP as usize) {
+    for offset in offsets {
         let rip = CODE + offset;
         let events = run_at(&mut vcpu, regs_for(&machine), rip)?;
         expect_eq!(events, stored(&machine, 0), "at {rip:#x}");
