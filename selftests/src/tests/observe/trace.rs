@@ -159,18 +159,23 @@ fn accesses() -> Result<()> {
 fn with_heat() -> Result<()> {
     let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let trace = Trace::start(EXTENSION)?;
+    let regs = kvm_regs {
+        rdi: machine.gva(1),
+        ..Default::default()
+    };
+    let emulated = |vcpu: &mut Vcpu| {
+        vcpu.exec(regs, |a| a.add(asm::dword_ptr(asm::rdi), asm::eax))?
+            .done()
+    };
     run_program(&machine, &mut vcpu)?;
+    emulated(&mut vcpu)?;
+    emulated(&mut vcpu)?;
 
     let vm = my_vm(&device)?;
     let events = trace.stop("mmio_access", vm.fields["vm"])?;
     // Off: no events any more, neither of the fast path nor of the emulator.
     access(&machine, &mut vcpu, 1, 4, (3, 3))?;
-    let regs = kvm_regs {
-        rdi: machine.gva(1),
-        ..Default::default()
-    };
-    vcpu.exec(regs, |a| a.add(asm::dword_ptr(asm::rdi), asm::eax))?
-        .done()?;
+    emulated(&mut vcpu)?;
     expect_eq!(trace.stop("mmio_access", vm.fields["vm"])?, events);
     // Heat goes on.
     let [count] = values(&my_vm(&device)?.vcpus[0].page(machine.gpa(1)), ["count"]);
