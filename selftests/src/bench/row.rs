@@ -194,15 +194,16 @@ impl Row {
             Value::Number => ", each with its number",
             Value::Changes => ", a new value each time",
         };
+        let read_only = if self.read_only {
+            ", in a read-only memslot"
+        } else {
+            ""
+        };
         [
             format!("{space} {}, {kind}{mode}", self.insn),
             many(self.places.count, self.places.describe()),
             value.to_owned(),
-            if self.read_only {
-                ", in a read-only memslot".to_owned()
-            } else {
-                String::new()
-            },
+            read_only.to_owned(),
             many(self.slots.into(), "memslots"),
             many(self.doorbells.into(), "ioeventfds"),
             match self.others {
@@ -254,6 +255,7 @@ impl Row {
             self.places.write_table(machine, machine.gva(0));
         }
         let read_only = self.read_only.then(|| self.read_only_memory(machine));
+        let read_only = read_only.transpose()?;
         // On the bus in this order.
         let others = machine.doorbells((0..u64::from(self.others)).map(|number| {
             let bus = Bus::Mmio(OTHERS_GPA + number * OTHERS_STRIDE);
@@ -267,7 +269,7 @@ impl Row {
                 _ => None,
             },
             _memory: memory,
-            _read_only: read_only.transpose()?,
+            _read_only: read_only,
         })
     }
 

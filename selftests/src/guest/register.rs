@@ -63,6 +63,17 @@ pub struct Place {
     pub reserved: u32,
 }
 
+impl Request {
+    /// Where it is, to be removed.
+    pub fn place(&self) -> Place {
+        Place {
+            gpa: self.gpa,
+            vm_fd: self.vm_fd,
+            reserved: 0,
+        }
+    }
+}
+
 /// An open file with the registers that are added to it.
 pub struct Registers(File);
 

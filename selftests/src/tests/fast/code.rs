@@ -424,13 +424,13 @@ fn same_page() -> Result<()> {
     for offset in offsets.clone() {
         machine.ram().write(code_page(0) + offset, &code);
     }
-    let mut lengths = Vec::new();
+    let mut first = None;
     for offset in offsets {
         let rip = CODE + offset;
         let events = run_at(&mut vcpu, regs_for(&machine), rip)?;
         expect_eq!(events, stored(&machine, 0), "at {rip:#x}");
-        lengths.push(vcpu.fd().get_regs()?.rip.wrapping_sub(rip));
-        expect_eq!(lengths[lengths.len() - 1], lengths[0], "at {rip:#x}");
+        let length = vcpu.fd().get_regs()?.rip.wrapping_sub(rip);
+        expect_eq!(length, *first.get_or_insert(length), "at {rip:#x}");
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use super::ways::Switch;
 use crate::guest::{
-    Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Place, Region, Registers, Request, SlotKind,
-    Vcpu, on_write,
+    Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Region, Registers, Request, SlotKind, Vcpu,
+    on_write,
 };
 use crate::host::{self, Modes, silicon};
 use crate::stats::Mark;
@@ -143,14 +143,6 @@ pub(super) fn register(machine: &Machine, gpa: u64, memory: &Region, on_write: u
     }
 }
 
-pub(super) fn place(machine: &Machine, gpa: u64) -> Place {
-    Place {
-        gpa,
-        vm_fd: machine.vm().as_raw_fd(),
-        reserved: 0,
-    }
-}
-
 /// Registers, as long as they are there.
 fn registers() -> Result<()> {
     let _switch = IrqsOff::on()?;
@@ -159,7 +151,8 @@ fn registers() -> Result<()> {
     let file = Registers::open()?.context("the extension is loaded")?;
     let memory = Region::new(PAGE)?;
     for on_write in [on_write::STORE, on_write::CLEAR, on_write::SET] {
-        file.add(&register(&machine, gpa, &memory, on_write))?;
+        let request = register(&machine, gpa, &memory, on_write);
+        file.add(&request)?;
         for _ in 0..before() {
             vcpu.write(gva, 4, 0)?;
         }
@@ -181,7 +174,7 @@ fn registers() -> Result<()> {
         delta.expect_ext("fast_irqsoff", RINGS)?;
         delta.expect_ext("fast_kernel", RINGS)?;
 
-        file.remove(&place(&machine, gpa))?;
+        file.remove(&request.place())?;
         expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
     }
     Ok(())

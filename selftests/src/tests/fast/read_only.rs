@@ -6,7 +6,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
 
-use super::irqs_off::{IrqsOff, RINGS, answered, place, register};
+use super::irqs_off::{IrqsOff, RINGS, answered, register};
 use super::ways::{Switch, each_way};
 use crate::guest::paging::{ACCESSED, SUPERVISOR};
 use crate::guest::{
@@ -86,7 +86,8 @@ fn registers() -> Result<()> {
     let (gva, gpa) = (machine.gva(1) + 0x40, machine.gpa(1) + 0x40);
     let file = Registers::open()?.context("the extension is loaded")?;
     let word = Region::new(PAGE)?;
-    file.add(&register(&machine, gpa, &word, on_write::STORE))?;
+    let request = register(&machine, gpa, &word, on_write::STORE);
+    file.add(&request)?;
 
     let start = Mark::here(&[vcpu.fd()])?;
     for value in 1..=RINGS {
@@ -98,7 +99,7 @@ fn registers() -> Result<()> {
     delta.expect_kvm("mmio_exits", 0)?;
     delta.expect_ext("fast_kernel", RINGS)?;
 
-    file.remove(&place(&machine, gpa))?;
+    file.remove(&request.place())?;
     expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
     Ok(())
 }

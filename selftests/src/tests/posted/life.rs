@@ -17,11 +17,7 @@ use crate::host::locked_pages;
 pub(super) fn remove(bench: &Bench) -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
-    let place = Place {
-        gpa,
-        vm_fd: machine.vm().as_raw_fd(),
-        reserved: 0,
-    };
+    let place = bench.request(&machine, 0, 4).place();
     let gone = |bench: &Bench| errno(bench.file.remove(&place));
     expect_eq!(gone(bench), libc::ENOENT);
     for value in 1..4 {
@@ -129,11 +125,7 @@ pub(super) fn while_running(bench: &Bench) -> Result<()> {
         event_fd: event.as_raw_fd(),
         ..bench.request(&machine, 0, 4)
     };
-    let place = Place {
-        gpa: request.gpa,
-        vm_fd: request.vm_fd,
-        reserved: 0,
-    };
+    let place = request.place();
     let regs = kvm_regs {
         rdi: machine.gva(1),
         rcx: WRITES,

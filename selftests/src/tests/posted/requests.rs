@@ -94,9 +94,8 @@ pub(super) fn invalid() -> Result<()> {
         expect_eq!(got, libc::EINVAL, "{request:x?}");
     }
     let at = Place {
-        gpa,
-        vm_fd: good.vm_fd,
         reserved: 1,
+        ..good.place()
     };
     expect_eq!(errno(bench.file.remove(&at)), libc::EINVAL);
     expect_eq!(errno(bench.file.none()), libc::ENOTTY);
@@ -124,9 +123,8 @@ pub(super) fn files() -> Result<()> {
         let got = errno(bench.file.add(&Request { vm_fd, ..good }));
         expect_eq!(got, wanted, "VM {vm_fd}");
         let place = Place {
-            gpa: good.gpa,
             vm_fd,
-            reserved: 0,
+            ..good.place()
         };
         expect_eq!(errno(bench.file.remove(&place)), wanted, "VM {vm_fd}");
     }
@@ -166,11 +164,7 @@ pub(super) fn other_process() -> Result<()> {
     let bench = Bench::new()?;
     let machine = Machine::new(Mode::Long)?;
     let request = bench.request(&machine, 0, 4);
-    let place = Place {
-        gpa: request.gpa,
-        vm_fd: request.vm_fd,
-        reserved: 0,
-    };
+    let place = request.place();
     bench.add(&request)?;
     // SAFETY: there is no other thread, and the child makes two system calls and ends.
     let child = unsafe { libc::fork() };
@@ -280,12 +274,7 @@ pub(super) fn limit_of_a_vm() -> Result<()> {
         (limit, Some(libc::ENOSPC))
     );
     expect_eq!(locked_pages()?, limit);
-    let place = Place {
-        gpa: request(500).gpa,
-        vm_fd: machine.vm().as_raw_fd(),
-        reserved: 0,
-    };
-    bench.file.remove(&place)?;
+    bench.file.remove(&request(500).place())?;
     bench.add(&request(limit))?;
     // Another VM has its own.
     bench.add(&bench.request(&Machine::new(Mode::Long)?, 0, 8))
@@ -312,12 +301,7 @@ pub(super) fn locked_memory() -> Result<()> {
     expect_eq!(errno(bench.file.add(&request(2))), libc::ENOMEM);
     // What fails for another reason takes nothing.
     expect_eq!(errno(bench.file.add(&request(0))), libc::ENOMEM);
-    let place = Place {
-        gpa: request(1).gpa,
-        vm_fd: machine.vm().as_raw_fd(),
-        reserved: 0,
-    };
-    bench.file.remove(&place)?;
+    bench.file.remove(&request(1).place())?;
     expect_eq!(errno(bench.file.add(&request(0))), libc::EEXIST);
     bench.add(&request(2))?;
     Ok(())
