@@ -189,6 +189,12 @@ impl Modes {
         self.mmio_caching && self.tdp && (self.vendor == Vendor::Intel || next_rip)
     }
 
+    /// Whether the processor tells where the instruction after an MMIO access is, if KVM's shortcut
+    /// for zero-length ioeventfds relies on that.
+    pub fn knows_next_rip(&self) -> bool {
+        !self.fast_wildcard() || silicon().unwrap_or(0) & silicon::NO_LENGTH == 0
+    }
+
     /// Whether KVM does, of plain stores by 64-bit code: with the extension on its fast path comes
     /// first, as it knows what else an instruction does.
     pub fn skips_wildcards(&self) -> bool {
