@@ -30,6 +30,7 @@ static const u32 MMIO_EXT_RIP = VCPU_REG_RIP;
 static const u32 MMIO_EXT_CR3 = VCPU_REG_CR3;
 static const u64 MMIO_EXT_EFER_LMA = EFER_LMA;
 static const u64 MMIO_EXT_CR0_PG = X86_CR0_PG;
+static const u64 MMIO_EXT_CR0_PE = X86_CR0_PE;
 static const u64 MMIO_EXT_CR4_LA57 = X86_CR4_LA57;
 static const u32 MMIO_EXT_HF_GUEST = HF_GUEST_MASK;
 #ifdef CONFIG_KVM_SMM

@@ -198,6 +198,61 @@ bool mmio_ext_read_pte(const u64 __user *ptep, u64 *pte)
 	return !get_user(*pte, ptep);
 }
 
+/* What reads the guest's page tables, as rust/kvm/layout.rs has it. */
+#ifdef KVM_7_2
+static struct kvm_mmu *gva_walk(struct kvm_vcpu *vcpu)
+{
+	return vcpu->arch.walk_mmu;
+}
+#else
+static struct kvm_pagewalk *gva_walk(struct kvm_vcpu *vcpu)
+{
+	return &vcpu->arch.gva_walk;
+}
+#endif
+
+/* Segment @seg if it is present and the whole address space, otherwise none. */
+static struct kvm_segment flat_segment(struct kvm_vcpu *vcpu, int seg)
+{
+	struct kvm_segment var;
+
+	kvm_x86_call(get_segment)(vcpu, &var, seg);
+	if (var.unusable || !var.present || !var.s || var.base || var.limit != U32_MAX)
+		return (struct kvm_segment) {};
+	return var;
+}
+
+/* Whether @seg is flat data that grows upwards and may be written. */
+static bool is_flat_data(struct kvm_vcpu *vcpu, int seg)
+{
+	u8 type = flat_segment(vcpu, seg).type;
+
+	return (type & (0x8 | 0x4 | 0x2)) == 0x2;
+}
+
+/*
+ * Whether CS is flat 32-bit code, not conforming, which leaves it open what CPL
+ * is, and DS and SS are flat data.
+ */
+bool mmio_ext_has_flat_segments(struct kvm_vcpu *vcpu)
+{
+	struct kvm_segment cs = flat_segment(vcpu, VCPU_SREG_CS);
+
+	return cs.db && !cs.l && (cs.type & (0x8 | 0x4)) == 0x8 &&
+	       is_flat_data(vcpu, VCPU_SREG_DS) && is_flat_data(vcpu, VCPU_SREG_SS);
+}
+
+/*
+ * The entry of the first level of PAE page tables that translates @gva: from
+ * the registers where the processor has them.  0 with other paging.
+ */
+u64 mmio_ext_flat_pdpte(struct kvm_vcpu *vcpu, u32 gva)
+{
+	if (gva_walk(vcpu)->cpu_role.base.level != PT32E_ROOT_LEVEL)
+		return 0;
+	return kvm_pdptr_read(vcpu, gva >> 30);
+}
+
 /*
  * Where the VM's memory at @gpa is in the address space of its process, NULL
  * if it is not.  The result holds as long as the memslots are what they are.
@@ -224,19 +279,6 @@ bool mmio_ext_is_read_only(struct kvm_vcpu *vcpu, gpa_t gpa)
 	return slot && (slot->flags & KVM_MEM_READONLY) &&
 	       !(slot->flags & KVM_MEMSLOT_INVALID);
 }
-
-/* What reads the guest's page tables, as rust/kvm/layout.rs has it. */
-#ifdef KVM_7_2
-static struct kvm_mmu *gva_walk(struct kvm_vcpu *vcpu)
-{
-	return vcpu->arch.walk_mmu;
-}
-#else
-static struct kvm_pagewalk *gva_walk(struct kvm_vcpu *vcpu)
-{
-	return &vcpu->arch.gva_walk;
-}
-#endif
 
 /*
  * Where an access of the guest goes, INVALID_GPA if it may not be done.  Sets

@@ -23,7 +23,7 @@ use crate::{
 /// instruction. That is left for when the instruction is not going to be looked at.
 #[inline(always)]
 pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) -> Exit {
-    let fault = MmioFault {
+    let fault = |mode| MmioFault {
         addr: FaultAddress::Physical(gpa),
         error_code: Vcpu::PFERR_RSVD,
         insn: AssistBytes::NONE,
@@ -33,10 +33,10 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
     };
 
     match fast::takes_context(vcpu, mode) {
-        Ok(()) => handle_mmio_fault(vcpu, &fault),
+        Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
         Err(reason) => match signal_wildcard(vcpu, gpa) {
             Some(exit) => exit,
-            None => handle_refused(vcpu, &fault, reason, vcpu.memslots_generation()),
+            None => handle_refused(vcpu, &fault(mode), reason, vcpu.memslots_generation()),
         },
     }
 }
@@ -57,25 +57,26 @@ pub(crate) fn npf_interception(
 
     vcpu.trace_page_fault(gpa, error_code);
     let is_write = error_code & Vcpu::PFERR_WRITE != 0;
-    let fault = MmioFault {
+    // KVM signals reads, too.
+    let can_skip = mode.can_skip() && is_write;
+    let fault = |mode| MmioFault {
         addr: FaultAddress::Physical(gpa),
         error_code,
         insn,
         is_write: Some(is_write),
         mode,
-        // KVM signals reads, too.
-        can_skip: mode.can_skip() && is_write,
+        can_skip,
     };
 
     match fast::takes_context(vcpu, mode) {
-        Ok(()) => handle_mmio_fault(vcpu, &fault),
+        Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
         Err(reason) => {
-            if fault.can_skip {
+            if can_skip {
                 if let Some(exit) = signal_wildcard(vcpu, gpa) {
                     return exit;
                 }
             }
-            handle_refused(vcpu, &fault, reason, vcpu.memslots_generation())
+            handle_refused(vcpu, &fault(mode), reason, vcpu.memslots_generation())
         }
     }
 }
@@ -94,7 +95,7 @@ pub(crate) fn shadow_page_fault(
         return pass(vcpu);
     }
 
-    let fault = |addr| MmioFault {
+    let fault = |mode, addr| MmioFault {
         addr,
         error_code,
         insn,
@@ -105,10 +106,18 @@ pub(crate) fn shadow_page_fault(
 
     match fast::takes_context(vcpu, mode) {
         // 64-bit code has paging.
-        Ok(()) => handle_mmio_fault(vcpu, &fault(FaultAddress::Virtual(gva))),
-        Err(reason) => {
+        Ok(mode) if !mode.is_flat() => {
+            handle_mmio_fault(vcpu, &fault(mode, FaultAddress::Virtual(gva)))
+        }
+        taken => {
             let addr = FaultAddress::new(gva.0, vcpu.paging_is_off());
-            handle_refused(vcpu, &fault(addr), reason, vcpu.memslots_generation())
+            match taken {
+                Ok(mode) => handle_mmio_fault(vcpu, &fault(mode, addr)),
+                Err(reason) => {
+                    let now = vcpu.memslots_generation();
+                    handle_refused(vcpu, &fault(mode, addr), reason, now)
+                }
+            }
         }
     }
 }

@@ -3,10 +3,10 @@
 //! What a vCPU knows of the code that it runs: instructions, and pages of code.
 
 use crate::{
-    addr::Gva,
     generation::MemslotGeneration,
     kvm::{Code, PAGE_SIZE},
     pure::{
+        code_address::CodeAddress,
         code_page::{self, Context, Hold},
         decode::MAX_LENGTH,
         hash::spread_steps,
@@ -31,12 +31,9 @@ const _: () = assert!(WINDOW > MAX_LENGTH);
 /// The last place in a page that a window fits behind.
 const LAST_WINDOW: u64 = (PAGE_SIZE - WINDOW) as u64;
 
-/// No instruction or page of code is here: the address is not canonical.
-const NOWHERE: u64 = 1 << 63;
-
 /// An instruction that was read.
 pub(crate) struct KnownInsn {
-    rip: u64,
+    place: CodeAddress,
     /// What was read there.
     pub(crate) bytes: [u64; 2],
     /// The bytes that belong to it, of the first eight and of those from the eighth on.
@@ -48,7 +45,7 @@ pub(crate) struct KnownInsn {
 impl KnownInsn {
     const fn empty() -> Self {
         Self {
-            rip: NOWHERE,
+            place: CodeAddress::NOWHERE,
             bytes: [0; 2],
             masks: [0; 2],
             plan: Plan::EMPTY,
@@ -56,9 +53,9 @@ impl KnownInsn {
     }
 
     /// An instruction of `length` bytes.
-    pub(crate) fn new(rip: u64, bytes: [u64; 2], length: usize, plan: Plan) -> Self {
+    pub(crate) fn new(place: CodeAddress, bytes: [u64; 2], length: usize, plan: Plan) -> Self {
         Self {
-            rip,
+            place,
             bytes,
             masks: [low_bytes(length), low_bytes(length.saturating_sub(7))],
             plan,
@@ -75,13 +72,16 @@ impl KnownInsn {
     /// Bytes of the instruction.
     #[inline(always)]
     pub(crate) fn length(&self) -> u64 {
-        self.plan.next_rip.wrapping_sub(self.rip)
+        // The rest of the address is the same, or not that of RIP.
+        (self.plan.next_rip as u32)
+            .wrapping_sub(self.place.key() as u32)
+            .into()
     }
 }
 
 /// A page of code.
 pub(crate) struct CodePage {
-    page: Gva,
+    page: CodeAddress,
     /// What its place depends on.
     pub(crate) context: Context,
     code: Code,
@@ -92,9 +92,9 @@ pub(crate) struct CodePage {
 impl CodePage {
     const fn empty() -> Self {
         Self {
-            page: Gva(NOWHERE),
+            page: CodeAddress::NOWHERE,
             context: Context {
-                cr3: 0,
+                root: 0,
                 cpu_role: 0,
                 generation: MemslotGeneration(!0),
                 user: false,
@@ -105,7 +105,7 @@ impl CodePage {
     }
 
     /// A page that was just walked to.
-    pub(crate) const fn new(page: Gva, context: Context, code: Code) -> Self {
+    pub(crate) const fn new(page: CodeAddress, context: Context, code: Code) -> Self {
         Self {
             page,
             context,
@@ -116,14 +116,14 @@ impl CodePage {
 
     /// Whether a walk would come by the same entries, if none of them has changed.
     #[inline(always)]
-    pub(crate) fn is(&self, page: Gva, context: &Context) -> bool {
+    pub(crate) fn is(&self, page: CodeAddress, context: &Context) -> bool {
         self.page == page && self.context == *context
     }
 
     /// Whether a walk and a read would find an instruction, whose address is within the page.
     #[inline(always)]
     pub(crate) fn has(&self, insn: &KnownInsn) -> bool {
-        let offset = insn.rip - self.page.0;
+        let offset = insn.place.since(self.page);
         if offset > LAST_WINDOW {
             return self.has_at_end(insn);
         }
@@ -133,25 +133,25 @@ impl CodePage {
     #[cold]
     #[inline(never)]
     fn has_at_end(&self, insn: &KnownInsn) -> bool {
-        self.read(insn.rip)
+        self.read(insn.place)
             .is_some_and(|bytes| insn.is_executed(overlapping(bytes)))
     }
 
-    /// What a walk and a read would find at `rip`, an address within the page, and zeroes behind the
+    /// What a walk and a read would find at `place`, an address within the page, and zeroes behind the
     /// page: [`bytes_left`] tells how many there are. `None` if an entry has changed, or the memory
     /// is gone.
-    pub(crate) fn read(&self, rip: u64) -> Option<[u64; 2]> {
-        let offset = rip - self.page.0;
+    pub(crate) fn read(&self, place: CodeAddress) -> Option<[u64; 2]> {
+        let offset = place.since(self.page);
         let start = offset.min(LAST_WINDOW);
         let bytes = self.code.read(start)?;
         Some(without_first(bytes, offset - start))
     }
 }
 
-/// How many of the bytes of a window are in the page of `rip`. What follows is another page's, which
+/// How many of the bytes of a window are in the page of `place`. What follows is another page's, which
 /// the guest may have anywhere.
-pub(crate) fn bytes_left(rip: u64) -> usize {
-    let offset = (rip - Gva(rip).page().0) as usize;
+pub(crate) fn bytes_left(place: CodeAddress) -> usize {
+    let offset = place.since(place.page()) as usize;
     WINDOW.min(PAGE_SIZE - offset)
 }
 
@@ -203,48 +203,48 @@ impl FetchCache {
 
     /// Where an instruction is, unless another has its place.
     #[inline(always)]
-    const fn place(rip: u64) -> usize {
-        spread_steps(rip, ENTRY_BITS)
+    const fn index(place: CodeAddress) -> usize {
+        spread_steps(place.key(), ENTRY_BITS)
     }
 
     /// Where an instruction is then.
-    const fn other(place: usize) -> usize {
-        place ^ 1
+    const fn other(index: usize) -> usize {
+        index ^ 1
     }
 
-    /// The instruction at `rip`.
+    /// The instruction at `place`.
     #[inline(always)]
-    pub(crate) fn find(&self, rip: u64) -> Option<&KnownInsn> {
-        let place = Self::place(rip);
-        let first = &self.insns[place];
-        if first.rip == rip {
+    pub(crate) fn find(&self, place: CodeAddress) -> Option<&KnownInsn> {
+        let index = Self::index(place);
+        let first = &self.insns[index];
+        if first.place == place {
             return Some(first);
         }
-        let second = &self.insns[Self::other(place)];
-        (second.rip == rip).then_some(second)
+        let second = &self.insns[Self::other(index)];
+        (second.place == place).then_some(second)
     }
 
-    /// An entry for the instruction at `rip`. What was in its place moves on, so that two with the
-    /// same place do not drive out each other.
-    pub(crate) fn entry_mut(&mut self, rip: u64) -> &mut KnownInsn {
-        let place = Self::place(rip);
-        let other = Self::other(place);
-        let here = self.insns[place].rip;
-        if here == rip || here == NOWHERE {
-            return &mut self.insns[place];
+    /// An entry for the instruction at `place`. What was there moves on, so that two that want the
+    /// same entry do not drive out each other.
+    pub(crate) fn entry_mut(&mut self, place: CodeAddress) -> &mut KnownInsn {
+        let index = Self::index(place);
+        let other = Self::other(index);
+        let here = self.insns[index].place;
+        if here == place || here == CodeAddress::NOWHERE {
+            return &mut self.insns[index];
         }
-        if self.insns[other].rip == rip {
+        if self.insns[other].place == place {
             return &mut self.insns[other];
         }
-        self.insns.swap(place, other);
-        &mut self.insns[place]
+        self.insns.swap(index, other);
+        &mut self.insns[index]
     }
 
-    /// The page of the code at `rip`, if it is known in this context.
+    /// The page of the code at `place`, if it is known in this context.
     #[inline(always)]
-    pub(crate) fn page(&self, rip: u64, context: &Context) -> Option<&CodePage> {
-        let page = Gva(rip).page();
-        let found = &self.pages[code_page::place(page, context.cr3)];
+    pub(crate) fn page(&self, place: CodeAddress, context: &Context) -> Option<&CodePage> {
+        let page = place.page();
+        let found = &self.pages[code_page::place(page, context.root)];
         found.is(page, context).then_some(found)
     }
 }

@@ -147,6 +147,14 @@ impl AssistBytes<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Mode(u32);
 
+/// No flag of C's: 32-bit code runs in flat segments.
+const FLAT: u32 = 1 << 31;
+
+const _: () = assert!(
+    bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_AC < FLAT,
+    "the highest of C's flags"
+);
+
 impl Mode {
     pub(crate) const fn new(flags: u32) -> Self {
         Self(flags)
@@ -170,7 +178,26 @@ impl Mode {
         const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
         const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
         const NO_FETCH: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_NO_FETCH;
-        self.0 & (CS_L | TF | NO_FETCH) == CS_L
+        self.0 & (CS_L | TF | NO_FETCH | FLAT) == CS_L
+    }
+
+    /// The same but for CS, which is not that of 64-bit code.
+    pub(super) const fn is_plain_other(self) -> bool {
+        const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
+        const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
+        const NO_FETCH: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_NO_FETCH;
+        self.0 & (CS_L | TF | NO_FETCH) == 0
+    }
+
+    /// That of 32-bit code in flat segments, as the vCPU's segments have been found to be.
+    pub(super) const fn with_flat_segments(self) -> Self {
+        Self(self.0 | FLAT)
+    }
+
+    /// Whether 32-bit code runs, in flat segments.
+    #[inline(always)]
+    pub(crate) const fn is_flat(self) -> bool {
+        self.0 & FLAT != 0
     }
 
     /// Whether RFLAGS.AC is set.

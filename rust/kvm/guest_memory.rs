@@ -59,7 +59,8 @@ impl Pte {
 /// Where a page of code is, and the entries that say so.
 pub(crate) struct Code {
     code: UserPtr,
-    /// From the root down. Levels that there are not repeat the root's.
+    /// From the root down. Levels that there are not repeat the root's; without paging the first
+    /// word of the page stands for all.
     ptes: [Pte; MAX_LEVELS],
 }
 
@@ -70,9 +71,9 @@ impl Code {
         ptes: [Pte::NONE; MAX_LEVELS],
     };
 
-    /// The page at `code`, which `ptes` from the root down say.
+    /// The page at `code`, which `ptes` from the root down say. `None` if it cannot be read.
     pub(crate) fn new(code: UserPtr, ptes: [Option<Pte>; MAX_LEVELS]) -> Option<Self> {
-        let root = ptes[0]?;
+        let root = ptes[0].or_else(|| Pte::read(code))?;
         Some(Self {
             code,
             ptes: ptes.map(|pte| pte.unwrap_or(root)),

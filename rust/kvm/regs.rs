@@ -6,6 +6,7 @@
 //! [`arch/x86/kvm/kvm_cache_regs.h`](srctree/arch/x86/kvm/kvm_cache_regs.h).
 
 use super::{
+    addr::Gva,
     exit_info::Mode,
     host::tdp_enabled,
     layout,
@@ -26,14 +27,34 @@ impl<S> Vcpu<'_, S> {
     /// single-stepping, debugging, or event that is being delivered.
     #[inline(always)]
     pub(crate) fn runs_plain_code(&self, mode: Mode) -> bool {
+        // SAFETY: The vCPU is alive, and only this thread changes the field.
+        let is_long = unsafe { (*self.arch()).efer & bindings::MMIO_EXT_EFER_LMA != 0 };
+        mode.is_plain_64_bit() && is_long && self.is_undisturbed()
+    }
+
+    /// Whether the vCPU runs 32-bit code of L1 that is as plain, in protected mode, with flat
+    /// segments: CS, DS and SS are the whole address space and may be used for everything, so that
+    /// no check of theirs can fail and offsets are linear addresses. Returns the mode that says so.
+    #[cold]
+    pub(crate) fn runs_flat_code(&self, mode: Mode) -> Option<Mode> {
+        // SAFETY: The vCPU is alive. The guest never owns this bit of CR0, so it is up to date.
+        let is_protected = unsafe { (*self.arch()).cr0 as u64 & bindings::MMIO_EXT_CR0_PE != 0 };
+        let is_plain = mode.is_plain_other() && is_protected && self.is_undisturbed();
+        // SAFETY: The vCPU is loaded, as its thread holds its mutex.
+        (is_plain && unsafe { bindings::mmio_ext_has_flat_segments(self.raw()) })
+            .then(|| mode.with_flat_segments())
+    }
+
+    /// Whether nothing but code of L1 runs that nobody watches: no nested guest, SMM, encrypted
+    /// state, debugging, or event that is being delivered.
+    #[inline(always)]
+    fn is_undisturbed(&self) -> bool {
         const MODES: u32 = bindings::MMIO_EXT_HF_GUEST | bindings::MMIO_EXT_HF_SMM;
         let arch = self.arch();
 
         // SAFETY: The vCPU is alive, and only this thread changes these fields.
         unsafe {
-            mode.is_plain_64_bit()
-                && (*arch).hflags & MODES == 0
-                && (*arch).efer & bindings::MMIO_EXT_EFER_LMA != 0
+            (*arch).hflags & MODES == 0
                 && (*self.raw()).guest_debug == 0
                 && !((*arch).guest_state_protected
                     | (*arch).exception.pending
@@ -84,6 +105,17 @@ impl<S> Vcpu<'_, S> {
         }
         // SAFETY: The vCPU is alive, and only this thread changes the field.
         unsafe { (*self.arch()).cr3 as u64 }
+    }
+
+    /// What is the root of the page tables of 32-bit code for an address: CR3, or with PAE paging
+    /// the entry of the first level, which the processor has in a register.
+    #[cold]
+    pub(crate) fn flat_root(&self, gva: Gva) -> u64 {
+        // SAFETY: The vCPU is loaded, as its thread holds its mutex, and `kvm->srcu` is held.
+        match unsafe { bindings::mmio_ext_flat_pdpte(self.raw(), gva.0 as u32) } {
+            0 => self.cr3(),
+            pdpte => pdpte,
+        }
     }
 
     /// Whether the guest's linear addresses have 57 bits rather than 48, `vcpu_virt_addr_bits()`.

@@ -10,14 +10,14 @@
 //! the processor reports the bytes that it has fetched, they need only be compared.
 
 use crate::{
-    addr::Gva,
     generation::MemslotGeneration,
     insns::{bytes_left, in_a_row, CodePage, KnownInsn},
     kvm::{levels, AssistBytes, Code, Mode, Pte, Purpose, MAX_LEVELS},
     pure::{
+        code_address::CodeAddress,
         code_page::{self, Context},
-        decode::{decode, MAX_LENGTH},
-        guest_walk::walk,
+        decode::{decode, CodeKind, MAX_LENGTH},
+        guest_walk::{walk, Tables},
         plan::Plan,
         refused::Reason, //
     },
@@ -28,18 +28,39 @@ use kernel::prelude::*;
 
 const _: () = assert!(MAX_LENGTH == AssistBytes::MAX);
 
+/// Where the instruction at RIP is.
 #[inline(always)]
-fn context(vcpu: &Vcpu<'_>, mode: Mode, generation: MemslotGeneration) -> Context {
+fn place(vcpu: &Vcpu<'_>, mode: Mode) -> CodeAddress {
+    let kind = if mode.is_flat() {
+        CodeKind::Flat
+    } else {
+        CodeKind::Long
+    };
+    CodeAddress::new(vcpu.rip(), kind)
+}
+
+/// What the translation of `place` depends on now.
+#[inline(always)]
+fn context(
+    vcpu: &Vcpu<'_>,
+    mode: Mode,
+    place: CodeAddress,
+    generation: MemslotGeneration,
+) -> Context {
     Context {
-        cr3: vcpu.cr3(),
+        root: if mode.is_flat() {
+            vcpu.flat_root(place.gva())
+        } else {
+            vcpu.cr3()
+        },
         cpu_role: vcpu.cpu_role(),
         generation,
         user: mode.is_user(),
     }
 }
 
-/// What the instruction at RIP does, if it is still the one that was read there. The vCPU runs
-/// 64-bit code of L1; `generation` is that of the memslots now.
+/// What the instruction at RIP does, if it is still the one that was read there. The vCPU runs code
+/// that the fast path takes, `mode` says which; `generation` is that of the memslots now.
 ///
 /// # Errors
 ///
@@ -51,16 +72,16 @@ pub(crate) fn known_plan<'a>(
     assist: AssistBytes<'_>,
     generation: MemslotGeneration,
 ) -> Result<&'a Plan, Option<Event>> {
-    let rip = vcpu.rip();
+    let place = place(vcpu, mode);
     let cache = vcpu.fetch_cache();
-    let Some(insn) = cache.find(rip) else {
-        return Err(cache.refused.find(rip).map(event));
+    let Some(insn) = cache.find(place) else {
+        return Err(cache.refused.find(place.key()).map(event));
     };
 
     let holds = match assist.words(insn.length()) {
         Some(words) => insn.is_executed(words),
         None => cache
-            .page(rip, &context(vcpu, mode, generation))
+            .page(place, &context(vcpu, mode, place, generation))
             .is_some_and(|page| page.has(insn)),
     };
     if holds {
@@ -86,31 +107,31 @@ pub(crate) fn fetch(vcpu: &mut Vcpu<'_>, mode: Mode, assist: AssistBytes<'_>) ->
         return Err(Event::RefusedContext);
     }
 
-    let rip = vcpu.rip();
+    let place = place(vcpu, mode);
     // Those that are cut off where the next page cannot be read may not be all of it.
     if let Some(words) = assist.words(1) {
-        if remember(vcpu, rip, in_a_row(words), assist.len()) {
+        if remember(vcpu, place, in_a_row(words), assist.len()) {
             return Ok(());
         }
         if assist.len() == MAX_LENGTH {
-            return refuse(vcpu, rip, Reason::Insn);
+            return refuse(vcpu, place, Reason::Insn);
         }
     }
 
-    let left = bytes_left(rip);
-    match read(vcpu, rip, context(vcpu, mode, generation)) {
-        Read::Bytes(bytes) if remember(vcpu, rip, bytes, left) => Ok(()),
+    let left = bytes_left(place);
+    match read(vcpu, place, context(vcpu, mode, place, generation)) {
+        Read::Bytes(bytes) if remember(vcpu, place, bytes, left) => Ok(()),
         // There may be more of it in another page.
-        Read::Bytes(_) if left < MAX_LENGTH => refuse(vcpu, rip, Reason::Fetch),
-        Read::Bytes(_) => refuse(vcpu, rip, Reason::Insn),
-        Read::Nothing => refuse(vcpu, rip, Reason::Fetch),
+        Read::Bytes(_) if left < MAX_LENGTH => refuse(vcpu, place, Reason::Fetch),
+        Read::Bytes(_) => refuse(vcpu, place, Reason::Insn),
+        Read::Nothing => refuse(vcpu, place, Reason::Fetch),
         Read::NotNow => Err(Event::RefusedFetch),
     }
 }
 
 /// Refuses an instruction, and the next times without looking.
-fn refuse(vcpu: &Vcpu<'_>, rip: u64, reason: Reason) -> Result<(), Event> {
-    vcpu.fetch_cache().refused.insert(rip, reason);
+fn refuse(vcpu: &Vcpu<'_>, place: CodeAddress, reason: Reason) -> Result<(), Event> {
+    vcpu.fetch_cache().refused.insert(place.key(), reason);
     Err(event(reason))
 }
 
@@ -123,63 +144,65 @@ enum Read {
     NotNow,
 }
 
-/// Reads the code at RIP as far as it is in its page, with a walk of the page tables unless that is
-/// known.
-fn read(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Read {
-    if let Some(page) = vcpu.fetch_cache().page(rip, &context) {
-        if let Some(bytes) = page.read(rip) {
+/// Reads the code at `place` as far as it is in its page, with a walk of the page tables unless that
+/// is known.
+fn read(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Read {
+    if let Some(page) = vcpu.fetch_cache().page(place, &context) {
+        if let Some(bytes) = page.read(place) {
             return Read::Bytes(bytes);
         }
     }
 
-    let place = code_page::place(Gva(rip).page(), context.cr3);
-    let there = &vcpu.fetch_cache().pages[place];
+    let index = code_page::place(place.page(), context.root);
+    let there = &vcpu.fetch_cache().pages[index];
     // What is of the past needs no place.
     let in_use =
-        there.context.generation == context.generation && !there.is(Gva(rip).page(), &context);
+        there.context.generation == context.generation && !there.is(place.page(), &context);
     if in_use && !there.hold.gives_way() {
         return Read::NotNow;
     }
-    let Some(page) = walk_to(vcpu, rip, context) else {
+    let Some(page) = walk_to(vcpu, place, context) else {
         return Read::Nothing;
     };
-    let bytes = page.read(rip);
-    vcpu.fetch_cache_mut().pages[place] = page;
+    let bytes = page.read(place);
+    vcpu.fetch_cache_mut().pages[index] = page;
     // What is just being changed may be there next time.
     bytes.map_or(Read::NotNow, Read::Bytes)
 }
 
 /// Decodes the first `valid` bytes of what was read, and remembers the result. Returns whether it
 /// is an instruction for the fast path.
-fn remember(vcpu: &mut Vcpu<'_>, rip: u64, bytes: [u64; 2], valid: usize) -> bool {
+fn remember(vcpu: &mut Vcpu<'_>, place: CodeAddress, bytes: [u64; 2], valid: usize) -> bool {
     let all = bytes.map(u64::to_le_bytes);
-    let Some(access) = decode(&all.as_flattened()[..valid]) else {
+    let Some(access) = decode(&all.as_flattened()[..valid], place.kind()) else {
         return false;
     };
     let length = usize::from(access.length);
 
-    let plan = Plan::new(&access, rip);
-    *vcpu.fetch_cache_mut().entry_mut(rip) = KnownInsn::new(rip, bytes, length, plan);
+    let plan = Plan::new(&access, place);
+    *vcpu.fetch_cache_mut().entry_mut(place) = KnownInsn::new(place, bytes, length, plan);
     true
 }
 
-/// Walks the page tables to the code at RIP. `None` if it is not in the VM's memory or may not be
-/// executed.
-fn walk_to(vcpu: &mut Vcpu<'_>, rip: u64, context: Context) -> Option<CodePage> {
-    let rip = Gva(rip);
+/// Walks the page tables to the code at `place`. `None` if it is not in the VM's memory or may not
+/// be executed.
+fn walk_to(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Option<CodePage> {
+    let gva = place.gva();
     let mut ptes = [None; MAX_LEVELS];
     let mut read = ptes.iter_mut();
-    let walked = walk(context.cr3, levels(context.cpu_role), rip, |gpa| {
+    let tables = Tables::new(levels(context.cpu_role));
+    let walked = walk(context.root, tables, gva, |gpa| {
         let pte = Pte::read(vcpu.user_pointer(gpa)?)?;
         *read.next()? = Some(pte);
         Some(pte.value())
     })?;
     // KVM's walk knows the rules. It comes second: entries that change before it are found to have
     // changed when the code is read, those that change after it are other entries.
-    if vcpu.translate(rip, Purpose::Fetch, context.user)? != walked {
+    if vcpu.translate(gva, Purpose::Fetch, context.user)? != walked {
         return None;
     }
     let code = vcpu.user_pointer(walked.page())?;
 
-    Some(CodePage::new(rip.page(), context, Code::new(code, ptes)?))
+    let code = Code::new(code, ptes)?;
+    Some(CodePage::new(place.page(), context, code))
 }

@@ -2,8 +2,8 @@
 
 //! The fast path: MMIO accesses by plain moves, without the instruction emulator.
 //!
-//! An access that is known to be MMIO is completed here if the vCPU runs plain 64-bit code of L1
-//! and the instruction is one that [`decode`](crate::pure::decode) knows. Until the access itself, which
+//! An access that is known to be MMIO is completed here if the vCPU runs plain code of L1, of 64 bits
+//! or of 32 with flat segments, and the instruction is one that [`decode`](crate::pure::decode) knows. Until the access itself, which
 //! is the last step and cannot fail, nothing has happened that could be seen: any doubt ends in
 //! the emulator.
 
@@ -40,17 +40,18 @@ enum Action {
     Load(Register, Extend),
 }
 
-/// Whether the vCPU runs code whose accesses may be for the fast path: plain 64-bit code of L1.
+/// Whether the vCPU runs code whose accesses may be for the fast path: plain code of L1. Returns its
+/// mode, which now says which code it is.
 ///
 /// # Errors
 ///
 /// Why not.
 #[inline(always)]
-pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
-    if !vcpu.runs_plain_code(mode) {
-        return Err(Event::RefusedContext);
+pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<Mode, Event> {
+    if vcpu.runs_plain_code(mode) {
+        return Ok(mode);
     }
-    Ok(())
+    vcpu.runs_flat_code(mode).ok_or(Event::RefusedContext)
 }
 
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
@@ -93,11 +94,11 @@ pub(crate) fn fetch_and_prepare(
     fault: &MmioFault<'_>,
     page: impl FnOnce(&Vcpu<'_>, MemslotGeneration) -> Option<MmioInfo>,
 ) -> Result<Operation, Event> {
-    takes_context(vcpu, fault.mode)?;
-    let plan = match known_plan(vcpu, fault.mode, fault.insn, vcpu.memslots_generation()) {
+    let mode = takes_context(vcpu, fault.mode)?;
+    let plan = match known_plan(vcpu, mode, fault.insn, vcpu.memslots_generation()) {
         Err(None) => {
-            fetch(vcpu, fault.mode, fault.insn)?;
-            known_plan(vcpu, fault.mode, fault.insn, vcpu.memslots_generation())
+            fetch(vcpu, mode, fault.insn)?;
+            known_plan(vcpu, mode, fault.insn, vcpu.memslots_generation())
         }
         known => known,
     };
@@ -110,7 +111,7 @@ pub(crate) fn fetch_and_prepare(
 
 /// Finds out what the access is, where it goes and which instruction comes next, if its page is
 /// known to be MMIO and its instruction is known, as of the memslots' generation `now`. The vCPU
-/// runs code that the fast path takes.
+/// runs code that the fast path takes, and the fault's mode says which.
 ///
 /// # Errors
 ///
@@ -173,7 +174,11 @@ pub(crate) fn retry_write(
     };
     let page = *known_page(vcpu, fault.addr, vcpu.memslots_generation())?;
     learn_write_access(vcpu, gva, page, fault.mode);
-    let operation = prepare(vcpu, fault, vcpu.memslots_generation()).ok()?;
+    let fault = MmioFault {
+        mode: takes_context(vcpu, fault.mode).ok()?,
+        ..*fault
+    };
+    let operation = prepare(vcpu, &fault, vcpu.memslots_generation()).ok()?;
     Some(carry_out(vcpu, operation, known))
 }
 

@@ -3,21 +3,24 @@
 //! How long a translation of code holds, and which of many to keep.
 //!
 //! A walk of the guest's page tables costs as much as all the rest of an access. What it depends on
-//! is little: CR3 and the paging mode, one entry of each level, and the memslots. Those are what is
+//! is little: the root and the paging mode, one entry of each level, and the memslots. Those are what is
 //! remembered of a page of code, and compared before it is used again.
 
 use crate::{
-    addr::{Gva, PAGE_SHIFT},
+    addr::PAGE_SHIFT,
     generation::MemslotGeneration,
-    pure::hash::spread, //
+    pure::{
+        code_address::CodeAddress,
+        hash::spread, //
+    }, //
 };
 use core::cell::Cell;
 
 /// What the translation of an instruction's address depends on, but for page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// The root of the page tables, with what else is in CR3.
-    pub cr3: u64,
+    /// The root of the page tables: CR3 with all that is in it, or what stands for it.
+    pub root: u64,
     /// `union kvm_cpu_role`: paging and its features.
     pub cpu_role: u64,
     /// That of the memslots.
@@ -33,9 +36,9 @@ const PLACE_BITS: u32 = 6;
 
 /// The place of a page of code.
 #[inline(always)]
-pub const fn place(page: Gva, cr3: u64) -> usize {
+pub const fn place(page: CodeAddress, root: u64) -> usize {
     // Pages in a row have places of their own, the same page in other address spaces too.
-    let key = (page.0 >> PAGE_SHIFT) ^ (cr3 >> PAGE_SHIFT).rotate_left(20);
+    let key = (page.key() >> PAGE_SHIFT) ^ (root >> PAGE_SHIFT).rotate_left(20);
     spread(key, PLACE_BITS)
 }
 
@@ -79,12 +82,17 @@ impl Default for Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pure::decode::CodeKind;
     use std::collections::HashSet;
+
+    fn page(address: u64) -> CodeAddress {
+        CodeAddress::new(address, CodeKind::Long)
+    }
 
     #[test]
     fn neighbours_have_places_of_their_own() {
         for first in [0x1000u64, 0xffff_ffff_c012_3000, 0xffff_ffff_8100_0000] {
-            let pages = (0..PLACES as u64 / 4).map(|i| Gva(first + i * 0x1000));
+            let pages = (0..PLACES as u64 / 4).map(|i| page(first + i * 0x1000));
             let places: HashSet<_> = pages.map(|page| place(page, 0x1234_5000)).collect();
             assert_eq!(places.len(), PLACES / 4);
         }
@@ -94,7 +102,7 @@ mod tests {
     fn address_spaces_do_not_share() {
         let spaces = (0..8u64).map(|i| 0x1234_5000 + i * 0x2000);
         let places: HashSet<_> = spaces
-            .map(|cr3| place(Gva(0xffff_ffff_c012_3000), cr3))
+            .map(|cr3| place(page(0xffff_ffff_c012_3000), cr3))
             .collect();
         assert!(places.len() >= 7, "{places:?}");
     }

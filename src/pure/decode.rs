@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Decoding of the instructions that access MMIO in practice: MOV, MOVZX, MOVSX and MOVSXD between
-//! a register (or an immediate) and memory, in 64-bit mode.
+//! a register (or an immediate) and memory, in 64-bit mode and in 32-bit code with flat segments.
 //!
 //! Intel SDM, volume 2, chapter 2 "Instruction Format". Whatever is not decoded here is left to
 //! KVM's emulator; nothing is decoded differently from there.
@@ -11,6 +11,15 @@ pub const MAX_LENGTH: usize = 15;
 
 /// The number of RSP, which nothing here uses for data.
 pub const RSP: u8 = 4;
+
+/// What the bytes of an instruction mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodeKind {
+    /// 64-bit code.
+    Long,
+    /// 32-bit code, all segments of which are the whole address space but for FS and GS.
+    Flat,
+}
 
 /// An instruction with one operand in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,15 +131,26 @@ const fn mask(size: u8) -> u64 {
     u64::MAX >> (64 - 8 * size as u32)
 }
 
-/// The prefixes of an instruction.
-#[derive(Clone, Copy, Default)]
+/// The prefixes of an instruction, and what code it is in.
+#[derive(Clone, Copy)]
 struct Prefixes {
+    kind: CodeKind,
     operand_size: bool,
-    address_size: bool,
+    /// Addresses have 32 bits.
+    short_address: bool,
     rex: u8,
 }
 
 impl Prefixes {
+    const fn none(kind: CodeKind) -> Self {
+        Self {
+            kind,
+            operand_size: false,
+            short_address: matches!(kind, CodeKind::Flat),
+            rex: 0,
+        }
+    }
+
     const fn has_rex(&self) -> bool {
         self.rex != 0
     }
@@ -178,30 +198,30 @@ impl Bytes<'_> {
     }
 }
 
-/// Decodes the instruction at the beginning of `bytes`, which may end before it does. `None` if it
-/// is none of those that are decoded here, or if it is not all there.
+/// Decodes the instruction at the beginning of `bytes`, which may end before it does, of code of
+/// this `kind`. `None` if it is none of those that are decoded here, or if it is not all there.
 ///
 /// # Examples
 ///
 /// ```
-/// use kvm_mmio_ext::pure::decode::{decode, Operation, Register};
+/// use kvm_mmio_ext::pure::decode::{decode, CodeKind, Operation, Register};
 ///
 /// // mov %eax, 0x50(%rdi)
-/// let store = decode(&[0x89, 0x47, 0x50]).unwrap();
+/// let store = decode(&[0x89, 0x47, 0x50], CodeKind::Long).unwrap();
 /// assert_eq!((store.length, store.size), (3, 4));
 /// assert_eq!(store.address.displacement, 0x50);
 /// let eax = Register { number: 0, high: false };
 /// assert_eq!(store.operation, Operation::Store(eax));
 ///
 /// // xchg %eax, (%rdi) is the emulator's.
-/// assert_eq!(decode(&[0x87, 0x07]), None);
+/// assert_eq!(decode(&[0x87, 0x07], CodeKind::Long), None);
 /// ```
-pub fn decode(bytes: &[u8]) -> Option<Access> {
+pub fn decode(bytes: &[u8], kind: CodeKind) -> Option<Access> {
     let mut bytes = Bytes {
         bytes: &bytes[..bytes.len().min(MAX_LENGTH)],
         next: 0,
     };
-    let (prefixes, opcode) = decode_prefixes(&mut bytes)?;
+    let (prefixes, opcode) = decode_prefixes(&mut bytes, kind)?;
     let size = prefixes.size();
 
     match opcode {
@@ -228,20 +248,21 @@ pub fn decode(bytes: &[u8]) -> Option<Access> {
 }
 
 /// The prefixes and the first byte of the opcode. REX counts only right before the opcode; a legacy
-/// prefix behind it is no opcode that is decoded.
-fn decode_prefixes(bytes: &mut Bytes<'_>) -> Option<(Prefixes, u8)> {
-    let mut prefixes = Prefixes::default();
+/// prefix behind it is no opcode that is decoded. In 32-bit code there is no REX, addresses of 16
+/// bits and other segments than the usual ones are left alone.
+fn decode_prefixes(bytes: &mut Bytes<'_>, kind: CodeKind) -> Option<(Prefixes, u8)> {
+    let mut prefixes = Prefixes::none(kind);
     loop {
-        match bytes.byte()? {
-            0x66 => prefixes.operand_size = true,
-            0x67 => prefixes.address_size = true,
+        match (kind, bytes.byte()?) {
+            (_, 0x66) => prefixes.operand_size = true,
+            (CodeKind::Long, 0x67) => prefixes.short_address = true,
             // ES, CS, SS and DS mean nothing in 64-bit mode.
-            0x26 | 0x2e | 0x36 | 0x3e => (),
-            rex @ 0x40..=0x4f => {
+            (CodeKind::Long, 0x26 | 0x2e | 0x36 | 0x3e) => (),
+            (CodeKind::Long, rex @ 0x40..=0x4f) => {
                 prefixes.rex = rex;
                 return Some((prefixes, bytes.byte()?));
             }
-            opcode => return Some((prefixes, opcode)),
+            (_, opcode) => return Some((prefixes, opcode)),
         }
     }
 }
@@ -285,7 +306,7 @@ fn modrm(bytes: &mut Bytes<'_>, prefixes: Prefixes, size: u8, form: Form) -> Opt
 
 /// The rest of a MOV between the accumulator and an absolute address.
 fn absolute(bytes: &mut Bytes<'_>, prefixes: Prefixes, size: u8, form: Form) -> Option<Access> {
-    let short = prefixes.address_size;
+    let short = prefixes.short_address;
     let address = Address {
         base: Base::None,
         index: None,
@@ -332,7 +353,10 @@ fn decode_address(bytes: &mut Bytes<'_>, prefixes: Prefixes, mode: u8, rm: u8) -
 
     let (base, index) = match rm {
         4 => decode_sib(bytes, prefixes, mode)?,
-        5 if mode == 0 => (Base::NextRip, None),
+        5 if mode == 0 => match prefixes.kind {
+            CodeKind::Long => (Base::NextRip, None),
+            CodeKind::Flat => (Base::None, None),
+        },
         _ => (Base::Register(rm | prefixes.rex_bit(0)), None),
     };
     let displacement = match mode {
@@ -345,7 +369,7 @@ fn decode_address(bytes: &mut Bytes<'_>, prefixes: Prefixes, mode: u8, rm: u8) -
         base,
         index,
         displacement,
-        short: prefixes.address_size,
+        short: prefixes.short_address,
     })
 }
 
@@ -369,7 +393,7 @@ mod tests {
     use super::*;
 
     fn store(bytes: &[u8]) -> Access {
-        decode(bytes).unwrap()
+        decode(bytes, CodeKind::Long).unwrap()
     }
 
     #[test]
@@ -452,6 +476,31 @@ mod tests {
             &[0xc7, 0x07, 0, 0, 0],    // cut off
             &[0x62, 0xf1, 0x7c, 0x48], // EVEX
         ] {
+            assert_eq!(decode(bytes, CodeKind::Long), None, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn code_of_32_bits() {
+        let decode = |bytes: &[u8]| decode(bytes, CodeKind::Flat);
+        // mov %eax, 0xfebf0010: as a ModRM byte has it, and without one
+        for bytes in [
+            &[0x89, 0x05, 0x10, 0, 0xbf, 0xfe][..],
+            &[0xa3, 0x10, 0, 0xbf, 0xfe],
+        ] {
+            let access = decode(bytes).unwrap();
+            assert_eq!((access.length.into(), access.size), (bytes.len(), 4));
+            assert_eq!(access.address.base, Base::None);
+            assert_eq!(access.address.displacement as u32, 0xfebf_0010);
+            assert!(access.address.short);
+        }
+        for bytes in [
+            &[0x48, 0x89, 0x07][..], // dec %eax
+            &[0x67, 0x89, 0x07],     // mov %eax, (%bx)
+            &[0x26, 0x89, 0x07],     // mov %eax, %es:(%edi)
+            &[0x3e, 0x89, 0x07],     // mov %eax, %ds:(%edi)
+            &[0x63, 0x07],           // arpl %eax, (%edi)
+        ] {
             assert_eq!(decode(bytes), None, "{bytes:x?}");
         }
     }
@@ -461,9 +510,9 @@ mod tests {
         let mut bytes = [0x2e; 20];
         bytes[14] = 0x89;
         bytes[15] = 0x07;
-        assert_eq!(decode(&bytes), None);
+        assert_eq!(decode(&bytes, CodeKind::Long), None);
         bytes[13] = 0x89;
         bytes[14] = 0x07;
-        assert_eq!(decode(&bytes).map(|a| a.length), Some(15));
+        assert_eq!(decode(&bytes, CodeKind::Long).map(|a| a.length), Some(15));
     }
 }

@@ -5,47 +5,89 @@
 //! KVM's own walk decides whether and where an address is mapped; this one only finds out on which
 //! entries that depends. As long as none of them has changed, neither has the answer.
 
-use crate::addr::{Gpa, Gva};
+use crate::addr::{Gpa, Gva, PAGE_SHIFT};
 
-/// Bits of a page table entry, Intel SDM, volume 3, "4-Level Paging and 5-Level Paging".
+/// Bits of a page table entry, Intel SDM, volume 3, "Paging". In entries of 4 bytes they are the same.
 const PRESENT: u64 = 1 << 0;
 const PAGE_SIZE: u64 = 1 << 7;
 const ADDRESS: u64 = (1 << 52) - (1 << 12);
 
-/// Bits of an address that one level translates.
-const LEVEL_BITS: u32 = 9;
+/// What page tables look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// How many there are on the way to a page of 4 KiB. 0 is no paging.
+    levels: u32,
+    /// Bits of an address that one level translates.
+    level_bits: u32,
+}
 
-/// Walks the page tables at `root` (CR3) down to the page of `gva` and returns where it is.
+impl Tables {
+    /// By the levels that KVM counts: 2 are those of entries of 4 bytes. Of the 3 of PAE paging the
+    /// first is not walked, as processors keep its entries in registers ("PDPTE Registers" there):
+    /// the root is the one for the address.
+    pub const fn new(levels: usize) -> Self {
+        match levels {
+            2 => Self {
+                levels: 2,
+                level_bits: 10,
+            },
+            3 => Self {
+                levels: 2,
+                level_bits: 9,
+            },
+            _ => Self {
+                levels: levels as u32,
+                level_bits: 9,
+            },
+        }
+    }
+
+    /// The entry for `index` in the aligned 8 bytes `word` that it is in.
+    const fn entry(self, word: u64, index: u64) -> u64 {
+        match self.level_bits {
+            10 => (word >> (32 * (index & 1))) as u32 as u64,
+            _ => word,
+        }
+    }
+}
+
+/// Walks the page tables at `root` down to the page of `gva` and returns where it is.
 ///
-/// `read` gets the physical address of each entry, top level first, and returns its value; the
-/// walk ends without a result if it cannot, or if nothing is mapped.
+/// `read` gets the physical address of the 8 bytes that each entry is in, top level first, and
+/// returns their value; the walk ends without a result if it cannot, or if nothing is mapped.
 ///
 /// # Examples
 ///
 /// ```
-/// use kvm_mmio_ext::{addr::{Gpa, Gva}, pure::guest_walk::walk};
+/// use kvm_mmio_ext::{addr::{Gpa, Gva}, pure::guest_walk::{walk, Tables}};
 ///
 /// // Four levels, the last but one of which maps 2 MiB.
+/// let tables = Tables::new(4);
 /// let read = |entry: Gpa| match entry.0 {
 ///     0x1000 => Some(0x2001),
 ///     0x2000 => Some(0x3001),
 ///     0x3008 => Some(0xfea0_0081),
 ///     _ => None,
 /// };
-/// assert_eq!(walk(0x1000, 4, Gva(0x20_3050), read), Some(Gpa(0xfea0_3050)));
-/// assert_eq!(walk(0x1000, 4, Gva(0x40_0000), read), None);
+/// assert_eq!(walk(0x1000, tables, Gva(0x20_3050), read), Some(Gpa(0xfea0_3050)));
+/// assert_eq!(walk(0x1000, tables, Gva(0x40_0000), read), None);
 /// ```
 pub fn walk(
     root: u64,
-    levels: usize,
+    tables: Tables,
     gva: Gva,
     mut read: impl FnMut(Gpa) -> Option<u64>,
 ) -> Option<Gpa> {
+    let Tables { levels, level_bits } = tables;
+    if levels == 0 {
+        return Some(Gpa(gva.0));
+    }
     let mut table = root & ADDRESS;
-    for level in (1..=levels as u32).rev() {
-        let shift = 12 + LEVEL_BITS * (level - 1);
-        let index = gva.0 >> shift & ((1 << LEVEL_BITS) - 1);
-        let entry = read(Gpa(table + index * 8))?;
+    for level in (1..=levels).rev() {
+        let shift = PAGE_SHIFT + level_bits * (level - 1);
+        let index = gva.0 >> shift & ((1 << level_bits) - 1);
+        let place = table + (index << (PAGE_SHIFT - level_bits));
+        let entry = tables.entry(read(Gpa(place & !7))?, index);
         if entry & PRESENT == 0 {
             return None;
         }
@@ -90,7 +132,7 @@ mod tests {
                     let page = 0x40_0000_0000u64 >> shift << shift;
                     let memory = tables(levels, leaf_level, Gva(gva), page);
                     let mut seen = 0;
-                    let found = walk(0x10_0018, levels, Gva(gva), |gpa| {
+                    let found = walk(0x10_0018, Tables::new(levels), Gva(gva), |gpa| {
                         seen += 1;
                         memory.get(&gpa.0).copied()
                     });
@@ -103,7 +145,46 @@ mod tests {
 
     #[test]
     fn ends_where_nothing_is_mapped() {
-        assert_eq!(walk(0, 4, Gva(0x1000), |_| Some(0)), None);
-        assert_eq!(walk(0, 4, Gva(0x1000), |_| None), None);
+        for levels in [2, 3, 4, 5] {
+            let tables = Tables::new(levels);
+            assert_eq!(walk(0, tables, Gva(0x1000), |_| Some(0)), None);
+            assert_eq!(walk(0, tables, Gva(0x1000), |_| None), None);
+        }
+    }
+
+    /// Reads 8 bytes at a time what is there.
+    fn words<'a>(there: &'a [(u64, u64)]) -> impl Fn(Gpa) -> Option<u64> + 'a {
+        |gpa| {
+            assert_eq!(gpa.0 % 8, 0);
+            there.iter().find(|at| at.0 == gpa.0).map(|at| at.1)
+        }
+    }
+
+    #[test]
+    fn entries_of_4_bytes() {
+        // Indices 3 and 1: the upper halves of their words.
+        let gva = Gva(3 << 22 | 1 << 12 | 0x234);
+        let small = [(0x1008, 0x2067 << 32), (0x2000, 0x9067 << 32 | 0xdead_b000)];
+        let tables = Tables::new(2);
+        assert_eq!(walk(0x1fff, tables, gva, words(&small)), Some(Gpa(0x9234)));
+        // 4 MiB, with the bits 13 to 20 that would be those above 32 in another format.
+        let large = [(0x1008, 0x0080_80e7 << 32)];
+        let found = walk(0x1000, tables, gva, words(&large));
+        assert_eq!(found, Some(Gpa(0x0080_1234)));
+    }
+
+    #[test]
+    fn the_first_level_of_pae_is_the_root() {
+        // 2 MiB at index 5 of the table that the entry in a register has.
+        let gva = Gva(3 << 30 | 5 << 21 | 0x1234);
+        let there = [(0x7028, 0x0060_00e7)];
+        let found = walk(0x7001, Tables::new(3), gva, words(&there));
+        assert_eq!(found, Some(Gpa(0x0060_1234)));
+    }
+
+    #[test]
+    fn without_paging_an_address_is_physical() {
+        let found = walk(0, Tables::new(0), Gva(0xfff0_1234), |_| None);
+        assert_eq!(found, Some(Gpa(0xfff0_1234)));
     }
 }

@@ -8,6 +8,7 @@
 pub mod access_kind;
 pub mod bells;
 pub mod binary_stats;
+pub mod code_address;
 pub mod code_page;
 pub mod decode;
 pub mod doorbell;

@@ -5,7 +5,10 @@
 
 use crate::{
     addr::Gva,
-    pure::decode::{Access, Base, Extend, Operation, Register, RSP}, //
+    pure::{
+        code_address::CodeAddress,
+        decode::{Access, Base, Extend, Operation, Register, RSP}, //
+    }, //
 };
 
 /// An instruction with one operand in memory, at a certain address.
@@ -55,24 +58,25 @@ impl Plan {
         load: None,
     };
 
-    /// The plan for an instruction at `rip`.
+    /// The plan for an instruction at `place`.
     ///
     /// # Examples
     ///
     /// ```
-    /// use kvm_mmio_ext::{addr::Gva, pure::{decode::decode, plan::Plan}};
+    /// use kvm_mmio_ext::addr::Gva;
+    /// use kvm_mmio_ext::pure::{code_address::CodeAddress, decode::{decode, CodeKind}, plan::Plan};
     ///
     /// // mov %esi, 0x10(%rdi)
-    /// let access = decode(&[0x89, 0x77, 0x10]).unwrap();
-    /// let plan = Plan::new(&access, 0x1000);
+    /// let access = decode(&[0x89, 0x77, 0x10], CodeKind::Long).unwrap();
+    /// let plan = Plan::new(&access, CodeAddress::new(0x1000, CodeKind::Long));
     /// assert_eq!(plan.next_rip, 0x1003);
     /// let register = |number| [0xd000_0000, 7][usize::from(number == 6)];
     /// assert_eq!(plan.address(register), Gva(0xd000_0010));
     /// assert_eq!(plan.stored(register), 7);
     /// ```
-    pub fn new(access: &Access, rip: u64) -> Self {
+    pub fn new(access: &Access, place: CodeAddress) -> Self {
         let address = &access.address;
-        let next_rip = rip.wrapping_add(access.length.into());
+        let next_rip = place.next(access.length);
         let mut plan = Self {
             next_rip,
             displacement: address.displacement as u64,
@@ -128,12 +132,16 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pure::decode::decode;
+    use crate::pure::decode::{decode, CodeKind};
 
     const RIP: u64 = 0x40_0000;
 
+    fn plan_of(bytes: &[u8], rip: u64, kind: CodeKind) -> Plan {
+        Plan::new(&decode(bytes, kind).unwrap(), CodeAddress::new(rip, kind))
+    }
+
     fn plan(bytes: &[u8]) -> Plan {
-        Plan::new(&decode(bytes).unwrap(), RIP)
+        plan_of(bytes, RIP, CodeKind::Long)
     }
 
     /// Registers that all differ, in all bytes.
@@ -170,6 +178,15 @@ mod tests {
         );
         assert_eq!(plan.stored(register), register(9) & 0xffff);
         assert!(plan.uses_rsp);
+    }
+
+    #[test]
+    fn code_of_32_bits_stays_within_4_gib() {
+        // mov %eax, 8(%edi), which ends where addresses do
+        let plan = plan_of(&[0x89, 0x47, 0x08], 0xffff_fffd, CodeKind::Flat);
+        assert_eq!(plan.next_rip, 0);
+        let register = |_| 0x1_ffff_fffa;
+        assert_eq!(plan.address(register), Gva(2));
     }
 
     #[test]

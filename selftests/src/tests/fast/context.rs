@@ -10,9 +10,9 @@ use super::program::{
     LOAD, STORE, code_page, delta, ending, events_of, finish, mark, prepared, regs_for, run_at,
     start_with,
 };
-use super::ways::{Switch, each_way, each_way_undisturbed, needs_more_than_bochs, needs_trap_flag};
+use super::ways::{Switch, each_way, each_way_undisturbed, needs_trap_flag};
 use crate::expect_eq;
-use crate::guest::layout::{GDT, RAM_SIZE, SCRATCH, port};
+use crate::guest::layout::{RAM_SIZE, port};
 use crate::guest::paging::{DIRTY, SUPERVISOR, USER};
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Vcpu, operand};
 use crate::host::Modes;
@@ -20,8 +20,6 @@ use crate::skip;
 use crate::tests::permission::enter_user_mode;
 
 const SAME: &str = "gate and retirement: an access ends as with the emulator";
-
-const NOT_64_BIT: &str = "gate: code that is not 64-bit is left to the emulator";
 
 const KERNEL: &str = "fetch and address: code and devices are where a kernel has them";
 
@@ -36,13 +34,6 @@ crate::test_table! {
     fast_smap: "rights: the kernel has the user's page only if RFLAGS.AC is set" => smap(),
     fast_kernel_half_4_levels: KERNEL => kernel_half(Mode::Long, 0xffff_8880_0000_0000),
     fast_kernel_half_5_levels: KERNEL => kernel_half(Mode::La57, 0xffa0_0000_0000_0000),
-    fast_refuses_32_bit: NOT_64_BIT => other_modes(),
-    fast_refuses_compatibility_mode: NOT_64_BIT => short_instruction(Mode::Long),
-    fast_refuses_void_l_bit: NOT_64_BIT => {
-        // VMRUN fails there, also outside long mode.
-        needs_more_than_bochs("does not enter a guest with CS.L and CS.D")?;
-        short_instruction(Mode::Pae)
-    },
     fast_write_to_clean_page:
         "gate: a page that was read before it was dirty is written to by the fast path, too"
         => write_to_clean_page(),
@@ -312,66 +303,6 @@ fn kernel_half(mode: Mode, base: u64) -> Result<()> {
     delta(&start, &vcpu)?
         .expect_ext("fast", 3)?
         .expect_ext("refused_address", 0)?;
-    Ok(())
-}
-
-fn other_modes() -> Result<()> {
-    let _switch = Switch::on()?;
-    for mode in [Mode::Pae, Mode::Legacy, Mode::Flat] {
-        let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
-        let (gva, gpa) = (machine.gva(1), machine.gpa(1));
-        vcpu.touch(gva, gpa, 4)?;
-        let start = mark(&vcpu)?;
-        for value in 0..4 {
-            expect_eq!(vcpu.write(gva, 4, value)?, [Event::write(gpa, 4, value)]);
-        }
-        delta(&start, &vcpu)?
-            .expect_ext("fast", 0)?
-            .expect_ext("refused_context", 4)?;
-    }
-    Ok(())
-}
-
-/// Code that is 32-bit although the processor is in long mode, or although CS.L is set; and an
-/// instruction that is longer as 64-bit code.
-fn short_instruction(mode: Mode) -> Result<()> {
-    /// Where the guest goes on, and in which segment.
-    const TARGET: u64 = SCRATCH + 8 * PAGE;
-    const VALUE: u64 = SCRATCH + 9 * PAGE + 8;
-    const KERNEL_CODE: u64 = 0x08;
-    const L: u64 = 1 << 53;
-    const D: u64 = 1 << 54;
-    let (events, stored, want) = each_way(|fast| {
-        let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
-        let (gva, gpa, at) = (machine.gva(1), machine.gpa(1), code_page(0));
-        // mov [gva], eax; add [eax], al, twice. As 64-bit code it is one instruction.
-        let code = [&[0xa3][..], &gva.to_le_bytes()].concat();
-        machine.ram().write(at, &ending(&code));
-        machine.ram().write_u64(TARGET, KERNEL_CODE << 32 | at);
-        let code_segment = machine.ram().read_u64(GDT + KERNEL_CODE);
-        machine
-            .ram()
-            .write_u64(GDT + KERNEL_CODE, (code_segment | D) ^ L);
-
-        let regs = kvm_regs {
-            rsi: TARGET,
-            rax: VALUE,
-            ..regs_for(&machine)
-        };
-        // jmp far [rsi], or [esi]
-        let run = |vcpu: &mut Vcpu| vcpu.exec(regs, |a| a.db(&[0xff, 0x2e]))?.done();
-        run(&mut vcpu)?;
-        machine.ram().write_u64(VALUE, 0);
-        let start = mark(&vcpu)?;
-        let events = run(&mut vcpu)?;
-        delta(&start, &vcpu)?
-            .expect_ext("fast", 0)?
-            .expect_ext("refused_context", fast.into())?;
-        let want = [Event::write(gpa, 4, VALUE)];
-        Ok((events, machine.ram().read_u64(VALUE), want))
-    })?;
-    expect_eq!(events, want);
-    expect_eq!(stored, 2 * (VALUE & 0xff));
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod context;
 mod debug;
 mod dispatch;
 mod event;
+mod flat;
 mod flush;
 mod hole;
 mod irqs_off;
@@ -24,6 +25,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
     [
         code::TESTS,
         context::TESTS,
+        flat::TESTS,
         debug::TESTS,
         event::TESTS,
         smm::TESTS,

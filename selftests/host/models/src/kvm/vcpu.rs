@@ -77,6 +77,10 @@ impl Mode {
     pub(crate) const fn is_user(self) -> bool {
         false
     }
+
+    pub(crate) const fn is_flat(self) -> bool {
+        false
+    }
 }
 
 /// All may be written.
@@ -220,6 +224,14 @@ impl<'a> Vcpu<'a> {
 
     pub(crate) fn rip(&self) -> u64 {
         self.0.rip.0
+    }
+
+    pub(crate) fn runs_flat_code(&self, _: Mode) -> Option<Mode> {
+        None
+    }
+
+    pub(crate) fn flat_root(&self, _: Gva) -> u64 {
+        0
     }
 
     pub(crate) fn cr3(&self) -> u64 {
