@@ -11,7 +11,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::layout::{self, port};
-use super::{Event, Fault, Mode, Region, cpu, pattern, pattern_value};
+use super::{Event, Fault, Mode, PAGE, Region, cpu, pattern, pattern_value};
 use crate::host;
 
 /// RFLAGS with only its always-one bit.
@@ -109,6 +109,14 @@ impl Vcpu {
             sregs.tr.type_ &= !BUSY;
         }
         self.fd.set_sregs(&sregs).context("KVM_SET_SREGS")
+    }
+
+    /// Takes the last page of the address space out of the data segment, as a guest may that protects
+    /// itself by segments.
+    pub fn limit_data_segment(&self) -> Result<()> {
+        let mut sregs = self.sregs()?;
+        sregs.ds.limit = u32::MAX - PAGE as u32;
+        self.set_sregs(&sregs)
     }
 
     /// Puts a program into the guest, followed by the report that it is done, and returns its

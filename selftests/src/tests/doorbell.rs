@@ -35,9 +35,11 @@ crate::test_table! {
     doorbell_at_vacant_address: VACANT => at_vacant_address(),
     doorbell_length: MATCH => length(),
     doorbell_wildcard: WILDCARD => wildcard(),
-    doorbell_wildcard_pae: WILDCARD => wildcard_pae(),
-    doorbell_wildcard_read: WILDCARD => wildcard_read(Mode::Long),
-    doorbell_wildcard_read_pae: WILDCARD => wildcard_read(Mode::Pae),
+    doorbell_wildcard_pae: WILDCARD => wildcard_of(Code::Flat),
+    doorbell_wildcard_segments: WILDCARD => wildcard_of(Code::Segmented),
+    doorbell_wildcard_read: WILDCARD => wildcard_read(Code::Long),
+    doorbell_wildcard_read_pae: WILDCARD => wildcard_read(Code::Flat),
+    doorbell_wildcard_read_segments: WILDCARD => wildcard_read(Code::Segmented),
     doorbell_wildcard_more_than_a_store: WHOLE => wildcard_more_than_a_store(),
     doorbell_wildcard_unknown_insn: WHOLE => wildcard_unknown_insn(),
 }
@@ -314,12 +316,40 @@ fn wildcard() -> Result<()> {
     Ok(())
 }
 
-/// Of 32-bit code, which the fast path does not take.
-fn wildcard_pae() -> Result<()> {
-    if !Modes::detect()?.knows_next_rip() {
+/// Whether the fast path takes this code, so that all of an instruction is looked at.
+fn is_fast(code: Code) -> bool {
+    code != Code::Segmented && extension_enabled() == Some(true) && fast_path() == Some(true)
+}
+
+/// What runs in the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Code {
+    Long,
+    /// 32-bit.
+    Flat,
+    /// 32-bit, with a segment that is not flat.
+    Segmented,
+}
+
+impl Code {
+    fn vcpu(self) -> Result<(Machine, Vcpu)> {
+        let mode = match self {
+            Self::Long => Mode::Long,
+            Self::Flat | Self::Segmented => Mode::Pae,
+        };
+        let (machine, vcpu) = Machine::with_vcpu(mode)?;
+        if self == Self::Segmented {
+            vcpu.limit_data_segment()?;
+        }
+        Ok((machine, vcpu))
+    }
+}
+
+fn wildcard_of(code: Code) -> Result<()> {
+    if !is_fast(code) && !Modes::detect()?.knows_next_rip() {
         skip!("the processor does not tell how much KVM is to skip");
     }
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Pae)?;
+    let (machine, mut vcpu) = code.vcpu()?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
     let bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
     for size in [1, 2, 4].into_iter().cycle().take(9) {
@@ -331,16 +361,16 @@ fn wildcard_pae() -> Result<()> {
 
 /// KVM's own shortcut does not look whether the access is a write: it signals, and leaves the
 /// register alone. The extension looks.
-fn wildcard_read(mode: Mode) -> Result<()> {
-    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+fn wildcard_read(code: Code) -> Result<()> {
+    let (machine, mut vcpu) = code.vcpu()?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
     let bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
 
     let modes = Modes::detect()?;
-    // On Intel the instruction has to be read, as the processor does not tell; only 64-bit code is.
-    let reads_code = mode.is_long() && fast_path() == Some(true);
+    // On Intel the instruction has to be read, as the processor does not tell.
     let looks = !modes.fast_wildcard()
-        || extension_enabled() == Some(true) && (modes.vendor == Vendor::Amd || reads_code);
+        || is_fast(code)
+        || extension_enabled() == Some(true) && modes.vendor == Vendor::Amd;
     for access in ["first", "second"] {
         let (value, events) = vcpu.read(gva, 4)?;
         let rings = bell.rings()?;
