@@ -34,10 +34,14 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
 
     match fast::takes_context(vcpu, mode) {
         Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
-        Err(reason) => match signal_wildcard(vcpu, gpa) {
-            Some(exit) => exit,
-            None => handle_refused(vcpu, &fault(mode), reason, vcpu.memslots_generation()),
-        },
+        Err(reason) => {
+            if matches!(reason, Event::RefusedContext) {
+                if let Some(exit) = signal_wildcard(vcpu, gpa) {
+                    return exit;
+                }
+            }
+            handle_refused(vcpu, &fault(mode), reason, vcpu.memslots_generation())
+        }
     }
 }
 
@@ -71,7 +75,7 @@ pub(crate) fn npf_interception(
     match fast::takes_context(vcpu, mode) {
         Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
         Err(reason) => {
-            if can_skip {
+            if can_skip && matches!(reason, Event::RefusedContext) {
                 if let Some(exit) = signal_wildcard(vcpu, gpa) {
                     return exit;
                 }

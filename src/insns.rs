@@ -7,9 +7,10 @@ use crate::{
     kvm::{Code, PAGE_SIZE},
     pure::{
         code_address::CodeAddress,
-        code_page::{self, Context, Hold},
+        code_page::{self, Context},
         decode::MAX_LENGTH,
         hash::spread_steps,
+        hold::Hold,
         plan::Plan,
         refused::Refused, //
     }, //
@@ -110,7 +111,7 @@ impl CodePage {
             page,
             context,
             code,
-            hold: Hold::new(),
+            hold: Hold::new(code_page::FIRM),
         }
     }
 
@@ -189,6 +190,8 @@ pub(crate) struct FetchCache {
     pub(crate) pages: [CodePage; code_page::PLACES],
     /// Instructions that are refused.
     pub(crate) refused: Refused,
+    /// How long segments that were not flat are not looked at.
+    pub(crate) segments: Hold,
 }
 
 impl FetchCache {
@@ -198,6 +201,7 @@ impl FetchCache {
             insns <- init_array_from_fn(|_| KnownInsn::empty()),
             pages <- init_array_from_fn(|_| CodePage::empty()),
             refused <- init_zeroed(),
+            segments: Hold::none(),
         })
     }
 

@@ -11,7 +11,7 @@ use crate::{
     kvm::{self, tgid, Exit, VcpuId, VcpuState},
     pure::{
         bells::Bells,
-        decode::{Extend, Register},
+        gpr::{Extend, Register},
         info_cache::{Clear, InfoCache},
         rsvd::PageFormat,
         spte::{MmioFormat, Spte}, //

@@ -32,16 +32,20 @@ impl<S> Vcpu<'_, S> {
         mode.is_plain_64_bit() && is_long && self.is_undisturbed()
     }
 
-    /// Whether the vCPU runs 32-bit code of L1 that is as plain, in protected mode, with flat
-    /// segments: CS, DS and SS are the whole address space and may be used for everything, so that
-    /// no check of theirs can fail and offsets are linear addresses. Returns the mode that says so.
-    #[cold]
-    pub(crate) fn runs_flat_code(&self, mode: Mode) -> Option<Mode> {
+    /// Whether the vCPU runs code of L1 in protected mode that is as plain but not 64-bit. Of how
+    /// many bits it is the segments say.
+    pub(crate) fn runs_plain_32_bit_code(&self, mode: Mode) -> bool {
         // SAFETY: The vCPU is alive. The guest never owns this bit of CR0, so it is up to date.
         let is_protected = unsafe { (*self.arch()).cr0 as u64 & bindings::MMIO_EXT_CR0_PE != 0 };
-        let is_plain = mode.is_plain_other() && is_protected && self.is_undisturbed();
+        mode.is_plain_other() && is_protected && self.is_undisturbed()
+    }
+
+    /// Looks whether code runs in 32-bit flat segments: CS, DS and SS are the whole address space and
+    /// may be used for everything, so that no check of theirs can fail and offsets are linear
+    /// addresses. Returns the mode that says so.
+    pub(crate) fn with_flat_segments(&self, mode: Mode) -> Option<Mode> {
         // SAFETY: The vCPU is loaded, as its thread holds its mutex.
-        (is_plain && unsafe { bindings::mmio_ext_has_flat_segments(self.raw()) })
+        unsafe { bindings::mmio_ext_has_flat_segments(self.raw()) }
             .then(|| mode.with_flat_segments())
     }
 

@@ -98,6 +98,40 @@ fn event(reason: Reason) -> Event {
     }
 }
 
+/// To look at segments takes some 200 instructions. Where they are not flat, one look in so many
+/// accesses is less than a hundredth of what those cost in the emulator.
+const SEGMENTS_FIRM: u8 = 16;
+
+/// The mode of the 32-bit code that the vCPU runs, if it is for the fast path.
+///
+/// # Errors
+///
+/// Why not, or why the instruction was refused a short time ago: then nothing is found out.
+#[inline(always)]
+pub(crate) fn flat_mode(vcpu: &Vcpu<'_>, mode: Mode) -> Result<Mode, Event> {
+    if !vcpu.fetch_cache().segments.gives_way() {
+        return Err(Event::RefusedContext);
+    }
+    look_at_segments(vcpu, mode)
+}
+
+#[cold]
+#[inline(never)]
+fn look_at_segments(vcpu: &Vcpu<'_>, mode: Mode) -> Result<Mode, Event> {
+    if !vcpu.runs_plain_32_bit_code(mode) {
+        return Err(Event::RefusedContext);
+    }
+    let cache = vcpu.fetch_cache();
+    let place = CodeAddress::new(vcpu.rip(), CodeKind::Flat);
+    if let Some(reason) = cache.refused.find(place.key()) {
+        return Err(event(reason));
+    }
+    vcpu.with_flat_segments(mode).ok_or_else(|| {
+        cache.segments.renew(SEGMENTS_FIRM);
+        Event::RefusedContext
+    })
+}
+
 /// Reads and decodes the instruction at RIP, or tells why that is not to be. Under the same
 /// conditions as [`known_plan`].
 pub(crate) fn fetch(vcpu: &mut Vcpu<'_>, mode: Mode, assist: AssistBytes<'_>) -> Result<(), Event> {

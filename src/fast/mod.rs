@@ -2,24 +2,24 @@
 
 //! The fast path: MMIO accesses by plain moves, without the instruction emulator.
 //!
-//! An access that is known to be MMIO is completed here if the vCPU runs plain code of L1, of 64 bits
-//! or of 32 with flat segments, and the instruction is one that [`decode`](crate::pure::decode) knows. Until the access itself, which
-//! is the last step and cannot fail, nothing has happened that could be seen: any doubt ends in
-//! the emulator.
+//! An access that is known to be MMIO is completed here if the vCPU runs plain code of L1, of 64 bits or
+//! of 32 with flat segments, and the instruction is one that [`decode`](crate::pure::decode) knows.
+//! Until the access itself, which is the last step and cannot fail, nothing has happened that could be
+//! seen: any doubt ends in the emulator.
 
 pub(crate) mod fetch;
 
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
-    fast::fetch::{fetch, known_plan},
+    fast::fetch::{fetch, flat_mode, known_plan},
     fault::known_page,
     generation::MemslotGeneration,
     iodev::Write,
     kvm::{Exit, Mode, Purpose, ACC_WRITE},
     mmio_info::MmioInfo,
     pure::{
-        decode::{Extend, Register},
+        gpr::{Extend, Register},
         plan::Plan, //
     },
     report::stats::Event,
@@ -45,13 +45,13 @@ enum Action {
 ///
 /// # Errors
 ///
-/// Why not.
+/// Why not: [`Event::RefusedContext`], or why the instruction was refused a short time ago.
 #[inline(always)]
 pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<Mode, Event> {
     if vcpu.runs_plain_code(mode) {
         return Ok(mode);
     }
-    vcpu.runs_flat_code(mode).ok_or(Event::RefusedContext)
+    flat_mode(vcpu, mode)
 }
 
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction

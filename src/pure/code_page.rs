@@ -14,7 +14,6 @@ use crate::{
         hash::spread, //
     }, //
 };
-use core::cell::Cell;
 
 /// What the translation of an instruction's address depends on, but for page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,42 +41,10 @@ pub const fn place(page: CodeAddress, root: u64) -> usize {
     spread(key, PLACE_BITS)
 }
 
-/// How firmly a page holds its place.
-///
-/// With more pages in turn than there are places, each would drive out the next, and every access
-/// would pay for a walk that nobody uses. So a page that is in use gives way only to one in so many
-/// that want its place.
-#[derive(Debug)]
-pub struct Hold(Cell<u8>);
-
-impl Hold {
-    /// One walk among as many accesses that go to the emulator instead is less than a hundredth of
-    /// their cost.
-    const FIRM: u8 = 64;
-
-    /// Of nothing, which gives way at once.
-    pub const fn none() -> Self {
-        Self(Cell::new(0))
-    }
-
-    /// Of what has just been found.
-    pub const fn new() -> Self {
-        Self(Cell::new(Self::FIRM))
-    }
-
-    /// Lets another page ask for the place. Returns whether it may have it.
-    pub fn gives_way(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
-        left == 0
-    }
-}
-
-impl Default for Hold {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// How often others ask for a page's place in vain. With more pages in turn than there are places, each
+/// would drive out the next, and every access would pay for a walk that nobody uses. One walk among as
+/// many accesses that go to the emulator instead is less than a hundredth of their cost.
+pub const FIRM: u8 = 64;
 
 #[cfg(test)]
 mod tests {
@@ -105,13 +72,5 @@ mod tests {
             .map(|cr3| place(page(0xffff_ffff_c012_3000), cr3))
             .collect();
         assert!(places.len() >= 7, "{places:?}");
-    }
-
-    #[test]
-    fn gives_way_to_one_in_many() {
-        let hold = Hold::new();
-        let tries = (1..1000).find(|_| hold.gives_way());
-        assert_eq!(tries, Some(u32::from(Hold::FIRM) + 1));
-        assert!(Hold::none().gives_way());
     }
 }

@@ -7,7 +7,8 @@ use crate::{
     addr::Gva,
     pure::{
         code_address::CodeAddress,
-        decode::{Access, Base, Extend, Operation, Register, RSP}, //
+        decode::{Access, Base, Operation},
+        gpr::{Extend, Register, RSP}, //
     }, //
 };
 

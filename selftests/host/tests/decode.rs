@@ -8,7 +8,8 @@ use std::thread;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register as Reg};
 use kvm_mmio_ext::pure::code_address::CodeAddress;
-use kvm_mmio_ext::pure::decode::{decode, Access, Base, CodeKind, Extend, Operation, MAX_LENGTH};
+use kvm_mmio_ext::pure::decode::{decode, Access, Base, CodeKind, Operation, MAX_LENGTH};
+use kvm_mmio_ext::pure::gpr::Extend;
 use kvm_mmio_ext::pure::plan::Plan;
 
 const KINDS: [CodeKind; 2] = [CodeKind::Long, CodeKind::Flat];

@@ -316,6 +316,9 @@ pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
         if row.kind == Kind::Coalesced {
             vcpu.map_coalesced_ring()?;
         }
+        if row.segments {
+            vcpu.limit_data_segment()?;
+        }
         guests.push(Guest::new(
             vcpu,
             machine.gva(0),

@@ -103,6 +103,8 @@ pub struct Row {
     pub slots: u32,
     /// The places are memory that the guest may only read.
     pub read_only: bool,
+    /// The guest's data segment is not the whole address space. For 32-bit guests.
+    pub segments: bool,
     /// ioeventfds at each place, each with its datamatch; the guest rings the one that was
     /// registered last.
     pub doorbells: u32,
@@ -182,6 +184,11 @@ impl Row {
             Mode::Legacy => ", 32-bit with 2-level paging",
             Mode::Flat => ", 32-bit without paging",
         };
+        let segments = if self.segments {
+            ", a limited segment"
+        } else {
+            ""
+        };
         let many = |count: u64, what: &str| {
             if count > 1 {
                 format!(", {count} {what}")
@@ -204,6 +211,7 @@ impl Row {
             many(self.places.count, self.places.describe()),
             value.to_owned(),
             read_only.to_owned(),
+            segments.to_owned(),
             many(self.slots.into(), "memslots"),
             many(self.doorbells.into(), "ioeventfds"),
             match self.others {

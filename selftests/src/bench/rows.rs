@@ -44,6 +44,7 @@ const fn pio(name: &'static str, kind: Kind, insn: Insn) -> Row {
         value: Value::Same,
         slots: 1,
         read_only: false,
+        segments: false,
         doorbells: 1,
         others: 0,
         vcpus: 1,
@@ -149,6 +150,12 @@ const fn slots(slots: u32, row: Row) -> Row {
     Row { slots, ..row }
 }
 
+/// 32-bit code that limits its data segment.
+const fn in_segments(row: Row) -> Row {
+    let segments = true;
+    in_mode(Mode::Pae, Row { segments, ..row })
+}
+
 /// Memory to read and a device to write.
 const fn read_only(row: Row) -> Row {
     let read_only = true;
@@ -213,6 +220,9 @@ pub const ROWS: &[Row] = &[
     in_mode(Mode::Pae, doorbell("mmio_event_match4_pae")),
     in_mode(Mode::Flat, user_read("mmio_user_read_flat")),
     in_mode(Mode::Flat, doorbell("mmio_event_match4_flat")),
+    in_segments(user_read("mmio_user_read_segments")),
+    in_mode(Mode::Pae, modify("mmio_user_or_pae", Insn::Or)),
+    in_segments(doorbell("mmio_event_match4_segments")),
 
     read_only(doorbell("mmio_event_match4_read_only")),
     read_only(posted("mmio_posted_store_read_only", OnWrite::Store, STORE)),

@@ -8,7 +8,7 @@ use crate::{
     prelude::*,
     pure::{
         bells::Bells,
-        decode::{Extend, Register},
+        gpr::{Extend, Register},
         info_cache::{Clear, InfoCache},
         refused::Refused, //
     },
