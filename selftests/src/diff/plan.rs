@@ -35,11 +35,17 @@ pub fn plan(host: &Modes) -> Result<Vec<Comparison>> {
             "QEMU with NPT writes to the entries that CR3 points to, at no certain time",
         ),
     };
-    let fast = Comparison {
+    let fast = |mode| Comparison {
         switch: Switch::Fast,
         mixed: true,
-        ..enabled(Mode::Long)
+        ..enabled(mode)
     };
-    let all = Mode::ALL.map(enabled).into_iter();
-    Ok(all.chain((!host.tdp).then_some(fast)).collect())
+    let paged = Mode::ALL
+        .into_iter()
+        .filter(|mode| mode.is_paged() && !host.tdp);
+    Ok(Mode::ALL
+        .into_iter()
+        .map(enabled)
+        .chain(paged.map(fast))
+        .collect())
 }
