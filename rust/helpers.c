@@ -124,6 +124,14 @@ int mmio_ext_levels(u64 cpu_role)
 	return role.base.level;
 }
 
+/* CR4.PSE: whether there are pages of 4 MiB. */
+bool mmio_ext_has_pse(u64 cpu_role)
+{
+	union kvm_cpu_role role = { .as_u64 = cpu_role };
+
+	return role.ext.cr4_pse;
+}
+
 #define user_word(from)							\
 ({									\
 	u64 word;							\

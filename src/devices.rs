@@ -98,7 +98,10 @@ impl Vcpu<'_> {
     fn remember_bell(&mut self, bus: &IoBus<'_>, write: &Write, bell: (Bell, Again)) {
         let slots = self.memslots_generation();
         self.state_mut().bells.remember(bus, write, slots, bell);
-        self.add_bell(write.gpa);
+        // Only 64-bit code is answered with interrupts off.
+        if self.is_in_long_mode() {
+            self.add_bell(write.gpa);
+        }
     }
 
     /// Does a write that is remembered. Returns what has done it.

@@ -35,6 +35,7 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
     match fast::takes_context(vcpu, mode) {
         Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
         Err(reason) => {
+            // An instruction that was refused is of code that is looked at.
             if matches!(reason, Event::RefusedContext) {
                 if let Some(exit) = signal_wildcard(vcpu, gpa) {
                     return exit;

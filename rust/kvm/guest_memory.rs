@@ -20,6 +20,12 @@ pub(crate) fn levels(cpu_role: u64) -> usize {
     usize::try_from(levels).unwrap_or(0).min(MAX_LEVELS)
 }
 
+/// Whether page tables of entries of 4 bytes have large pages, CR4.PSE.
+pub(crate) fn has_pse(cpu_role: u64) -> bool {
+    // SAFETY: The function has no preconditions.
+    unsafe { bindings::mmio_ext_has_pse(cpu_role) }
+}
+
 /// An address in the VM's process, whatever is there.
 #[derive(Clone, Copy)]
 pub(crate) struct UserPtr(*const u64);

@@ -59,7 +59,7 @@ pub(crate) use eventfd::OwnEventfd;
 pub(crate) use exit_info::{AssistBytes, Exit, LastExit, Mode, PageFault};
 pub(crate) use ext::{Emulated, MmioExt};
 pub(crate) use global::global_mutex;
-pub(crate) use guest_memory::{levels, Code, Pte, MAX_LEVELS, PAGE_SIZE};
+pub(crate) use guest_memory::{has_pse, levels, Code, Pte, MAX_LEVELS, PAGE_SIZE};
 pub(crate) use host::{
     cpu_phys_bits,
     host_maxphyaddr,

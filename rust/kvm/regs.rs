@@ -27,9 +27,14 @@ impl<S> Vcpu<'_, S> {
     /// single-stepping, debugging, or event that is being delivered.
     #[inline(always)]
     pub(crate) fn runs_plain_code(&self, mode: Mode) -> bool {
+        mode.is_plain_64_bit() && self.is_in_long_mode() && self.is_undisturbed()
+    }
+
+    /// Whether the processor is in long mode, EFER.LMA.
+    #[inline(always)]
+    pub(crate) fn is_in_long_mode(&self) -> bool {
         // SAFETY: The vCPU is alive, and only this thread changes the field.
-        let is_long = unsafe { (*self.arch()).efer & bindings::MMIO_EXT_EFER_LMA != 0 };
-        mode.is_plain_64_bit() && is_long && self.is_undisturbed()
+        unsafe { (*self.arch()).efer & bindings::MMIO_EXT_EFER_LMA != 0 }
     }
 
     /// Whether the vCPU runs code of L1 in protected mode that is as plain but not 64-bit. Of how
@@ -115,7 +120,9 @@ impl<S> Vcpu<'_, S> {
     /// the entry of the first level, which the processor has in a register.
     #[cold]
     pub(crate) fn flat_root(&self, gva: Gva) -> u64 {
-        // SAFETY: The vCPU is loaded, as its thread holds its mutex, and `kvm->srcu` is held.
+        // SAFETY: The vCPU is loaded, as its thread holds its mutex, and `kvm->srcu` is held. It may
+        // sleep: a mode that says flat comes from `with_flat_segments()`, and that is not asked with
+        // interrupts off, where `ring()` takes 64-bit code only.
         match unsafe { bindings::mmio_ext_flat_pdpte(self.raw(), gva.0 as u32) } {
             0 => self.cr3(),
             pdpte => pdpte,

@@ -12,7 +12,7 @@
 use crate::{
     generation::MemslotGeneration,
     insns::{bytes_left, in_a_row, CodePage, KnownInsn},
-    kvm::{levels, AssistBytes, Code, Mode, Pte, Purpose, MAX_LEVELS},
+    kvm::{has_pse, levels, AssistBytes, Code, Mode, Pte, Purpose, MAX_LEVELS},
     pure::{
         code_address::CodeAddress,
         code_page::{self, Context},
@@ -91,45 +91,11 @@ pub(crate) fn known_plan<'a>(
     }
 }
 
-fn event(reason: Reason) -> Event {
+pub(super) fn event(reason: Reason) -> Event {
     match reason {
         Reason::Insn => Event::RefusedInsn,
         Reason::Fetch => Event::RefusedFetch,
     }
-}
-
-/// To look at segments takes some 200 instructions. Where they are not flat, one look in so many
-/// accesses is less than a hundredth of what those cost in the emulator.
-const SEGMENTS_FIRM: u8 = 16;
-
-/// The mode of the 32-bit code that the vCPU runs, if it is for the fast path.
-///
-/// # Errors
-///
-/// Why not, or why the instruction was refused a short time ago: then nothing is found out.
-#[inline(always)]
-pub(crate) fn flat_mode(vcpu: &Vcpu<'_>, mode: Mode) -> Result<Mode, Event> {
-    if !vcpu.fetch_cache().segments.gives_way() {
-        return Err(Event::RefusedContext);
-    }
-    look_at_segments(vcpu, mode)
-}
-
-#[cold]
-#[inline(never)]
-fn look_at_segments(vcpu: &Vcpu<'_>, mode: Mode) -> Result<Mode, Event> {
-    if !vcpu.runs_plain_32_bit_code(mode) {
-        return Err(Event::RefusedContext);
-    }
-    let cache = vcpu.fetch_cache();
-    let place = CodeAddress::new(vcpu.rip(), CodeKind::Flat);
-    if let Some(reason) = cache.refused.find(place.key()) {
-        return Err(event(reason));
-    }
-    vcpu.with_flat_segments(mode).ok_or_else(|| {
-        cache.segments.renew(SEGMENTS_FIRM);
-        Event::RefusedContext
-    })
 }
 
 /// Reads and decodes the instruction at RIP, or tells why that is not to be. Under the same
@@ -224,7 +190,7 @@ fn walk_to(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Option<
     let gva = place.gva();
     let mut ptes = [None; MAX_LEVELS];
     let mut read = ptes.iter_mut();
-    let tables = Tables::new(levels(context.cpu_role));
+    let tables = Tables::new(levels(context.cpu_role), has_pse(context.cpu_role));
     let walked = walk(context.root, tables, gva, |gpa| {
         let pte = Pte::read(vcpu.user_pointer(gpa)?)?;
         *read.next()? = Some(pte);

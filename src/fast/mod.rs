@@ -8,11 +8,15 @@
 //! seen: any doubt ends in the emulator.
 
 pub(crate) mod fetch;
+mod segments;
 
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
-    fast::fetch::{fetch, flat_mode, known_plan},
+    fast::{
+        fetch::{fetch, known_plan},
+        segments::flat_mode, //
+    },
     fault::known_page,
     generation::MemslotGeneration,
     iodev::Write,

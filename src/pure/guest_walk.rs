@@ -7,10 +7,12 @@
 
 use crate::addr::{Gpa, Gva, PAGE_SHIFT};
 
-/// Bits of a page table entry, Intel SDM, volume 3, "Paging". In entries of 4 bytes they are the same.
+/// Bits of a page table entry, Intel SDM, volume 3, "Paging".
 const PRESENT: u64 = 1 << 0;
 const PAGE_SIZE: u64 = 1 << 7;
 const ADDRESS: u64 = (1 << 52) - (1 << 12);
+/// Of an entry of 4 bytes for 4 MiB: bits of the address above 32, or reserved.
+const HIGH_ADDRESS: u64 = (1 << 21) - (1 << 13);
 
 /// What page tables look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,26 +21,32 @@ pub struct Tables {
     levels: u32,
     /// Bits of an address that one level translates.
     level_bits: u32,
+    /// Whether an entry above the last level may be that of a page.
+    large_pages: bool,
 }
 
 impl Tables {
-    /// By the levels that KVM counts: 2 are those of entries of 4 bytes. Of the 3 of PAE paging the
-    /// first is not walked, as processors keep its entries in registers ("PDPTE Registers" there):
-    /// the root is the one for the address.
-    pub const fn new(levels: usize) -> Self {
-        match levels {
-            2 => Self {
-                levels: 2,
-                level_bits: 10,
-            },
-            3 => Self {
-                levels: 2,
-                level_bits: 9,
-            },
-            _ => Self {
-                levels: levels as u32,
-                level_bits: 9,
-            },
+    /// By the levels that KVM counts: 2 are those of entries of 4 bytes, which have large pages only
+    /// with CR4.PSE. Of the 3 of PAE paging the first is not walked, as processors keep its entries in
+    /// registers ("PDPTE Registers" there): the root is the one for the address.
+    pub const fn new(levels: usize, pse: bool) -> Self {
+        let (levels, level_bits) = match levels {
+            2 => (2, 10),
+            3 => (2, 9),
+            _ => (levels as u32, 9),
+        };
+        Self {
+            levels,
+            level_bits,
+            large_pages: level_bits == 9 || pse,
+        }
+    }
+
+    /// Where the first table is. CR3 has 32 bits for entries of 4 bytes.
+    const fn first(self, root: u64) -> u64 {
+        match self.level_bits {
+            10 => root as u32 as u64 & ADDRESS,
+            _ => root & ADDRESS,
         }
     }
 
@@ -62,7 +70,7 @@ impl Tables {
 /// use kvm_mmio_ext::{addr::{Gpa, Gva}, pure::guest_walk::{walk, Tables}};
 ///
 /// // Four levels, the last but one of which maps 2 MiB.
-/// let tables = Tables::new(4);
+/// let tables = Tables::new(4, false);
 /// let read = |entry: Gpa| match entry.0 {
 ///     0x1000 => Some(0x2001),
 ///     0x2000 => Some(0x3001),
@@ -78,11 +86,13 @@ pub fn walk(
     gva: Gva,
     mut read: impl FnMut(Gpa) -> Option<u64>,
 ) -> Option<Gpa> {
-    let Tables { levels, level_bits } = tables;
+    let Tables {
+        levels, level_bits, ..
+    } = tables;
     if levels == 0 {
         return Some(Gpa(gva.0));
     }
-    let mut table = root & ADDRESS;
+    let mut table = tables.first(root);
     for level in (1..=levels).rev() {
         let shift = PAGE_SHIFT + level_bits * (level - 1);
         let index = gva.0 >> shift & ((1 << level_bits) - 1);
@@ -91,7 +101,12 @@ pub fn walk(
         if entry & PRESENT == 0 {
             return None;
         }
-        if level == 1 || entry & PAGE_SIZE != 0 {
+        let is_large = level > 1 && tables.large_pages && entry & PAGE_SIZE != 0;
+        // Rare enough.
+        if is_large && level_bits == 10 && entry & HIGH_ADDRESS != 0 {
+            return None;
+        }
+        if level == 1 || is_large {
             let offset = (1u64 << shift) - 1;
             return Some(Gpa((entry & ADDRESS & !offset) | (gva.0 & offset)));
         }
@@ -132,7 +147,7 @@ mod tests {
                     let page = 0x40_0000_0000u64 >> shift << shift;
                     let memory = tables(levels, leaf_level, Gva(gva), page);
                     let mut seen = 0;
-                    let found = walk(0x10_0018, Tables::new(levels), Gva(gva), |gpa| {
+                    let found = walk(0x10_0018, Tables::new(levels, false), Gva(gva), |gpa| {
                         seen += 1;
                         memory.get(&gpa.0).copied()
                     });
@@ -146,7 +161,7 @@ mod tests {
     #[test]
     fn ends_where_nothing_is_mapped() {
         for levels in [2, 3, 4, 5] {
-            let tables = Tables::new(levels);
+            let tables = Tables::new(levels, true);
             assert_eq!(walk(0, tables, Gva(0x1000), |_| Some(0)), None);
             assert_eq!(walk(0, tables, Gva(0x1000), |_| None), None);
         }
@@ -165,12 +180,19 @@ mod tests {
         // Indices 3 and 1: the upper halves of their words.
         let gva = Gva(3 << 22 | 1 << 12 | 0x234);
         let small = [(0x1008, 0x2067 << 32), (0x2000, 0x9067 << 32 | 0xdead_b000)];
-        let tables = Tables::new(2);
-        assert_eq!(walk(0x1fff, tables, gva, words(&small)), Some(Gpa(0x9234)));
-        // 4 MiB, with the bits 13 to 20 that would be those above 32 in another format.
-        let large = [(0x1008, 0x0080_80e7 << 32)];
-        let found = walk(0x1000, tables, gva, words(&large));
-        assert_eq!(found, Some(Gpa(0x0080_1234)));
+        let tables = |pse| Tables::new(2, pse);
+        for root in [0x1fff, 0x5_0000_1000] {
+            let found = walk(root, tables(true), gva, words(&small));
+            assert_eq!(found, Some(Gpa(0x9234)), "root {root:#x}");
+        }
+        // 4 MiB, below 4 GiB and above.
+        let large = |entry: u64| walk(0x1000, tables(true), gva, words(&[(0x1008, entry << 32)]));
+        assert_eq!(large(0x0080_00e7), Some(Gpa(0x0080_1234)));
+        assert_eq!(large(0x0080_80e7), None);
+        // Without CR4.PSE that is a table like any other.
+        let there = [(0x1008, 0x0080_00e7 << 32), (0x0080_0000, 0x7067 << 32)];
+        let found = walk(0x1000, tables(false), gva, words(&there));
+        assert_eq!(found, Some(Gpa(0x7234)));
     }
 
     #[test]
@@ -178,13 +200,13 @@ mod tests {
         // 2 MiB at index 5 of the table that the entry in a register has.
         let gva = Gva(3 << 30 | 5 << 21 | 0x1234);
         let there = [(0x7028, 0x0060_00e7)];
-        let found = walk(0x7001, Tables::new(3), gva, words(&there));
+        let found = walk(0x7001, Tables::new(3, false), gva, words(&there));
         assert_eq!(found, Some(Gpa(0x0060_1234)));
     }
 
     #[test]
     fn without_paging_an_address_is_physical() {
-        let found = walk(0, Tables::new(0), Gva(0xfff0_1234), |_| None);
+        let found = walk(0, Tables::new(0, false), Gva(0xfff0_1234), |_| None);
         assert_eq!(found, Some(Gpa(0xfff0_1234)));
     }
 }

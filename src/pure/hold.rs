@@ -30,7 +30,7 @@ impl Hold {
         Self(Cell::new(times))
     }
 
-    /// The same of what there is.
+    /// Holds against so many once more, from now on.
     pub fn renew(&self, times: u8) {
         self.0.set(times);
     }

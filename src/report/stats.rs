@@ -52,7 +52,8 @@ events! {
     Retry = "retry",
     /// An access signalled a zero-length ioeventfd.
     Wildcard = "wildcard",
-    /// The fast path refused: the vCPU is not running plain 64-bit code of L1.
+    /// The fast path refused: the vCPU is not running plain code of L1, 64-bit or 32-bit with flat
+    /// segments.
     RefusedContext = "refused_context",
     /// The fast path refused: the instruction could not be read, or it is close to a page's end.
     RefusedFetch = "refused_fetch",

@@ -20,6 +20,13 @@ pub(crate) unsafe fn mmio_ext_levels(_: u64) -> i32 {
 
 /// # Safety
 ///
+/// None, but that of C.
+pub(crate) unsafe fn mmio_ext_has_pse(_: u64) -> bool {
+    false
+}
+
+/// # Safety
+///
 /// The pointers must be those of something that can be read.
 pub(crate) unsafe fn mmio_ext_read_pte(from: *const u64, to: &mut u64) -> bool {
     // SAFETY: By the contract of this function.

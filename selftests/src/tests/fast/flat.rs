@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! 32-bit code: fast with flat segments, the emulator's with all others.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use super::program::{STORE, code_page, delta, ending, mark, run_at};
 use super::ways::{Switch, each_way, needs_more_than_bochs};
 use crate::guest::layout::{GDT, SCRATCH};
-use crate::guest::paging::SUPERVISOR;
-use crate::guest::{Event, Machine, Mode, PAGE, Vcpu, pattern_value};
+use crate::guest::paging::{DIRTY, SUPERVISOR};
+use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Vcpu, pattern_value};
 use crate::host::{Modes, is_qemu};
 use crate::{expect_eq, skip};
 
@@ -41,6 +41,12 @@ crate::test_table! {
     fast_flat_code_modified: STALE => modified(),
     fast_flat_code_tables_pae: STALE => tables(Mode::Pae),
     fast_flat_code_tables_legacy: STALE => tables(Mode::Legacy),
+    fast_flat_code_no_pse: STALE => no_pse(),
+    fast_flat_after_segments:
+        "gate: code with flat segments is looked at again behind code without" => after_segments(),
+    fast_flat_write_to_clean_page:
+        "rights: a page that was read before it was dirty is written to by the fast path, too"
+        => write_to_clean_page(),
     fast_flat_code_pdpte:
         "fetch: the first level of PAE page tables is what the processor goes by" => pdpte(),
 }
@@ -432,11 +438,101 @@ fn tables(mode: Mode) -> Result<()> {
     Ok(())
 }
 
+/// Without CR4.PSE bit 7 means nothing in an entry that leads to a table. This one has it, and the
+/// page that it would be has the code where the table has it at first.
+fn no_pse() -> Result<()> {
+    const PAGE_SIZE: u64 = 1 << 7;
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Legacy)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    vcpu.touch(gva, gpa, 4)?;
+    two_pages(&machine);
+    // Nothing else is in the guest's first page, the table.
+    let pte = code_page(0) / PAGE * 4;
+    let pde = machine.tables().root() + (HIGH >> 22) * 4;
+    let write = |at: u64, entry: u64| machine.ram().write(at, &(entry as u32).to_le_bytes());
+    write(pte, code_page(0) | SUPERVISOR);
+    write(pde, PAGE_SIZE | SUPERVISOR);
+    let code = HIGH + code_page(0);
+    for round in 0..2 * ROUNDS {
+        let n = round % 2;
+        let regs = kvm_regs {
+            rdx: pte,
+            rsi: code_page(n) | SUPERVISOR,
+            rbx: code,
+            rbp: machine.tables().root(),
+            ..regs_for(gva)
+        };
+        let events = remap_and_jump(&mut vcpu, regs)?;
+        expect_eq!(events, stored(gpa, n), "round {round}");
+        let start = mark(&vcpu)?;
+        expect_eq!(run_at(&mut vcpu, regs, code)?, stored(gpa, n), "{round}");
+        delta(&start, &vcpu)?.expect_ext("fast", 1)?;
+    }
+    Ok(())
+}
+
+/// A vCPU runs code with a limited segment, and then code with flat ones.
+fn after_segments() -> Result<()> {
+    const ACCESSES: u64 = 40;
+    let _switch = Switch::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Pae)?;
+    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+    let segmented = |vcpu: &mut Vcpu, write: bool| {
+        let flat = vcpu.sregs()?;
+        vcpu.limit_data_segment()?;
+        vcpu.touch(gva, gpa, 4)?;
+        if write {
+            vcpu.write(gva, 4, 1)?;
+        }
+        vcpu.set_sregs(&flat)
+    };
+    segmented(&mut vcpu, true)?;
+    let start = mark(&vcpu)?;
+    for value in 0..ACCESSES {
+        expect_eq!(vcpu.write(gva, 4, value)?, [Event::write(gpa, 4, value)]);
+    }
+    let count = delta(&start, &vcpu)?.ext("fast")?.unwrap_or(0);
+    ensure!(count >= ACCESSES / 2, "fast {count}");
+
+    // A read of flat code is one, whatever was before; KVM's shortcut would lose it.
+    let bell = machine.doorbell(Bus::Mmio(gpa + 0x10), Match::Any)?;
+    for round in 0..ROUNDS {
+        segmented(&mut vcpu, false)?;
+        for _ in 0..2 {
+            let (value, events) = vcpu.read(gva + 0x10, 4)?;
+            expect_eq!(value, pattern_value(gpa + 0x10, 4), "round {round}");
+            expect_eq!(events, [Event::read(gpa + 0x10, 4)], "round {round}");
+        }
+    }
+    expect_eq!(bell.rings()?, 0);
+    Ok(())
+}
+
+/// With shadow paging, what is known of the page forbids to write.
+fn write_to_clean_page() -> Result<()> {
+    let _switch = Switch::on()?;
+    for mode in [Mode::Pae, Mode::Legacy] {
+        let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
+        let (gva, gpa) = (machine.gva(1), machine.gpa(1));
+        machine.tables().map(gva, gpa, SUPERVISOR & !DIRTY);
+        for _ in 0..2 {
+            expect_eq!(vcpu.read(gva, 4)?.1, [Event::read(gpa, 4)]);
+        }
+        let start = mark(&vcpu)?;
+        for n in 0..ROUNDS {
+            expect_eq!(vcpu.write(gva, 4, n)?, [Event::write(gpa, 4, n)]);
+        }
+        delta(&start, &vcpu)?.expect_ext("fast", ROUNDS)?;
+    }
+    Ok(())
+}
+
 /// An entry of the first level changes in memory. Until CR3 is loaded again, processors that keep
 /// these in registers walk by the old one, and then changes below that count.
 fn pdpte() -> Result<()> {
     needs_pae_tables()?;
-    each_way(|_| {
+    each_way(|fast| {
         let (machine, mut vcpu) = Machine::with_vcpu(Mode::Pae)?;
         let (gva, gpa) = (machine.gva(1), machine.gpa(1));
         vcpu.touch(gva, gpa, 4)?;
@@ -457,9 +553,13 @@ fn pdpte() -> Result<()> {
             ..regs_for(gva)
         };
         let mut seen = Vec::new();
+        let start = mark(&vcpu)?;
         for _ in 0..ROUNDS {
             seen.push(run_at(&mut vcpu, regs, HIGH)?);
         }
+        // With shadow paging, the second root has no MMIO SPTE at first.
+        let count = delta(&start, &vcpu)?.ext("fast")?.unwrap_or(0);
+        ensure!(!fast || count + 1 >= ROUNDS, "fast {count}");
         // Now both get there, by different tables.
         let store = |vcpu: &mut Vcpu, regs| {
             vcpu.exec(regs, |a| {

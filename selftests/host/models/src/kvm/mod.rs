@@ -11,6 +11,6 @@ mod trace;
 mod vcpu;
 
 pub(crate) use global::global_mutex;
-pub(crate) use guest_memory::{levels, Code, Pte, MAX_LEVELS, PAGE_SIZE};
+pub(crate) use guest_memory::{has_pse, levels, Code, Pte, MAX_LEVELS, PAGE_SIZE};
 pub(crate) use trace::VcpuId;
 pub(crate) use vcpu::{AssistBytes, Exit, Mode, PageFault, Purpose, ShadowWalk, Vcpu, ACC_WRITE};
