@@ -47,7 +47,7 @@ def run(options, script, words, task, programs=(), tick=None):
     (out / "boot").write_text(script)
     files = (part for path in (vmm, *(out / name for name in ("initrd", "vmlinuz", "boot")))
              for part in ("--file", path))
-    # Without XSAVE, see lab/microvm.
+    # Without XSAVE, see lab/guest.
     return lib.call([lib.LAB / "run", "--kernel", KERNEL, "--vendor", "npt=1", "--append", "noxsave", *options, *files,
                      "--", f'sh "$(command -v boot)" {" ".join(words)}'],
                     tick, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -126,16 +126,20 @@ fn mount(kind: &CStr, directory: &CStr) -> io::Result<()> {
             ptr::null(),
         )
     };
-    if status != 0 {
-        return Err(io::Error::last_os_error());
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    Ok(())
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
     if options.lines.is_empty() {
-        mount(c"devtmpfs", c"/dev").context("devtmpfs on /dev")?;
+        match mount(c"devtmpfs", c"/dev") {
+            // Whoever has started this has done it.
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => (),
+            mounted => mounted.context("devtmpfs on /dev")?,
+        }
     }
     let mut load = Load::new(&options.disk)?;
     println!("load: ready");
