@@ -8,6 +8,7 @@ mod debug;
 mod dispatch;
 mod event;
 mod flat;
+mod flat_code;
 mod flush;
 mod hole;
 mod irqs_off;
@@ -26,6 +27,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         code::TESTS,
         context::TESTS,
         flat::TESTS,
+        flat_code::TESTS,
         debug::TESTS,
         event::TESTS,
         smm::TESTS,
