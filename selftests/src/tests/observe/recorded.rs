@@ -54,7 +54,7 @@ fn at_load() -> Result<()> {
 /// Many accesses after one VM exit, and a second one after an exit to userspace: time that is
 /// counted twice, or that is userspace's, is more than there was.
 fn time() -> Result<()> {
-    const ROUNDS: u64 = 4;
+    const ROUNDS: u64 = 16;
     const ELEMENTS: u64 = 140;
     let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let page = |page| kvm_regs {
