@@ -309,6 +309,11 @@ def count_steps(reader):
     return sum(1 for line in reader if KBUILD_STEP.match(line))
 
 
+def file_options(paths):
+    """What lab/run is given of files that the machine is to have."""
+    return [part for path in paths for part in ("--file", path)]
+
+
 def call(argv, tick=None, **kwargs):
     """Like subprocess.run(), which would kill a script of the lab before it has
     cleaned up, if this one is interrupted. Calls `tick` now and then."""

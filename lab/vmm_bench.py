@@ -69,7 +69,7 @@ def boot(where, args):
     options = ["--module", module, "--icount", "--append", "highres=off nohz=off", "--timeout", str(TIMEOUT)]
     for _ in range(ATTEMPTS):
         progress = lib.Progress(f"{mode}, {KVMS[module]}")
-        run = vmm_guest.run(options, SCRIPT, [mode], task, [load_program()], progress.tick)
+        run = vmm_guest.run(options, SCRIPT, [mode], task, [vmm_guest.load_program()], progress.tick)
         if run.returncode == 0:
             progress.end()
             return samples(run.stdout, args)
@@ -78,10 +78,6 @@ def boot(where, args):
             break
         lib.say("the guest hangs: once more")
     return lib.die(f"status {run.returncode}: {run.stderr.strip()}\n{run.stdout[-2000:]}")
-
-
-def load_program():
-    return lib.make_test_programs(lib.setup(), "rust", "RUST_BINS=mmio-load") / "mmio-load"
 
 
 def samples(text, args):

@@ -37,16 +37,26 @@ def stripped(path):
         return pathlib.Path(copy.name).read_bytes()
 
 
+def load_program():
+    return lib.make_test_programs(lib.setup(), "rust", "RUST_BINS=mmio-load") / "mmio-load"
+
+
+def write_files(folder, task, programs):
+    """The guest's kernel and initial RAM disk, as `vmlinuz` and `initrd` in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    initrd, vmlinuz = folder / "initrd", folder / "vmlinuz"
+    initrd.write_bytes(initramfs(task, programs))
+    vmlinuz.write_bytes(stock.image(KERNEL).read_bytes())
+    return [initrd, vmlinuz]
+
+
 def run(options, script, words, task, programs=(), tick=None):
     """Run a script on machine svm, which finds mmio-vmm, vmlinuz and initrd in its PATH."""
     if lib.call([lib.LAB / "modules", "--kernel", KERNEL], stdout=sys.stderr).returncode:
         sys.exit(1)
     vmm, out = lib.mmio_vmm(), lib.examples_dir()
-    (out / "initrd").write_bytes(initramfs(task, programs))
-    (out / "vmlinuz").write_bytes(stock.image(KERNEL).read_bytes())
     (out / "boot").write_text(script)
-    files = (part for path in (vmm, *(out / name for name in ("initrd", "vmlinuz", "boot")))
-             for part in ("--file", path))
+    files = lib.file_options([vmm, *write_files(out, task, programs), out / "boot"])
     # Without XSAVE, see lab/guest.
     return lib.call([lib.LAB / "run", "--kernel", KERNEL, "--vendor", "npt=1", "--append", "noxsave", *options, *files,
                      "--", f'sh "$(command -v boot)" {" ".join(words)}'],

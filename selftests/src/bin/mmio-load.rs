@@ -126,10 +126,10 @@ fn mount(kind: &CStr, directory: &CStr) -> io::Result<()> {
             ptr::null(),
         )
     };
-    match status {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    if status != 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(())
 }
 
 fn main() -> Result<()> {
