@@ -223,6 +223,7 @@ pub const ROWS: &[Row] = &[
     in_segments(user_read("mmio_user_read_segments")),
     in_mode(Mode::Pae, modify("mmio_user_or_pae", Insn::Or)),
     in_segments(doorbell("mmio_event_match4_segments")),
+    in_segments(mmio("mmio_event_len0_segments", "pio_event_len0", ANY, STORE)),
 
     read_only(doorbell("mmio_event_match4_read_only")),
     read_only(posted("mmio_posted_store_read_only", OnWrite::Store, STORE)),
