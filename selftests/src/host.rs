@@ -195,8 +195,8 @@ impl Modes {
         !self.fast_wildcard() || silicon().unwrap_or(0) & silicon::NO_LENGTH == 0
     }
 
-    /// Whether KVM does, of plain stores by code with flat segments: with the extension on its fast path comes
-    /// first, as it knows what else an instruction does.
+    /// Whether KVM does, of plain stores by code with flat segments: with the extension on its fast
+    /// path comes first, as it knows what else an instruction does.
     pub fn skips_wildcards(&self) -> bool {
         self.fast_wildcard() && fast_path() != Some(true)
     }

@@ -128,7 +128,8 @@ impl PageTables {
         if self.mode == Mode::Legacy { 4 } else { 8 }
     }
 
-    fn read_entry(&self, gpa: u64) -> u64 {
+    /// The entry at `gpa`.
+    pub fn read_entry(&self, gpa: u64) -> u64 {
         let bytes = self.ram.read(gpa, self.entry_size() as usize);
         bytes
             .iter()
@@ -136,7 +137,8 @@ impl PageTables {
             .fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
-    fn write_entry(&self, gpa: u64, entry: u64) {
+    /// Makes `entry` the one at `gpa`.
+    pub fn write_entry(&self, gpa: u64, entry: u64) {
         self.ram
             .write(gpa, &entry.to_le_bytes()[..self.entry_size() as usize]);
     }

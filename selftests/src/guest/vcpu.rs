@@ -77,9 +77,7 @@ impl Vcpu {
             programs: HashMap::new(),
             coalesces: false,
         };
-        let mut sregs = vcpu.sregs()?;
-        cpu::set_sregs(&mut sregs, mode, id, root);
-        vcpu.set_sregs(&sregs)?;
+        vcpu.change_sregs(|sregs| cpu::set_sregs(sregs, mode, id, root))?;
         Ok(vcpu)
     }
 
@@ -111,12 +109,16 @@ impl Vcpu {
         self.fd.set_sregs(&sregs).context("KVM_SET_SREGS")
     }
 
-    /// Takes the last page of the address space out of the data segment, as a guest may that protects
-    /// itself by segments.
-    pub fn limit_data_segment(&self) -> Result<()> {
+    pub fn change_sregs(&self, change: impl FnOnce(&mut kvm_sregs)) -> Result<()> {
         let mut sregs = self.sregs()?;
-        sregs.ds.limit = u32::MAX - PAGE as u32;
+        change(&mut sregs);
         self.set_sregs(&sregs)
+    }
+
+    /// Takes the last page of the address space out of the data segment, as a guest may that
+    /// protects itself by segments.
+    pub fn limit_data_segment(&self) -> Result<()> {
+        self.change_sregs(|sregs| sregs.ds.limit = u32::MAX - PAGE as u32)
     }
 
     /// Puts a program into the guest, followed by the report that it is done, and returns its
@@ -295,9 +297,7 @@ impl Vcpu {
 
     /// Back to kernel mode after a program that ended in user mode. Sets system registers.
     pub fn leave_user_mode(&self) -> Result<()> {
-        let mut sregs = self.sregs()?;
-        cpu::set_kernel_segments(&mut sregs, self.mode);
-        self.set_sregs(&sregs)
+        self.change_sregs(|sregs| cpu::set_kernel_segments(sregs, self.mode))
     }
 
     /// Writes the low `size` bytes of `value` by one MOV.

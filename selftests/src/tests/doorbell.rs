@@ -316,6 +316,14 @@ fn wildcard() -> Result<()> {
     Ok(())
 }
 
+/// Skips what KVM's shortcut for zero-length ioeventfds would leave at a wrong RIP.
+pub fn needs_next_rip() -> Result<()> {
+    if !Modes::detect()?.knows_next_rip() {
+        skip!("the processor does not tell how much KVM is to skip");
+    }
+    Ok(())
+}
+
 /// Whether the fast path takes this code, so that all of an instruction is looked at.
 fn is_fast(code: Code) -> bool {
     code != Code::Segmented && extension_enabled() == Some(true) && fast_path() == Some(true)
@@ -346,8 +354,8 @@ impl Code {
 }
 
 fn wildcard_of(code: Code) -> Result<()> {
-    if !is_fast(code) && !Modes::detect()?.knows_next_rip() {
-        skip!("the processor does not tell how much KVM is to skip");
+    if !is_fast(code) {
+        needs_next_rip()?;
     }
     let (machine, mut vcpu) = code.vcpu()?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
@@ -373,8 +381,8 @@ fn wildcard_read(code: Code) -> Result<()> {
         || extension_enabled() == Some(true) && modes.vendor == Vendor::Amd;
     for access in ["first", "second"] {
         // The first makes the MMIO SPTE, without which there is no shortcut.
-        if access == "second" && !looks && !modes.knows_next_rip() {
-            skip!("the processor does not tell how much KVM is to skip");
+        if access == "second" && !looks {
+            needs_next_rip()?;
         }
         let (value, events) = vcpu.read(gva, 4)?;
         let rings = bell.rings()?;
@@ -457,9 +465,7 @@ fn wildcard_unknown_insn() -> Result<()> {
     if !Modes::detect()?.fast_wildcard() {
         skip!("KVM has no shortcut here");
     }
-    if !Modes::detect()?.knows_next_rip() {
-        skip!("the processor does not tell how much KVM is to skip");
-    }
+    needs_next_rip()?;
     expect_eq!(vcpu.write(gva, 4, VALUE)?, []);
     expect_eq!(bell.rings()?, 1);
 

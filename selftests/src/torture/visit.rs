@@ -257,10 +257,10 @@ impl Visitor {
             .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
             .context("KVM_GET_CPUID2")?;
         fd.set_cpuid2(&cpuid).context("KVM_SET_CPUID2")?;
-        let mut sregs = self.vcpu.sregs()?;
-        sregs.cr0 ^= CR0_WP;
-        sregs.cr4 ^= CR4_PGE;
-        self.vcpu.set_sregs(&sregs)
+        self.vcpu.change_sregs(|sregs| {
+            sregs.cr0 ^= CR0_WP;
+            sregs.cr4 ^= CR4_PGE;
+        })
     }
 }
 

@@ -79,9 +79,7 @@ fn write_and_read(
 
 fn set_base(vcpu: &Vcpu, base: u64) -> Result<()> {
     const IS_BOOT_PROCESSOR: u64 = 1 << 8;
-    let mut sregs = vcpu.sregs()?;
-    sregs.apic_base = base | IS_BOOT_PROCESSOR;
-    vcpu.set_sregs(&sregs)
+    vcpu.change_sregs(|sregs| sregs.apic_base = base | IS_BOOT_PROCESSOR)
 }
 
 /// At an offset, of some bytes.

@@ -315,9 +315,7 @@ fn no_execute() -> Result<()> {
     const PRESENT: u64 = 1 << 0;
     let _switch = Switch::on()?;
     let (machine, mut vcpu) = warm()?;
-    let mut sregs = vcpu.sregs()?;
-    sregs.efer |= EFER_NXE;
-    vcpu.set_sregs(&sregs)?;
+    vcpu.change_sregs(|sregs| sregs.efer |= EFER_NXE)?;
     vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
     two_pages(&machine);
     let pte = machine.tables().pte(CODE);

@@ -23,6 +23,9 @@ const SAME: &str = "gate and retirement: an access ends as with the emulator";
 
 const KERNEL: &str = "fetch and address: code and devices are where a kernel has them";
 
+const CLEAN: &str =
+    "gate: a page that was read before it was dirty is written to by the fast path, too";
+
 crate::test_table! {
     fast_trap_flag: SAME => trap_flag(),
     fast_resume_flag: SAME => resume_flag(),
@@ -34,9 +37,9 @@ crate::test_table! {
     fast_smap: "rights: the kernel has the user's page only if RFLAGS.AC is set" => smap(),
     fast_kernel_half_4_levels: KERNEL => kernel_half(Mode::Long, 0xffff_8880_0000_0000),
     fast_kernel_half_5_levels: KERNEL => kernel_half(Mode::La57, 0xffa0_0000_0000_0000),
-    fast_write_to_clean_page:
-        "gate: a page that was read before it was dirty is written to by the fast path, too"
-        => write_to_clean_page(),
+    fast_write_to_clean_page: CLEAN => write_to_clean_page(Mode::Long),
+    fast_write_to_clean_page_pae: CLEAN => write_to_clean_page(Mode::Pae),
+    fast_write_to_clean_page_legacy: CLEAN => write_to_clean_page(Mode::Legacy),
     fast_stack_pointer: "registers: an address that depends on RSP is computed with that of now"
         => stack_pointer(),
 }
@@ -246,9 +249,7 @@ fn smap() -> Result<()> {
                 machine.tables().map(page, page, SUPERVISOR);
             }
             machine.tables().map(gva, gpa, SUPERVISOR | USER);
-            let mut sregs = vcpu.sregs()?;
-            sregs.cr4 |= CR4_SMAP;
-            vcpu.set_sregs(&sregs)?;
+            vcpu.change_sregs(|sregs| sregs.cr4 |= CR4_SMAP)?;
 
             let regs = regs_for(&machine);
             for _ in 0..2 {
@@ -308,10 +309,10 @@ fn kernel_half(mode: Mode, base: u64) -> Result<()> {
 
 /// The guest reads a page whose entry is clean before it writes. With shadow paging, what is known
 /// of the page forbids to write.
-fn write_to_clean_page() -> Result<()> {
+fn write_to_clean_page(mode: Mode) -> Result<()> {
     const WRITES: u64 = 4;
     let _switch = Switch::on()?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
     machine.tables().map(gva, gpa, SUPERVISOR & !DIRTY);
     for _ in 0..2 {

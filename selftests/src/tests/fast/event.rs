@@ -177,9 +177,7 @@ fn delivery(kind: Kind, table: Table) -> Result<()> {
                 regs.rdi = regs.rsp - 8;
             }
             Table::Idt => {
-                let mut sregs = vcpu.sregs()?;
-                sregs.idt.base = machine.gva(1);
-                vcpu.set_sregs(&sregs)?;
+                vcpu.change_sregs(|sregs| sregs.idt.base = machine.gva(1))?;
                 regs.rdi = machine.gva(1) + 16 * u64::from(kind.vector());
             }
         }

@@ -8,7 +8,7 @@ use super::program::{STORE, code_page, delta, ending, mark, run_at};
 use super::ways::{Switch, each_way, needs_more_than_bochs};
 use crate::expect_eq;
 use crate::guest::layout::{GDT, SCRATCH};
-use crate::guest::paging::{DIRTY, SUPERVISOR};
+use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Vcpu, pattern_value};
 
 const FLAT: &str = "gate: 32-bit code with flat segments is for the fast path";
@@ -32,9 +32,6 @@ crate::test_table! {
     fast_flat_end_of_addresses: "retirement: RIP goes on at 0 behind 4 GiB" => end_of_addresses(),
     fast_flat_after_segments:
         "gate: code with flat segments is looked at again behind code without" => after_segments(),
-    fast_flat_write_to_clean_page:
-        "rights: a page that was read before it was dirty is written to by the fast path, too"
-        => write_to_clean_page(),
 }
 
 const ROUNDS: u64 = 3;
@@ -56,12 +53,6 @@ pub fn regs_for(gva: u64) -> kvm_regs {
 pub fn stored(gpa: u64, n: u64) -> [Event; 1] {
     let regs = regs_for(0);
     [Event::write(gpa, 4, [regs.rax, regs.rcx][n as usize])]
-}
-
-pub fn set_segments(vcpu: &Vcpu, change: impl FnOnce(&mut kvm_sregs)) -> Result<()> {
-    let mut sregs = vcpu.sregs()?;
-    change(&mut sregs);
-    vcpu.set_sregs(&sregs)
 }
 
 /// All sizes, and forms that only 32-bit code has.
@@ -196,7 +187,7 @@ fn segments() -> Result<()> {
             let (machine, mut vcpu) = Machine::with_vcpu(Mode::Pae)?;
             let (gva, gpa) = (machine.gva(1), machine.gpa(1));
             vcpu.touch(gva, gpa, 4)?;
-            set_segments(&vcpu, change)?;
+            vcpu.change_sregs(change)?;
             let base = vcpu.sregs()?.cs.base;
             machine.ram().write(code_page(0), &ending(code));
             let regs = kvm_regs {
@@ -325,24 +316,5 @@ fn after_segments() -> Result<()> {
         }
     }
     expect_eq!(bell.rings()?, 0);
-    Ok(())
-}
-
-/// With shadow paging, what is known of the page forbids to write.
-fn write_to_clean_page() -> Result<()> {
-    let _switch = Switch::on()?;
-    for mode in [Mode::Pae, Mode::Legacy] {
-        let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
-        let (gva, gpa) = (machine.gva(1), machine.gpa(1));
-        machine.tables().map(gva, gpa, SUPERVISOR & !DIRTY);
-        for _ in 0..2 {
-            expect_eq!(vcpu.read(gva, 4)?.1, [Event::read(gpa, 4)]);
-        }
-        let start = mark(&vcpu)?;
-        for n in 0..ROUNDS {
-            expect_eq!(vcpu.write(gva, 4, n)?, [Event::write(gpa, 4, n)]);
-        }
-        delta(&start, &vcpu)?.expect_ext("fast", ROUNDS)?;
-    }
     Ok(())
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! 32-bit code: what was read of it, and the page tables that lead to it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use iced_x86::code_asm as asm;
 use kvm_bindings::kvm_regs;
 
-use super::flat::{STORES, regs_for, set_segments, stored};
+use super::flat::{STORES, regs_for, stored};
 use super::program::{code_page, delta, ending, mark, run_at};
 use super::ways::{Switch, each_way};
 use crate::guest::paging::SUPERVISOR;
@@ -50,9 +50,7 @@ fn flat_or_long() -> Result<()> {
     let regs = regs_for(gva);
     let want = [machine.gpa(1), machine.gpa(2) + other % PAGE];
     let mut run = |is_long: bool| {
-        set_segments(&vcpu, |s| {
-            (s.cs.l, s.cs.db) = (is_long.into(), (!is_long).into())
-        })?;
+        vcpu.change_sregs(|s| (s.cs.l, s.cs.db) = (is_long.into(), (!is_long).into()))?;
         let start = mark(&vcpu)?;
         let events = run_at(&mut vcpu, regs, at)?;
         let gpa = want[usize::from(is_long)];
@@ -91,19 +89,34 @@ fn modified() -> Result<()> {
     Ok(())
 }
 
-/// Writes ESI to the entry at EDX, loads CR3 with EBP and goes to EBX.
-fn remap_and_jump(vcpu: &mut Vcpu, regs: kvm_regs) -> Result<Vec<Event>> {
-    vcpu.exec(regs, |a| {
+/// The guest writes `value` to an entry of the path to its code, loads CR3 and goes there: the `n`th
+/// store is what is done, then and the next time, which is fast.
+fn remapped(
+    machine: &Machine,
+    vcpu: &mut Vcpu,
+    (entry, value): (u64, u64),
+    code: u64,
+    n: u64,
+) -> Result<()> {
+    let gpa = machine.gpa(1);
+    let regs = kvm_regs {
+        rdx: entry,
+        rsi: value,
+        rbx: code,
+        rbp: machine.tables().root(),
+        ..regs_for(machine.gva(1))
+    };
+    let run = vcpu.exec(regs, |a| {
         a.mov(asm::dword_ptr(asm::edx), asm::esi)?;
         a.mov(asm::cr3, asm::ebp)?;
         a.jmp(asm::ebx)
-    })?
-    .done()
-}
-
-fn read_u32(machine: &Machine, gpa: u64) -> u64 {
-    let word = machine.ram().read_u64(gpa & !7);
-    word >> (8 * (gpa & 4)) & 0xffff_ffff
+    })?;
+    expect_eq!(run.done()?, stored(gpa, n));
+    // With shadow paging, KVM may have dropped the MMIO SPTE with the tables.
+    let start = mark(vcpu)?;
+    expect_eq!(run_at(vcpu, regs, code)?, stored(gpa, n));
+    delta(&start, vcpu)?.expect_ext("fast", 1)?;
+    Ok(())
 }
 
 /// Skips where the first level of PAE page tables is not what a guest has written.
@@ -116,7 +129,7 @@ fn needs_pae_tables() -> Result<()> {
 
 /// Lets the vCPU load CR3 anew: with PAE paging it has the entries of the first level in registers.
 fn reload(vcpu: &Vcpu) -> Result<()> {
-    set_segments(vcpu, |_| ())
+    vcpu.change_sregs(|_| ())
 }
 
 /// Where all of the path to it is the code's own.
@@ -129,8 +142,7 @@ fn tables(mode: Mode) -> Result<()> {
     }
     let _switch = Switch::on()?;
     let (machine, mut vcpu) = Machine::with_vcpu(mode)?;
-    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
-    vcpu.touch(gva, gpa, 4)?;
+    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
     two_pages(&machine);
     machine.tables().map(HIGH, code_page(0), SUPERVISOR);
     reload(&vcpu)?;
@@ -140,24 +152,12 @@ fn tables(mode: Mode) -> Result<()> {
         let other = HIGH + (PAGE << (bits * (path.len() - 1 - level)));
         machine.tables().map(other, code_page(1), SUPERVISOR);
         let other = machine.tables().entries(other)[level];
-        // Their lower halves, or all of them.
-        let values = [*entry, other].map(|at| read_u32(&machine, at));
+        let values = [*entry, other].map(|at| machine.tables().read_entry(at));
         for round in 0..=2 * ROUNDS {
             let n = round % 2;
-            let what = format!("level {level} from the root, round {round}");
-            let regs = kvm_regs {
-                rdx: *entry,
-                rsi: values[n as usize],
-                rbx: HIGH,
-                rbp: machine.tables().root(),
-                ..regs_for(gva)
-            };
-            let events = remap_and_jump(&mut vcpu, regs)?;
-            expect_eq!(events, stored(gpa, n), "{what}");
-            // With shadow paging, KVM may have dropped the MMIO SPTE with the tables.
-            let start = mark(&vcpu)?;
-            expect_eq!(run_at(&mut vcpu, regs, HIGH)?, stored(gpa, n), "{what}");
-            delta(&start, &vcpu)?.expect_ext("fast", 1)?;
+            let value = values[n as usize];
+            remapped(&machine, &mut vcpu, (*entry, value), HIGH, n)
+                .with_context(|| format!("level {level} from the root, round {round}"))?;
         }
     }
     Ok(())
@@ -169,30 +169,18 @@ fn no_pse() -> Result<()> {
     const PAGE_SIZE: u64 = 1 << 7;
     let _switch = Switch::on()?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Legacy)?;
-    let (gva, gpa) = (machine.gva(1), machine.gpa(1));
-    vcpu.touch(gva, gpa, 4)?;
+    vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
     two_pages(&machine);
     // Nothing else is in the guest's first page, the table.
     let pte = code_page(0) / PAGE * 4;
     let pde = machine.tables().root() + (HIGH >> 22) * 4;
-    let write = |at: u64, entry: u64| machine.ram().write(at, &(entry as u32).to_le_bytes());
-    write(pte, code_page(0) | SUPERVISOR);
-    write(pde, PAGE_SIZE | SUPERVISOR);
-    let code = HIGH + code_page(0);
+    machine.tables().write_entry(pte, code_page(0) | SUPERVISOR);
+    machine.tables().write_entry(pde, PAGE_SIZE | SUPERVISOR);
     for round in 0..2 * ROUNDS {
         let n = round % 2;
-        let regs = kvm_regs {
-            rdx: pte,
-            rsi: code_page(n) | SUPERVISOR,
-            rbx: code,
-            rbp: machine.tables().root(),
-            ..regs_for(gva)
-        };
-        let events = remap_and_jump(&mut vcpu, regs)?;
-        expect_eq!(events, stored(gpa, n), "round {round}");
-        let start = mark(&vcpu)?;
-        expect_eq!(run_at(&mut vcpu, regs, code)?, stored(gpa, n), "{round}");
-        delta(&start, &vcpu)?.expect_ext("fast", 1)?;
+        let value = code_page(n) | SUPERVISOR;
+        remapped(&machine, &mut vcpu, (pte, value), HIGH + code_page(0), n)
+            .with_context(|| format!("round {round}"))?;
     }
     Ok(())
 }

@@ -7,13 +7,14 @@ use kvm_bindings::kvm_regs;
 
 use super::heat::Heat;
 use super::watch::{PAGE_COUNTS, access, machine_with, need_faults, values, watched};
+use crate::expect_eq;
 use crate::guest::layout::SCRATCH;
 use crate::guest::paging::{self, SUPERVISOR};
 use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE_FAULT, Vcpu};
 use crate::host::{self, Modes};
 use crate::stats::Mark;
 use crate::stats::device::Device;
-use crate::{expect_eq, skip};
+use crate::tests::doorbell::needs_next_rip;
 
 const EXACT: &str = "the statistics file: each access is counted where it belongs, once";
 
@@ -166,10 +167,8 @@ fn wildcard() -> Result<()> {
 
 /// By 32-bit code that the fast path leaves alone, whatever is on.
 fn wildcard_segments() -> Result<()> {
+    needs_next_rip()?;
     let modes = Modes::detect()?;
-    if !modes.knows_next_rip() {
-        skip!("the processor does not tell how much KVM is to skip");
-    }
     let _heat = Heat::on()?;
     let device = Device::open()?;
     let (machine, vcpu) = Machine::with_vcpu(Mode::Pae)?;
