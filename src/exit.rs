@@ -34,15 +34,7 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
 
     match fast::takes_context(vcpu, mode) {
         Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
-        Err(reason) => {
-            // An instruction that was refused is of code that is looked at.
-            if matches!(reason, Event::RefusedContext) {
-                if let Some(exit) = signal_wildcard(vcpu, gpa) {
-                    return exit;
-                }
-            }
-            handle_refused(vcpu, &fault(mode), reason, vcpu.memslots_generation())
-        }
+        Err(reason) => handle_untaken(vcpu, &fault(mode), reason),
     }
 }
 
@@ -62,27 +54,19 @@ pub(crate) fn npf_interception(
 
     vcpu.trace_page_fault(gpa, error_code);
     let is_write = error_code & Vcpu::PFERR_WRITE != 0;
-    // KVM signals reads, too.
-    let can_skip = mode.can_skip() && is_write;
-    let fault = |mode| MmioFault {
+    let fault = |mode: Mode| MmioFault {
         addr: FaultAddress::Physical(gpa),
         error_code,
         insn,
         is_write: Some(is_write),
         mode,
-        can_skip,
+        // KVM signals reads, too.
+        can_skip: mode.can_skip() && is_write,
     };
 
     match fast::takes_context(vcpu, mode) {
         Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
-        Err(reason) => {
-            if can_skip && matches!(reason, Event::RefusedContext) {
-                if let Some(exit) = signal_wildcard(vcpu, gpa) {
-                    return exit;
-                }
-            }
-            handle_refused(vcpu, &fault(mode), reason, vcpu.memslots_generation())
-        }
+        Err(reason) => handle_untaken(vcpu, &fault(mode), reason),
     }
 }
 
@@ -118,10 +102,7 @@ pub(crate) fn shadow_page_fault(
             let addr = FaultAddress::new(gva.0, vcpu.paging_is_off());
             match taken {
                 Ok(mode) => handle_mmio_fault(vcpu, &fault(mode, addr)),
-                Err(reason) => {
-                    let now = vcpu.memslots_generation();
-                    handle_refused(vcpu, &fault(mode, addr), reason, now)
-                }
+                Err(reason) => handle_untaken(vcpu, &fault(mode, addr), reason),
             }
         }
     }
@@ -191,6 +172,20 @@ fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
         // Nothing has happened that could be seen: it is cheap to begin anew.
         Err(Refusal::UnknownPage | Refusal::UnknownInsn) => find_and_handle_mmio_fault(vcpu, fault),
     }
+}
+
+/// Handles a fault in a context that the fast path does not take, or of an instruction that it was
+/// known to refuse: only the first is left to KVM's shortcut for zero-length ioeventfds.
+#[inline(always)]
+fn handle_untaken(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Event) -> Exit {
+    if let (Event::RefusedContext, FaultAddress::Physical(gpa), true) =
+        (reason, fault.addr, fault.can_skip)
+    {
+        if let Some(exit) = signal_wildcard(vcpu, gpa) {
+            return exit;
+        }
+    }
+    handle_refused(vcpu, fault, reason, vcpu.memslots_generation())
 }
 
 /// Handles a fault that the fast path has refused: the shortest way to the emulator, if there is

@@ -147,6 +147,9 @@ impl AssistBytes<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Mode(u32);
 
+const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
+const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
+const NO_FETCH: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_NO_FETCH;
 /// No flag of C's: 32-bit code runs in flat segments.
 const FLAT: u32 = 1 << 31;
 
@@ -175,17 +178,11 @@ impl Mode {
     /// fault, see `kvm_vcpu_check_code_breakpoint()`; retiring clears RF.
     #[inline(always)]
     pub(super) const fn is_plain_64_bit(self) -> bool {
-        const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
-        const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
-        const NO_FETCH: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_NO_FETCH;
         self.0 & (CS_L | TF | NO_FETCH | FLAT) == CS_L
     }
 
     /// The same but for CS, which is not that of 64-bit code.
     pub(super) const fn is_plain_other(self) -> bool {
-        const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
-        const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
-        const NO_FETCH: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_NO_FETCH;
         self.0 & (CS_L | TF | NO_FETCH) == 0
     }
 

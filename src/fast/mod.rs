@@ -2,10 +2,10 @@
 
 //! The fast path: MMIO accesses by plain moves, without the instruction emulator.
 //!
-//! An access that is known to be MMIO is completed here if the vCPU runs plain code of L1, of 64 bits or
-//! of 32 with flat segments, and the instruction is one that [`decode`](crate::pure::decode) knows.
-//! Until the access itself, which is the last step and cannot fail, nothing has happened that could be
-//! seen: any doubt ends in the emulator.
+//! An access that is known to be MMIO is completed here if the vCPU runs plain code of L1, of 64 bits
+//! or of 32 with flat segments, and the instruction is one that [`decode`](crate::pure::decode)
+//! knows. Until the access itself, which is the last step and cannot fail, nothing has happened that
+//! could be seen: any doubt ends in the emulator.
 
 pub(crate) mod fetch;
 mod segments;

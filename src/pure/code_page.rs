@@ -3,8 +3,8 @@
 //! How long a translation of code holds, and which of many to keep.
 //!
 //! A walk of the guest's page tables costs as much as all the rest of an access. What it depends on
-//! is little: the root and the paging mode, one entry of each level, and the memslots. Those are what is
-//! remembered of a page of code, and compared before it is used again.
+//! is little: the root and the paging mode, one entry of each level, and the memslots. Those are what
+//! is remembered of a page of code, and compared before it is used again.
 
 use crate::{
     addr::PAGE_SHIFT,
@@ -41,9 +41,9 @@ pub const fn place(page: CodeAddress, root: u64) -> usize {
     spread(key, PLACE_BITS)
 }
 
-/// How often others ask for a page's place in vain. With more pages in turn than there are places, each
-/// would drive out the next, and every access would pay for a walk that nobody uses. One walk among as
-/// many accesses that go to the emulator instead is less than a hundredth of their cost.
+/// How often others ask for a page's place in vain. With more pages in turn than there are places,
+/// each would drive out the next, and every access would pay for a walk that nobody uses. One walk
+/// among as many accesses that go to the emulator instead is less than a hundredth of their cost.
 pub const FIRM: u8 = 64;
 
 #[cfg(test)]

@@ -42,19 +42,26 @@ impl Tables {
         }
     }
 
+    /// Whether entries have 4 bytes rather than 8.
+    const fn has_short_entries(self) -> bool {
+        self.level_bits == 10
+    }
+
     /// Where the first table is. CR3 has 32 bits for entries of 4 bytes.
     const fn first(self, root: u64) -> u64 {
-        match self.level_bits {
-            10 => root as u32 as u64 & ADDRESS,
-            _ => root & ADDRESS,
+        if self.has_short_entries() {
+            root as u32 as u64 & ADDRESS
+        } else {
+            root & ADDRESS
         }
     }
 
     /// The entry for `index` in the aligned 8 bytes `word` that it is in.
     const fn entry(self, word: u64, index: u64) -> u64 {
-        match self.level_bits {
-            10 => (word >> (32 * (index & 1))) as u32 as u64,
-            _ => word,
+        if self.has_short_entries() {
+            (word >> (32 * (index & 1))) as u32 as u64
+        } else {
+            word
         }
     }
 }
@@ -103,7 +110,7 @@ pub fn walk(
         }
         let is_large = level > 1 && tables.large_pages && entry & PAGE_SIZE != 0;
         // Rare enough.
-        if is_large && level_bits == 10 && entry & HIGH_ADDRESS != 0 {
+        if is_large && tables.has_short_entries() && entry & HIGH_ADDRESS != 0 {
             return None;
         }
         if level == 1 || is_large {
