@@ -123,12 +123,15 @@ def spread(sample):
     return middle[-1] / middle[0]
 
 
-def is_doorbell(row):
-    """Whether an ioeventfd with a length takes what a 64-bit guest writes: the fast path knows how."""
-    return row["space"] == "mmio" and row["receiver"] in ("datamatch", "length") and row["mode"] in ("long", "la57")
+def is_doorbell(boot, row):
+    """Whether an ioeventfd with a length takes what a 64-bit guest writes, and the fast path knows how:
+    read-only memslots it knows with two-dimensional paging."""
+    is_known = boot["run"]["tdp"] or not row.get("read_only")
+    return (row["space"] == "mmio" and row["receiver"] in ("datamatch", "length")
+            and row["mode"] in ("long", "la57") and is_known)
 
 
-def never_slower(row):
+def never_slower(boot, row):
     """What an access may cost: (what, extension on, off, at most). By the smallest values where the
     limit leaves no room: whatever else a kernel does only adds to them."""
     if not row["on"]:
@@ -137,7 +140,7 @@ def never_slower(row):
     yield "on / off", on, off, LIMIT_ON
     if row["space"] == "mmio":
         yield "seed / off", median(row, "seed"), off, LIMIT_SEED
-    if is_doorbell(row):
+    if is_doorbell(boot, row):
         yield "on / off, doorbell", on, off, LIMIT_DOORBELL
     if row["space"] == "mmio" and row["receiver"] == "zero_length":
         # In whole instructions.
@@ -159,7 +162,7 @@ def checks(boot):
     for name, row in rows.items():
         off, on = (median(row, state) for state in ("off", "on"))
         if "receiver" in row:  # Earlier runs do not tell.
-            for what, above, below, most in never_slower(row):
+            for what, above, below, most in never_slower(boot, row):
                 yield from check(name, what, above, below, most, True)
         if refused(row):
             yield from check(name, "on / off, refused by the fast path", on, off, LIMIT_REFUSED, True)

@@ -42,6 +42,8 @@ pub struct Measured {
     pub receiver: &'static str,
     /// Of the processor, in the guest.
     pub mode: String,
+    /// Whether there is memory to read in place of a hole.
+    pub read_only: bool,
     pub vcpus: u64,
     /// Extension off, or not loaded.
     pub off: Sample,
@@ -383,6 +385,7 @@ pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
         space: row.space,
         receiver: row.receiver(),
         mode: row.mode.to_string(),
+        read_only: row.read_only,
         vcpus: row.vcpus,
         off: Sample::of(off),
         seed: sample(seed),
