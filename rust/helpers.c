@@ -219,37 +219,6 @@ static struct kvm_pagewalk *gva_walk(struct kvm_vcpu *vcpu)
 }
 #endif
 
-/* Segment @seg if it is present and the whole address space, otherwise none. */
-static struct kvm_segment flat_segment(struct kvm_vcpu *vcpu, int seg)
-{
-	struct kvm_segment var;
-
-	kvm_x86_call(get_segment)(vcpu, &var, seg);
-	if (var.unusable || !var.present || !var.s || var.base || var.limit != U32_MAX)
-		return (struct kvm_segment) {};
-	return var;
-}
-
-/* Whether @seg is flat data that grows upwards and may be written. */
-static bool is_flat_data(struct kvm_vcpu *vcpu, int seg)
-{
-	u8 type = flat_segment(vcpu, seg).type;
-
-	return (type & (0x8 | 0x4 | 0x2)) == 0x2;
-}
-
-/*
- * Whether CS is flat 32-bit code, not conforming, which leaves it open what CPL
- * is, and DS and SS are flat data.
- */
-bool mmio_ext_has_flat_segments(struct kvm_vcpu *vcpu)
-{
-	struct kvm_segment cs = flat_segment(vcpu, VCPU_SREG_CS);
-
-	return cs.db && !cs.l && (cs.type & (0x8 | 0x4)) == 0x8 &&
-	       is_flat_data(vcpu, VCPU_SREG_DS) && is_flat_data(vcpu, VCPU_SREG_SS);
-}
-
 /*
  * The entry of the first level of PAE page tables that translates @gva: from
  * the registers where the processor has them.  0 with other paging.

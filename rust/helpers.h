@@ -39,7 +39,6 @@ void *mmio_ext_page_address(struct page *page);
 void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg);
 int mmio_ext_levels(u64 cpu_role);
 bool mmio_ext_has_pse(u64 cpu_role);
-bool mmio_ext_has_flat_segments(struct kvm_vcpu *vcpu);
 u64 mmio_ext_flat_pdpte(struct kvm_vcpu *vcpu, u32 gva);
 bool mmio_ext_code_is_current(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
 			      const u64 __user *code, const u64 bytes[2]);

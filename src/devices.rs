@@ -39,16 +39,23 @@ impl State {
     }
 }
 
-impl Vcpu<'_> {
-    /// Whether there is any zero-length ioeventfd. Most VMs have none.
+impl<'a> Vcpu<'a> {
+    /// The zero-length ioeventfds, if there are any. Most VMs have none.
+    #[inline(always)]
+    fn wildcards(&self) -> Option<IoBus<'a>> {
+        IoBus::fast_mmio(self).filter(|bus| bus.count() != 0)
+    }
+
+    /// Whether there is any zero-length ioeventfd.
     #[inline(always)]
     pub(crate) fn has_wildcards(&self) -> bool {
-        IoBus::fast_mmio(self).is_some_and(|bus| bus.count() != 0)
+        self.wildcards().is_some()
     }
 
     /// Whether there is a zero-length ioeventfd at `gpa`.
     pub(crate) fn has_wildcard(&self, gpa: Gpa) -> bool {
-        IoBus::fast_mmio(self).is_some_and(|bus| first_device(&bus, gpa, 0).is_some())
+        self.wildcards()
+            .is_some_and(|bus| first_device(&bus, gpa, 0).is_some())
     }
 
     /// Writes up to 8 bytes and goes on at `next_rip`. If all of it was `known`, no hit was counted
@@ -83,9 +90,49 @@ impl Vcpu<'_> {
                 return taker(bell);
             }
         }
-        match doorbell::write(&bus, write) {
+        self.find_device(&bus, write)
+    }
+
+    /// Signals the zero-length ioeventfd at `gpa`, as KVM does at the exit. Returns whether there is
+    /// one.
+    #[inline(always)]
+    pub(crate) fn signal_wildcard(&mut self, gpa: Gpa) -> bool {
+        match self.wildcards() {
+            Some(bus) => self.signal_one_of(&bus, gpa),
+            None => false,
+        }
+    }
+
+    #[inline(never)]
+    fn signal_one_of(&mut self, bus: &IoBus<'_>, gpa: Gpa) -> bool {
+        // KVM does not know more of it. What goes to the other bus has a length, so what is remembered
+        // of one is not taken for the other's.
+        let write = Write {
+            gpa,
+            value: 0,
+            size: 0,
+        };
+        let slots = self.memslots_generation();
+        let is_signalled =
+            self.state().bells.ring(bus, &write, slots, |_| ()) || self.find_wildcard(bus, &write);
+        if is_signalled {
+            self.trace_fast_mmio(gpa);
+        }
+        is_signalled
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_wildcard(&mut self, bus: &IoBus<'_>, write: &Write) -> bool {
+        !matches!(self.find_device(bus, write), Taker::Userspace)
+    }
+
+    /// Offers a write to the devices of its bus. Returns who takes it.
+    #[inline(always)]
+    fn find_device(&mut self, bus: &IoBus<'_>, write: &Write) -> Taker {
+        match doorbell::write(bus, write) {
             Some(Answer::Rung { bell, again }) => {
-                self.remember_bell(&bus, write, (bell, again));
+                self.remember_bell(bus, write, (bell, again));
                 taker(bell.kind())
             }
             Some(_) => Taker::Kernel,
@@ -98,8 +145,8 @@ impl Vcpu<'_> {
     fn remember_bell(&mut self, bus: &IoBus<'_>, write: &Write, bell: (Bell, Again)) {
         let slots = self.memslots_generation();
         self.state_mut().bells.remember(bus, write, slots, bell);
-        // Only 64-bit code is answered with interrupts off.
-        if self.is_in_long_mode() {
+        // Only 64-bit code is answered with interrupts off, and what has a length.
+        if write.size != 0 && self.is_in_long_mode() {
             self.add_bell(write.gpa);
         }
     }

@@ -23,7 +23,7 @@ use crate::{
 /// instruction. That is left for when the instruction is not going to be looked at.
 #[inline(always)]
 pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) -> Exit {
-    let fault = |mode| MmioFault {
+    let fault = || MmioFault {
         addr: FaultAddress::Physical(gpa),
         error_code: Vcpu::PFERR_RSVD,
         insn: AssistBytes::NONE,
@@ -32,9 +32,13 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
         can_skip: true,
     };
 
-    match fast::takes_context(vcpu, mode) {
-        Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
-        Err(reason) => handle_untaken(vcpu, &fault(mode), reason),
+    let reason = match fast::takes_context(vcpu, mode) {
+        Ok(()) => return handle_mmio_fault(vcpu, &fault()),
+        Err(reason) => reason,
+    };
+    match signal_untaken(vcpu, gpa, reason) {
+        Some(exit) => exit,
+        None => handle_refused(vcpu, &fault(), reason, vcpu.memslots_generation()),
     }
 }
 
@@ -54,20 +58,27 @@ pub(crate) fn npf_interception(
 
     vcpu.trace_page_fault(gpa, error_code);
     let is_write = error_code & Vcpu::PFERR_WRITE != 0;
-    let fault = |mode: Mode| MmioFault {
+    // KVM signals reads, too.
+    let can_skip = mode.can_skip() && is_write;
+    let fault = || MmioFault {
         addr: FaultAddress::Physical(gpa),
         error_code,
         insn,
         is_write: Some(is_write),
         mode,
-        // KVM signals reads, too.
-        can_skip: mode.can_skip() && is_write,
+        can_skip,
     };
 
-    match fast::takes_context(vcpu, mode) {
-        Ok(mode) => handle_mmio_fault(vcpu, &fault(mode)),
-        Err(reason) => handle_untaken(vcpu, &fault(mode), reason),
+    let reason = match fast::takes_context(vcpu, mode) {
+        Ok(()) => return handle_mmio_fault(vcpu, &fault()),
+        Err(reason) => reason,
+    };
+    if can_skip {
+        if let Some(exit) = signal_untaken(vcpu, gpa, reason) {
+            return exit;
+        }
     }
+    handle_refused(vcpu, &fault(), reason, vcpu.memslots_generation())
 }
 
 /// Handles a page fault with a reserved bit under shadow paging, `kvm_handle_page_fault()`. The
@@ -84,7 +95,7 @@ pub(crate) fn shadow_page_fault(
         return pass(vcpu);
     }
 
-    let fault = |mode, addr| MmioFault {
+    let fault = |addr| MmioFault {
         addr,
         error_code,
         insn,
@@ -95,14 +106,12 @@ pub(crate) fn shadow_page_fault(
 
     match fast::takes_context(vcpu, mode) {
         // 64-bit code has paging.
-        Ok(mode) if !mode.is_flat() => {
-            handle_mmio_fault(vcpu, &fault(mode, FaultAddress::Virtual(gva)))
-        }
+        Ok(()) if !mode.is_flat() => handle_mmio_fault(vcpu, &fault(FaultAddress::Virtual(gva))),
         taken => {
-            let addr = FaultAddress::new(gva.0, vcpu.paging_is_off());
+            let fault = fault(FaultAddress::new(gva.0, vcpu.paging_is_off()));
             match taken {
-                Ok(mode) => handle_mmio_fault(vcpu, &fault(mode, addr)),
-                Err(reason) => handle_untaken(vcpu, &fault(mode, addr), reason),
+                Ok(()) => handle_mmio_fault(vcpu, &fault),
+                Err(reason) => handle_refused(vcpu, &fault, reason, vcpu.memslots_generation()),
             }
         }
     }
@@ -149,15 +158,15 @@ pub(crate) fn write_fault(
     }
 }
 
-/// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one.
+/// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one and the fast
+/// path does not take the context. An instruction that it is known to refuse is not KVM's shortcut's.
 #[inline(always)]
-fn signal_wildcard(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
-    if !vcpu.has_wildcards() || !vcpu.signal_wildcard(gpa) {
-        return None;
+fn signal_untaken(vcpu: &mut Vcpu<'_>, gpa: Gpa, reason: Event) -> Option<Exit> {
+    let is_signalled = matches!(reason, Event::RefusedContext) && vcpu.signal_wildcard(gpa);
+    if is_signalled {
+        vcpu.stats().count(Event::Wildcard);
     }
-
-    vcpu.stats().count(Event::Wildcard);
-    Some(skip(vcpu, gpa))
+    is_signalled.then(|| skip(vcpu, gpa))
 }
 
 /// Handles a fault that is MMIO unless an entry is stale or gone, in a context that the fast path
@@ -172,20 +181,6 @@ fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
         // Nothing has happened that could be seen: it is cheap to begin anew.
         Err(Refusal::UnknownPage | Refusal::UnknownInsn) => find_and_handle_mmio_fault(vcpu, fault),
     }
-}
-
-/// Handles a fault in a context that the fast path does not take, or of an instruction that it was
-/// known to refuse: only the first is left to KVM's shortcut for zero-length ioeventfds.
-#[inline(always)]
-fn handle_untaken(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Event) -> Exit {
-    if let (Event::RefusedContext, FaultAddress::Physical(gpa), true) =
-        (reason, fault.addr, fault.can_skip)
-    {
-        if let Some(exit) = signal_wildcard(vcpu, gpa) {
-            return exit;
-        }
-    }
-    handle_refused(vcpu, fault, reason, vcpu.memslots_generation())
 }
 
 /// Handles a fault that the fast path has refused: the shortest way to the emulator, if there is

@@ -190,8 +190,6 @@ pub(crate) struct FetchCache {
     pub(crate) pages: [CodePage; code_page::PLACES],
     /// Instructions that are refused.
     pub(crate) refused: Refused,
-    /// How long segments that were not flat are not looked at.
-    pub(crate) segments: Hold,
 }
 
 impl FetchCache {
@@ -201,7 +199,6 @@ impl FetchCache {
             insns <- init_array_from_fn(|_| KnownInsn::empty()),
             pages <- init_array_from_fn(|_| CodePage::empty()),
             refused <- init_zeroed(),
-            segments: Hold::none(),
         })
     }
 

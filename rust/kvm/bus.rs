@@ -260,22 +260,6 @@ unsafe fn write_to_own<D: IoDevice>(device: NonNull<c_void>, value: u64) {
 }
 
 impl<S> Vcpu<'_, S> {
-    /// Signals the zero-length ioeventfd at `gpa`. Returns whether there is one.
-    pub(crate) fn signal_wildcard(&mut self, gpa: Gpa) -> bool {
-        let _srcu = self.srcu();
-        let number = bindings::MMIO_EXT_FAST_MMIO_BUS as _;
-        // SAFETY: The vCPU is alive, and `_srcu` says that `kvm->srcu` is held. Nothing of no length
-        // is read from there.
-        let error =
-            unsafe { bindings::kvm_io_bus_write(self.raw(), number, gpa.0, 0, ptr::null()) };
-        let is_signalled = error == 0;
-        if is_signalled {
-            // SAFETY: The function has no preconditions.
-            unsafe { bindings::mmio_ext_trace_fast_mmio(gpa.0) };
-        }
-        is_signalled
-    }
-
     /// Has KVM ask [`MmioExt::ring`](super::MmioExt::ring) about writes to `gpa`, and to other
     /// addresses that it does not tell apart from it.
     pub(crate) fn add_bell(&mut self, gpa: Gpa) {

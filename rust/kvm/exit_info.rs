@@ -150,13 +150,7 @@ pub(crate) struct Mode(u32);
 const CS_L: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_CS_L;
 const TF: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_TF;
 const NO_FETCH: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_NO_FETCH;
-/// No flag of C's: 32-bit code runs in flat segments.
-const FLAT: u32 = 1 << 31;
-
-const _: () = assert!(
-    bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_AC < FLAT,
-    "the highest of C's flags"
-);
+const FLAT: u32 = bindings::kvm_mmio_ext_flags_KVM_MMIO_EXT_FLAT;
 
 impl Mode {
     pub(crate) const fn new(flags: u32) -> Self {
@@ -178,20 +172,16 @@ impl Mode {
     /// fault, see `kvm_vcpu_check_code_breakpoint()`; retiring clears RF.
     #[inline(always)]
     pub(super) const fn is_plain_64_bit(self) -> bool {
-        self.0 & (CS_L | TF | NO_FETCH | FLAT) == CS_L
+        self.0 & (CS_L | TF | NO_FETCH) == CS_L
     }
 
-    /// The same but for CS, which is not that of 64-bit code.
-    pub(super) const fn is_plain_other(self) -> bool {
-        self.0 & (CS_L | TF | NO_FETCH) == 0
+    /// The same of 32-bit code in flat segments.
+    pub(super) const fn is_plain_flat(self) -> bool {
+        self.0 & (FLAT | TF | NO_FETCH) == FLAT
     }
 
-    /// That of 32-bit code in flat segments, as the vCPU's segments have been found to be.
-    pub(super) const fn with_flat_segments(self) -> Self {
-        Self(self.0 | FLAT)
-    }
-
-    /// Whether 32-bit code runs, in flat segments.
+    /// Whether CS is that of 32-bit code, and CS, DS and SS are the whole address space and may be used
+    /// for everything: no check of theirs can fail, and offsets are linear addresses.
     #[inline(always)]
     pub(crate) const fn is_flat(self) -> bool {
         self.0 & FLAT != 0

@@ -37,21 +37,11 @@ impl<S> Vcpu<'_, S> {
         unsafe { (*self.arch()).efer & bindings::MMIO_EXT_EFER_LMA != 0 }
     }
 
-    /// Whether the vCPU runs code of L1 in protected mode that is as plain but not 64-bit. Of how
-    /// many bits it is the segments say.
-    pub(crate) fn runs_plain_32_bit_code(&self, mode: Mode) -> bool {
+    /// The same of 32-bit code in flat segments, and in protected mode.
+    pub(crate) fn runs_plain_flat_code(&self, mode: Mode) -> bool {
         // SAFETY: The vCPU is alive. The guest never owns this bit of CR0, so it is up to date.
         let is_protected = unsafe { (*self.arch()).cr0 as u64 & bindings::MMIO_EXT_CR0_PE != 0 };
-        mode.is_plain_other() && is_protected && self.is_undisturbed()
-    }
-
-    /// Looks whether code runs in 32-bit flat segments: CS, DS and SS are the whole address space and
-    /// may be used for everything, so that no check of theirs can fail and offsets are linear
-    /// addresses. Returns the mode that says so.
-    pub(crate) fn with_flat_segments(&self, mode: Mode) -> Option<Mode> {
-        // SAFETY: The vCPU is loaded, as its thread holds its mutex.
-        unsafe { bindings::mmio_ext_has_flat_segments(self.raw()) }
-            .then(|| mode.with_flat_segments())
+        mode.is_plain_flat() && is_protected && self.is_undisturbed()
     }
 
     /// Whether nothing but code of L1 runs that nobody watches: no nested guest, SMM, encrypted
@@ -121,8 +111,7 @@ impl<S> Vcpu<'_, S> {
     #[cold]
     pub(crate) fn flat_root(&self, gva: Gva) -> u64 {
         // SAFETY: The vCPU is loaded, as its thread holds its mutex, and `kvm->srcu` is held. It may
-        // sleep: a mode that says flat comes from `with_flat_segments()`, and that is not asked with
-        // interrupts off, where `ring()` takes 64-bit code only.
+        // sleep: with interrupts off `ring()` takes 64-bit code only.
         match unsafe { bindings::mmio_ext_flat_pdpte(self.raw(), gva.0 as u32) } {
             0 => self.cr3(),
             pdpte => pdpte,

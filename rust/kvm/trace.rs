@@ -21,6 +21,7 @@ struct Key {
 #[expect(improper_ctypes, reason = "bindgen's own types")]
 extern "C" {
     static mmio_ext_heat_key: Key;
+    static __tracepoint_kvm_fast_mmio: tracepoint;
     static __tracepoint_kvm_mmio: tracepoint;
     static __tracepoint_kvm_page_fault: tracepoint;
     static __tracepoint_mmio_access: tracepoint;
@@ -144,6 +145,15 @@ impl<S> Vcpu<'_, S> {
     pub(crate) fn trace_mmio_write(&self, write: &Write) {
         // SAFETY: The function has no preconditions.
         unsafe { bindings::mmio_ext_trace_mmio_write(write.gpa.0, write.size.into(), write.value) };
+    }
+
+    /// The tracepoint `kvm:kvm_fast_mmio`.
+    #[inline(always)]
+    pub(crate) fn trace_fast_mmio(&self, gpa: Gpa) {
+        if is_on!(__tracepoint_kvm_fast_mmio, tracepoint) {
+            // SAFETY: The function has no preconditions.
+            unsafe { bindings::mmio_ext_trace_fast_mmio(gpa.0) };
+        }
     }
 
     /// The tracepoint `kvm:kvm_page_fault`.

@@ -91,7 +91,14 @@ pub(crate) fn known_plan<'a>(
     }
 }
 
-pub(super) fn event(reason: Reason) -> Event {
+/// Why the instruction at RIP was refused a short time ago, if it was. Under the same conditions as
+/// [`known_plan`].
+pub(super) fn was_refused(vcpu: &Vcpu<'_>, mode: Mode) -> Option<Event> {
+    let place = place(vcpu, mode);
+    vcpu.fetch_cache().refused.find(place.key()).map(event)
+}
+
+fn event(reason: Reason) -> Event {
     match reason {
         Reason::Insn => Event::RefusedInsn,
         Reason::Fetch => Event::RefusedFetch,

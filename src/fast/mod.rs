@@ -8,14 +8,12 @@
 //! could be seen: any doubt ends in the emulator.
 
 pub(crate) mod fetch;
-mod segments;
 
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
     fast::{
-        fetch::{fetch, known_plan},
-        segments::flat_mode, //
+        fetch::{fetch, known_plan, was_refused}, //
     },
     fault::known_page,
     generation::MemslotGeneration,
@@ -44,18 +42,33 @@ enum Action {
     Load(Register, Extend),
 }
 
-/// Whether the vCPU runs code whose accesses may be for the fast path: plain code of L1. Returns its
-/// mode, which now says which code it is.
+/// Whether the vCPU runs code whose accesses may be for the fast path: plain code of L1.
 ///
 /// # Errors
 ///
 /// Why not: [`Event::RefusedContext`], or why the instruction was refused a short time ago.
 #[inline(always)]
-pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<Mode, Event> {
+pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
     if vcpu.runs_plain_code(mode) {
-        return Ok(mode);
+        return Ok(());
     }
-    flat_mode(vcpu, mode)
+    if mode.is_flat() {
+        return takes_flat_code(vcpu, mode);
+    }
+    Err(Event::RefusedContext)
+}
+
+/// The same of 32-bit code in flat segments.
+#[cold]
+#[inline(never)]
+fn takes_flat_code(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
+    if !vcpu.runs_plain_flat_code(mode) {
+        return Err(Event::RefusedContext);
+    }
+    match was_refused(vcpu, mode) {
+        Some(reason) => Err(reason),
+        None => Ok(()),
+    }
 }
 
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
@@ -98,7 +111,8 @@ pub(crate) fn fetch_and_prepare(
     fault: &MmioFault<'_>,
     page: impl FnOnce(&Vcpu<'_>, MemslotGeneration) -> Option<MmioInfo>,
 ) -> Result<Operation, Event> {
-    let mode = takes_context(vcpu, fault.mode)?;
+    let mode = fault.mode;
+    takes_context(vcpu, mode)?;
     let plan = match known_plan(vcpu, mode, fault.insn, vcpu.memslots_generation()) {
         Err(None) => {
             fetch(vcpu, mode, fault.insn)?;
@@ -178,11 +192,8 @@ pub(crate) fn retry_write(
     };
     let page = *known_page(vcpu, fault.addr, vcpu.memslots_generation())?;
     learn_write_access(vcpu, gva, page, fault.mode);
-    let fault = MmioFault {
-        mode: takes_context(vcpu, fault.mode).ok()?,
-        ..*fault
-    };
-    let operation = prepare(vcpu, &fault, vcpu.memslots_generation()).ok()?;
+    takes_context(vcpu, fault.mode).ok()?;
+    let operation = prepare(vcpu, fault, vcpu.memslots_generation()).ok()?;
     Some(carry_out(vcpu, operation, known))
 }
 

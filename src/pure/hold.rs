@@ -11,9 +11,8 @@ use core::cell::Cell;
 /// ```
 /// use kvm_mmio_ext::pure::hold::Hold;
 ///
-/// let hold = Hold::none();
-/// assert!(hold.gives_way());
-/// hold.renew(2);
+/// assert!(Hold::none().gives_way());
+/// let hold = Hold::new(2);
 /// assert!(!hold.gives_way() && !hold.gives_way() && hold.gives_way());
 /// ```
 #[derive(Debug)]
@@ -28,11 +27,6 @@ impl Hold {
     /// Against so many from now on.
     pub const fn new(times: u8) -> Self {
         Self(Cell::new(times))
-    }
-
-    /// Holds against so many once more, from now on.
-    pub fn renew(&self, times: u8) {
-        self.0.set(times);
     }
 
     /// Lets another ask. Returns whether it is the one.
@@ -53,7 +47,7 @@ mod tests {
         let hold = Hold::new(64);
         let tries = (1..1000).find(|_| hold.gives_way());
         assert_eq!(tries, Some(65));
-        assert!(hold.gives_way(), "until it is renewed");
+        assert!(hold.gives_way(), "from then on");
         assert!(Hold::none().gives_way());
     }
 }

@@ -359,10 +359,19 @@ fn wildcard_of(code: Code) -> Result<()> {
     }
     let (machine, mut vcpu) = code.vcpu()?;
     let (gva, gpa) = (machine.gva(1), machine.gpa(1));
-    let bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
+    let mut bell = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
     for size in [1, 2, 4].into_iter().cycle().take(9) {
         expect_eq!(vcpu.write(gva, size, 5)?, [], "{size} bytes");
         expect_eq!(bell.rings()?, 1, "{size} bytes");
+    }
+
+    // It is forgotten when it goes, and when another comes in its place.
+    bell.remove(machine.vm())?;
+    expect_eq!(vcpu.write(gva, 4, 5)?, [Event::write(gpa, 4, 5)]);
+    let other = machine.doorbell(Bus::Mmio(gpa), Match::Any)?;
+    for _ in 0..3 {
+        expect_eq!(vcpu.write(gva, 4, 5)?, []);
+        expect_eq!((bell.rings()?, other.rings()?), (0, 1));
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ crate::test_table! {
     fast_flat_legacy: FLAT => accesses(Mode::Legacy),
     fast_flat_unpaged: FLAT => accesses(Mode::Flat),
     fast_flat_compatibility_mode: FLAT => short_instruction(Mode::Long, true),
+    fast_flat_refuses_compatibility_mode: OTHERS => short_instruction(Mode::Long, false),
     fast_flat_refuses_void_l_bit: OTHERS => {
         // VMRUN fails there, also outside long mode.
         needs_more_than_bochs("does not enter a guest with CS.L and CS.D")?;
@@ -107,7 +108,7 @@ fn accesses(mode: Mode) -> Result<()> {
 }
 
 /// Code that is 32-bit although the processor is in long mode, or although CS.L is set; and an
-/// instruction that is longer as 64-bit code.
+/// instruction that is longer as 64-bit code. In long mode the data segment decides whether it is flat.
 fn short_instruction(mode: Mode, is_flat: bool) -> Result<()> {
     /// Where the guest goes on, and in which segment.
     const TARGET: u64 = SCRATCH + 8 * PAGE;
@@ -132,6 +133,9 @@ fn short_instruction(mode: Mode, is_flat: bool) -> Result<()> {
             rax: VALUE,
             ..regs_for(gva)
         };
+        if mode == Mode::Long && !is_flat {
+            vcpu.limit_data_segment()?;
+        }
         // jmp far [rsi], or [esi]
         let run = |vcpu: &mut Vcpu| vcpu.exec(regs, |a| a.db(&[0xff, 0x2e]))?.done();
         run(&mut vcpu)?;
