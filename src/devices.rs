@@ -105,8 +105,7 @@ impl<'a> Vcpu<'a> {
 
     #[inline(never)]
     fn signal_one_of(&mut self, bus: &IoBus<'_>, gpa: Gpa) -> bool {
-        // KVM does not know more of it. What goes to the other bus has a length, so what is remembered
-        // of one is not taken for the other's.
+        // KVM does not know more of it.
         let write = Write {
             gpa,
             value: 0,

@@ -110,7 +110,7 @@ impl<D> Clone for Bell<D> {
 impl<D> Copy for Bell<D> {}
 
 impl<D: IoDevice> IoBus<'_, D> {
-    /// A number for this state of the bus, unique within the VM.
+    /// A number for this state of the bus, which no other bus of the VM has.
     #[inline(always)]
     fn generation(&self) -> u64 {
         // SAFETY: The bus is alive.

@@ -15,7 +15,7 @@ pub struct Write {
     pub gpa: Gpa,
     /// Up to 8 bytes, the rest is 0.
     pub value: u64,
-    /// How many bytes: 1, 2, 4 or 8.
+    /// How many bytes: 1, 2, 4 or 8; or 0, of which only zero-length ioeventfds are asked.
     pub size: u8,
 }
 

@@ -30,18 +30,18 @@ impl<S> Vcpu<'_, S> {
         mode.is_plain_64_bit() && self.is_in_long_mode() && self.is_undisturbed()
     }
 
-    /// Whether the processor is in long mode, EFER.LMA.
-    #[inline(always)]
-    pub(crate) fn is_in_long_mode(&self) -> bool {
-        // SAFETY: The vCPU is alive, and only this thread changes the field.
-        unsafe { (*self.arch()).efer & bindings::MMIO_EXT_EFER_LMA != 0 }
-    }
-
     /// The same of 32-bit code in flat segments, and in protected mode.
     pub(crate) fn runs_plain_flat_code(&self, mode: Mode) -> bool {
         // SAFETY: The vCPU is alive. The guest never owns this bit of CR0, so it is up to date.
         let is_protected = unsafe { (*self.arch()).cr0 as u64 & bindings::MMIO_EXT_CR0_PE != 0 };
         mode.is_plain_flat() && is_protected && self.is_undisturbed()
+    }
+
+    /// Whether the processor is in long mode, EFER.LMA.
+    #[inline(always)]
+    pub(crate) fn is_in_long_mode(&self) -> bool {
+        // SAFETY: The vCPU is alive, and only this thread changes the field.
+        unsafe { (*self.arch()).efer & bindings::MMIO_EXT_EFER_LMA != 0 }
     }
 
     /// Whether nothing but code of L1 runs that nobody watches: no nested guest, SMM, encrypted

@@ -226,12 +226,8 @@ impl<'a> Vcpu<'a> {
         self.0.rip.0
     }
 
-    pub(crate) fn runs_plain_32_bit_code(&self, _: Mode) -> bool {
+    pub(crate) fn runs_plain_flat_code(&self, _: Mode) -> bool {
         false
-    }
-
-    pub(crate) fn with_flat_segments(&self, _: Mode) -> Option<Mode> {
-        None
     }
 
     pub(crate) fn flat_root(&self, _: Gva) -> u64 {
