@@ -64,6 +64,9 @@ pub enum Sites {
     Each,
     /// One for all, which goes round a table in the guest's memory. For 64-bit guests.
     One,
+    /// One for all, at one place, in as many address spaces: a driver's that processes call. For
+    /// 64-bit guests.
+    Spaces,
 }
 
 /// Where the accesses of one turn of the loop go.
@@ -259,7 +262,7 @@ impl Row {
             machine.set_slot(slot, gpa, &memory, SlotKind::Ram)?;
         }
         machine.widen_window(self.places.offset(self.places.count).div_ceil(PAGE));
-        if self.places.sites == Sites::One {
+        if self.places.sites != Sites::Each {
             self.places.write_table(machine, machine.gva(0));
         }
         let read_only = self.read_only.then(|| self.read_only_memory(machine));
@@ -289,7 +292,7 @@ impl Row {
     }
 
     fn receivers(&self, machine: &Machine) -> Result<Vec<Doorbell>> {
-        let places = (0..self.places.count).map(|place| self.bus(machine, place));
+        let places = (0..self.places.distinct()).map(|place| self.bus(machine, place));
         match self.kind {
             Kind::User | Kind::Posted(_) => Ok(Vec::new()),
             Kind::Coalesced => {
@@ -308,7 +311,7 @@ impl Row {
     fn register(&self, machine: &Machine, memory: &Region, on_write: OnWrite) -> Result<Posted> {
         let file = Registers::open()?.context("the extension is not loaded")?;
         let event = new_event()?;
-        for place in 0..self.places.count {
+        for place in 0..self.places.distinct() {
             file.add(&Request {
                 gpa: machine.gpa(0) + self.places.offset(place),
                 user_addr: memory.hva(),
@@ -354,6 +357,7 @@ impl Row {
 impl Places {
     fn describe(&self) -> &'static str {
         match (self.stride, self.sites) {
+            (_, Sites::Spaces) => "address spaces in turn",
             (PAGE, Sites::Each) => "pages in turn",
             (PAGE, Sites::One) => "pages in turn by one instruction",
             (_, Sites::Each) => "instructions in turn",

@@ -5,8 +5,8 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 
 use super::row::{Places, Row, Sites, Space, Value};
-use crate::guest::layout::SCRATCH;
-use crate::guest::{Machine, operand};
+use crate::guest::layout::{RAM_SIZE, SCRATCH};
+use crate::guest::{Machine, PAGE, operand};
 
 /// Whether a loop makes the accesses, or is all that is around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,9 +15,14 @@ pub enum Loop {
     Empty,
 }
 
-/// The table of [`Sites::One`] in the guest's memory: of each place the address, then the value.
+/// The table of [`Sites::One`] and [`Sites::Spaces`] in the guest's memory: of each place the address,
+/// then the value, or the root of the page tables.
 const TABLE: u64 = SCRATCH;
 const TABLE_ENTRY: u64 = 16;
+
+/// The roots, a page each: up to the end of the guest's memory.
+const ROOTS: u64 = SCRATCH + 0x10_0000;
+const MOST_ROOTS: u64 = (RAM_SIZE - ROOTS) / PAGE;
 
 impl Places {
     /// Bytes from the first place to number `place`.
@@ -25,14 +30,37 @@ impl Places {
         place * self.stride
     }
 
+    /// How many different places there are.
+    pub fn distinct(&self) -> u64 {
+        match self.sites {
+            Sites::Spaces => 1,
+            Sites::Each | Sites::One => self.count,
+        }
+    }
+
     /// Writes what [`Row::turn`] reads; the linear addresses start at `gva`.
     pub fn write_table(&self, machine: &Machine, gva: u64) {
         for place in 0..self.count {
             let at = TABLE + place * TABLE_ENTRY;
+            let second = match self.sites {
+                Sites::Spaces => new_root(machine, place),
+                Sites::Each | Sites::One => place,
+            };
             machine.ram().write_u64(at, gva + self.offset(place));
-            machine.ram().write_u64(at + 8, place);
+            machine.ram().write_u64(at + 8, second);
         }
     }
+}
+
+/// Another root with the tables below the first one.
+fn new_root(machine: &Machine, place: u64) -> u64 {
+    assert!(place < MOST_ROOTS, "no room for root {place}");
+    let root = ROOTS + place * PAGE;
+    for at in (0..PAGE).step_by(8) {
+        let entry = machine.ram().read_u64(machine.root() + at);
+        machine.ram().write_u64(root + at, entry);
+    }
+    root
 }
 
 impl Row {
@@ -43,7 +71,7 @@ impl Row {
             Sites::Each => {
                 (0..self.places.count).try_for_each(|place| self.at_its_own_site(a, which, place))
             }
-            Sites::One => self.by_table(a, which),
+            Sites::One | Sites::Spaces => self.by_table(a, which),
         }
     }
 
@@ -72,6 +100,10 @@ impl Row {
             Value::Same => {}
             Value::Number => a.mov(asm::eax, asm::dword_ptr(asm::r8 + 8))?,
             Value::Changes => new_value(a)?,
+        }
+        if self.places.sites == Sites::Spaces {
+            a.mov(asm::r11, asm::qword_ptr(asm::r8 + 8))?;
+            a.mov(asm::cr3, asm::r11)?;
         }
         a.add(asm::r8, TABLE_ENTRY as i32)?;
         self.access(a, which, 0)?;

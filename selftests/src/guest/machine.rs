@@ -228,6 +228,11 @@ impl Machine {
         tables
     }
 
+    /// The root that vCPUs begin with.
+    pub fn root(&self) -> u64 {
+        self.tables.root()
+    }
+
     pub fn add_vcpu(&mut self) -> Result<Vcpu> {
         let id = self.vcpus;
         assert!(id < MAX_VCPUS, "no room for vCPU {id}");
