@@ -5,7 +5,7 @@
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva},
-    fast::{self, Refusal},
+    fast::{self, fetch::find_page, Refusal},
     fault::{emulator_knows_page, handle_mmio_page_fault_common},
     generation::MemslotGeneration,
     kvm::{AssistBytes, Exit, Mode, PageFault, ACC_WRITE},
@@ -32,13 +32,12 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
         can_skip: true,
     };
 
-    let reason = match fast::takes_context(vcpu, mode) {
-        Ok(()) => return handle_mmio_fault(vcpu, &fault()),
-        Err(reason) => reason,
-    };
-    match signal_untaken(vcpu, gpa, reason) {
+    if fast::takes_context(vcpu, mode) {
+        return handle_mmio_fault(vcpu, &fault());
+    }
+    match signal_untaken(vcpu, gpa) {
         Some(exit) => exit,
-        None => handle_refused(vcpu, &fault(), reason, vcpu.memslots_generation()),
+        None => handle_untaken(vcpu, &fault()),
     }
 }
 
@@ -69,16 +68,15 @@ pub(crate) fn npf_interception(
         can_skip,
     };
 
-    let reason = match fast::takes_context(vcpu, mode) {
-        Ok(()) => return handle_mmio_fault(vcpu, &fault()),
-        Err(reason) => reason,
-    };
+    if fast::takes_context(vcpu, mode) {
+        return handle_mmio_fault(vcpu, &fault());
+    }
     if can_skip {
-        if let Some(exit) = signal_untaken(vcpu, gpa, reason) {
+        if let Some(exit) = signal_untaken(vcpu, gpa) {
             return exit;
         }
     }
-    handle_refused(vcpu, &fault(), reason, vcpu.memslots_generation())
+    handle_untaken(vcpu, &fault())
 }
 
 /// Handles a page fault with a reserved bit under shadow paging, `kvm_handle_page_fault()`. The
@@ -104,16 +102,16 @@ pub(crate) fn shadow_page_fault(
         can_skip: false,
     };
 
-    match fast::takes_context(vcpu, mode) {
-        // 64-bit code has paging.
-        Ok(()) if !mode.is_flat() => handle_mmio_fault(vcpu, &fault(FaultAddress::Virtual(gva))),
-        taken => {
-            let fault = fault(FaultAddress::new(gva.0, vcpu.paging_is_off()));
-            match taken {
-                Ok(()) => handle_mmio_fault(vcpu, &fault),
-                Err(reason) => handle_refused(vcpu, &fault, reason, vcpu.memslots_generation()),
-            }
-        }
+    let is_taken = fast::takes_context(vcpu, mode);
+    // 64-bit code has paging.
+    if is_taken && !mode.is_flat() {
+        return handle_mmio_fault(vcpu, &fault(FaultAddress::Virtual(gva)));
+    }
+    let fault = fault(FaultAddress::new(gva.0, vcpu.paging_is_off()));
+    if is_taken {
+        handle_mmio_fault(vcpu, &fault)
+    } else {
+        handle_untaken(vcpu, &fault)
     }
 }
 
@@ -158,15 +156,22 @@ pub(crate) fn write_fault(
     }
 }
 
-/// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one and the fast
-/// path does not take the context. An instruction that it is known to refuse is not KVM's shortcut's.
+/// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one: KVM's shortcut,
+/// for a context that the fast path does not take.
 #[inline(always)]
-fn signal_untaken(vcpu: &mut Vcpu<'_>, gpa: Gpa, reason: Event) -> Option<Exit> {
-    let is_signalled = matches!(reason, Event::RefusedContext) && vcpu.signal_wildcard(gpa);
+fn signal_untaken(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
+    let is_signalled = vcpu.signal_wildcard(gpa);
     if is_signalled {
         vcpu.stats().count(Event::Wildcard);
     }
     is_signalled.then(|| skip(vcpu, gpa))
+}
+
+/// Handles a fault in a context that the fast path does not take.
+#[inline(always)]
+fn handle_untaken(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
+    let now = vcpu.memslots_generation();
+    handle_refused(vcpu, fault, Event::RefusedContext, now)
 }
 
 /// Handles a fault that is MMIO unless an entry is stale or gone, in a context that the fast path
@@ -179,8 +184,24 @@ fn handle_mmio_fault(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
         Err(Refusal::Again(reason)) => handle_refused(vcpu, fault, reason, now),
         Err(Refusal::For(reason)) => handle_refused_at_last(vcpu, fault, reason),
         // Nothing has happened that could be seen: it is cheap to begin anew.
-        Err(Refusal::UnknownPage | Refusal::UnknownInsn) => find_and_handle_mmio_fault(vcpu, fault),
+        Err(Refusal::UnknownPage) => find_and_handle_mmio_fault(vcpu, fault),
+        Err(Refusal::UnknownInsn) => find_code_and_handle_mmio_fault(vcpu, fault, now),
     }
+}
+
+/// The same for an instruction that is not known, in this address space.
+#[inline(never)]
+fn find_code_and_handle_mmio_fault(
+    vcpu: &mut Vcpu<'_>,
+    fault: &MmioFault<'_>,
+    now: MemslotGeneration,
+) -> Exit {
+    if find_page(vcpu, fault.mode, fault.insn, now) {
+        if let Ok(operation) = fast::prepare(vcpu, fault, now) {
+            return fast::carry_out(vcpu, operation, true);
+        }
+    }
+    find_and_handle_mmio_fault(vcpu, fault)
 }
 
 /// Handles a fault that the fast path has refused: the shortest way to the emulator, if there is

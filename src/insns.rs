@@ -4,7 +4,7 @@
 
 use crate::{
     generation::MemslotGeneration,
-    kvm::{Code, PAGE_SIZE},
+    kvm::{Code, Pte, PAGE_SIZE},
     pure::{
         code_address::CodeAddress,
         code_page::{self, Context},
@@ -121,6 +121,26 @@ impl CodePage {
         self.page == page && self.context == *context
     }
 
+    /// The same, to be found from other address spaces.
+    pub(crate) const fn for_others(&self) -> Self {
+        Self {
+            hold: Hold::none(),
+            ..Self::new(self.page, self.context, self.code)
+        }
+    }
+
+    /// The same page in another address space, whose root's entry is `root`: the tables below are the same
+    /// if that is. `None` if it is not.
+    pub(crate) fn by_root(&self, context: Context, root: Pte) -> Option<Self> {
+        Some(Self::new(self.page, context, self.code.by_root(root)?))
+    }
+
+    /// Whether it is that page in any address space.
+    pub(crate) fn is_elsewhere(&self, page: CodeAddress, context: &Context) -> bool {
+        let root = self.context.root;
+        self.is(page, &Context { root, ..*context })
+    }
+
     /// Whether a walk and a read would find an instruction, whose address is within the page.
     #[inline(always)]
     pub(crate) fn has(&self, insn: &KnownInsn) -> bool {
@@ -188,6 +208,8 @@ pub(crate) struct FetchCache {
     insns: [KnownInsn; ENTRIES],
     /// Pages of code, each in its place.
     pub(crate) pages: [CodePage; code_page::PLACES],
+    /// Those that were walked to last, whatever the root was.
+    pub(crate) walked: [CodePage; code_page::WALKED],
     /// Instructions that are refused.
     pub(crate) refused: Refused,
 }
@@ -198,6 +220,7 @@ impl FetchCache {
         init!(Self {
             insns <- init_array_from_fn(|_| KnownInsn::empty()),
             pages <- init_array_from_fn(|_| CodePage::empty()),
+            walked <- init_array_from_fn(|_| CodePage::empty()),
             refused <- init_zeroed(),
         })
     }

@@ -9,7 +9,10 @@
 
 use crate::{
     addr::Gpa,
-    fast::{self, fetch::known_plan},
+    fast::{
+        self,
+        fetch::{find_page, known_plan}, //
+    },
     iodev::Write,
     kvm::{AssistBytes, Mode},
     observe::Rung,
@@ -36,7 +39,15 @@ pub(crate) fn ring(
     }
 
     let slots = vcpu.memslots_generation();
-    let plan = known_plan(vcpu, mode, insn, slots).ok()?;
+    let plan = match known_plan(vcpu, mode, insn, slots) {
+        Ok(plan) => plan,
+        Err(refused) => {
+            if refused.is_some() || !find_page(vcpu, mode, insn, slots) {
+                return None;
+            }
+            known_plan(vcpu, mode, insn, slots).ok()?
+        }
+    };
     if plan.load.is_some() || plan.uses_rsp {
         return None;
     }

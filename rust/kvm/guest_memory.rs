@@ -63,6 +63,7 @@ impl Pte {
 }
 
 /// Where a page of code is, and the entries that say so.
+#[derive(Clone, Copy)]
 pub(crate) struct Code {
     code: UserPtr,
     /// From the root down. Levels that there are not repeat the root's; without paging the first
@@ -83,6 +84,23 @@ impl Code {
         Some(Self {
             code,
             ptes: ptes.map(|pte| pte.unwrap_or(root)),
+        })
+    }
+
+    /// The same page by way of another root, whose entry for it is `root`. `None` if that says something
+    /// else.
+    pub(crate) fn by_root(&self, root: Pte) -> Option<Self> {
+        let old = self.ptes[0].0;
+        (old.pte == root.value()).then(|| Self {
+            code: self.code,
+            // Also where it is repeated.
+            ptes: self.ptes.map(|pte| {
+                if ptr::eq(pte.0.ptep, old.ptep) {
+                    root
+                } else {
+                    pte
+                }
+            }),
         })
     }
 

@@ -17,7 +17,7 @@ use crate::{
         code_address::CodeAddress,
         code_page::{self, Context},
         decode::{decode, CodeKind, MAX_LENGTH},
-        guest_walk::{walk, Tables},
+        guest_walk::{first_read, walk, Tables},
         plan::Plan,
         refused::Reason, //
     },
@@ -91,13 +91,6 @@ pub(crate) fn known_plan<'a>(
     }
 }
 
-/// Why the instruction at RIP was refused a short time ago, if it was. Under the same conditions as
-/// [`known_plan`].
-pub(super) fn was_refused(vcpu: &Vcpu<'_>, mode: Mode) -> Option<Event> {
-    let place = place(vcpu, mode);
-    vcpu.fetch_cache().refused.find(place.key()).map(event)
-}
-
 fn event(reason: Reason) -> Event {
     match reason {
         Reason::Insn => Event::RefusedInsn,
@@ -161,6 +154,9 @@ fn read(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Read {
     }
 
     let index = code_page::place(place.page(), context.root);
+    if let Some(bytes) = read_elsewhere(vcpu, place, context) {
+        return Read::Bytes(bytes);
+    }
     let there = &vcpu.fetch_cache().pages[index];
     // What is of the past needs no place.
     let in_use =
@@ -172,9 +168,53 @@ fn read(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Read {
         return Read::Nothing;
     };
     let bytes = page.read(place);
-    vcpu.fetch_cache_mut().pages[index] = page;
+    let cache = vcpu.fetch_cache_mut();
+    cache.walked[code_page::place_elsewhere(place.page())] = page.for_others();
+    cache.pages[index] = page;
     // What is just being changed may be there next time.
     bytes.map_or(Read::NotNow, Read::Bytes)
+}
+
+/// Finds the page of an instruction that is known, where that takes no walk. Returns whether it has, and
+/// [`known_plan`] is to be asked again. Under the same conditions as that; interrupts may be off.
+#[cold]
+#[inline(never)]
+pub(crate) fn find_page(
+    vcpu: &mut Vcpu<'_>,
+    mode: Mode,
+    assist: AssistBytes<'_>,
+    generation: MemslotGeneration,
+) -> bool {
+    let place = place(vcpu, mode);
+    // What the processor tells needs no page.
+    assist.words(1).is_none()
+        && vcpu.fetch_cache().find(place).is_some()
+        && read_elsewhere(vcpu, place, context(vcpu, mode, place, generation)).is_some()
+}
+
+/// Reads the code at `place` if its page was walked to in another address space and the entry of this
+/// one's root is the same: processes share the tables of their kernel.
+fn read_elsewhere(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Option<[u64; 2]> {
+    let walked = &vcpu.fetch_cache().walked[code_page::place_elsewhere(place.page())];
+    if !walked.is_elsewhere(place.page(), &context) || !walked.hold.gives_way() {
+        return None;
+    }
+    let found = first_read(context.root, tables(&context), place.gva())
+        .and_then(|gpa| Pte::read(vcpu.user_pointer(gpa)?))
+        .and_then(|root| walked.by_root(context, root))
+        .and_then(|page| page.read(place).map(|bytes| (page, bytes)));
+    let Some((page, bytes)) = found else {
+        walked.hold.renew(code_page::FIRM);
+        return None;
+    };
+    let index = code_page::place(place.page(), context.root);
+    vcpu.fetch_cache_mut().pages[index] = page;
+    Some(bytes)
+}
+
+/// What the guest's page tables look like.
+fn tables(context: &Context) -> Tables {
+    Tables::new(levels(context.cpu_role), has_pse(context.cpu_role))
 }
 
 /// Decodes the first `valid` bytes of what was read, and remembers the result. Returns whether it
@@ -197,8 +237,7 @@ fn walk_to(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Option<
     let gva = place.gva();
     let mut ptes = [None; MAX_LEVELS];
     let mut read = ptes.iter_mut();
-    let tables = Tables::new(levels(context.cpu_role), has_pse(context.cpu_role));
-    let walked = walk(context.root, tables, gva, |gpa| {
+    let walked = walk(context.root, tables(&context), gva, |gpa| {
         let pte = Pte::read(vcpu.user_pointer(gpa)?)?;
         *read.next()? = Some(pte);
         Some(pte.value())

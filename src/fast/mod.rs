@@ -12,9 +12,7 @@ pub(crate) mod fetch;
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
-    fast::{
-        fetch::{fetch, known_plan, was_refused}, //
-    },
+    fast::fetch::{fetch, known_plan},
     fault::known_page,
     generation::MemslotGeneration,
     iodev::Write,
@@ -43,32 +41,15 @@ enum Action {
 }
 
 /// Whether the vCPU runs code whose accesses may be for the fast path: plain code of L1.
-///
-/// # Errors
-///
-/// Why not: [`Event::RefusedContext`], or why the instruction was refused a short time ago.
 #[inline(always)]
-pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
-    if vcpu.runs_plain_code(mode) {
-        return Ok(());
-    }
-    if mode.is_flat() {
-        return takes_flat_code(vcpu, mode);
-    }
-    Err(Event::RefusedContext)
+pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> bool {
+    vcpu.runs_plain_code(mode) || mode.is_flat() && takes_flat_code(vcpu, mode)
 }
 
-/// The same of 32-bit code in flat segments.
 #[cold]
 #[inline(never)]
-fn takes_flat_code(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
-    if !vcpu.runs_plain_flat_code(mode) {
-        return Err(Event::RefusedContext);
-    }
-    match was_refused(vcpu, mode) {
-        Some(reason) => Err(reason),
-        None => Ok(()),
-    }
+fn takes_flat_code(vcpu: &Vcpu<'_>, mode: Mode) -> bool {
+    vcpu.runs_plain_flat_code(mode)
 }
 
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
@@ -112,7 +93,9 @@ pub(crate) fn fetch_and_prepare(
     page: impl FnOnce(&Vcpu<'_>, MemslotGeneration) -> Option<MmioInfo>,
 ) -> Result<Operation, Event> {
     let mode = fault.mode;
-    takes_context(vcpu, mode)?;
+    if !takes_context(vcpu, mode) {
+        return Err(Event::RefusedContext);
+    }
     let plan = match known_plan(vcpu, mode, fault.insn, vcpu.memslots_generation()) {
         Err(None) => {
             fetch(vcpu, mode, fault.insn)?;
@@ -192,8 +175,9 @@ pub(crate) fn retry_write(
     };
     let page = *known_page(vcpu, fault.addr, vcpu.memslots_generation())?;
     learn_write_access(vcpu, gva, page, fault.mode);
-    takes_context(vcpu, fault.mode).ok()?;
-    let operation = prepare(vcpu, fault, vcpu.memslots_generation()).ok()?;
+    let operation = takes_context(vcpu, fault.mode)
+        .then(|| prepare(vcpu, fault, vcpu.memslots_generation()).ok())
+        .flatten()?;
     Some(carry_out(vcpu, operation, known))
 }
 

@@ -46,6 +46,15 @@ pub const fn place(page: CodeAddress, root: u64) -> usize {
 /// among as many accesses that go to the emulator instead is less than a hundredth of their cost.
 pub const FIRM: u8 = 64;
 
+/// Places for pages in whatever address space they are, a power of two: a kernel's drivers.
+pub const WALKED: usize = 1 << WALKED_BITS;
+const WALKED_BITS: u32 = 3;
+
+/// The place of a page among those.
+pub const fn place_elsewhere(page: CodeAddress) -> usize {
+    spread(page.key() >> PAGE_SHIFT, WALKED_BITS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

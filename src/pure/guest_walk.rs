@@ -56,6 +56,20 @@ impl Tables {
         }
     }
 
+    /// Where the entry for `gva` is in a table that is `level` levels above the pages.
+    const fn place(self, table: u64, level: u32, gva: Gva) -> (Gpa, u64) {
+        let index = gva.0 >> self.shift(level) & ((1 << self.level_bits) - 1);
+        (
+            Gpa(table + (index << (PAGE_SHIFT - self.level_bits))),
+            index,
+        )
+    }
+
+    /// Bits of an address below those that a level translates.
+    const fn shift(self, level: u32) -> u32 {
+        PAGE_SHIFT + self.level_bits * (level - 1)
+    }
+
     /// The entry for `index` in the aligned 8 bytes `word` that it is in.
     const fn entry(self, word: u64, index: u64) -> u64 {
         if self.has_short_entries() {
@@ -64,6 +78,28 @@ impl Tables {
             word
         }
     }
+}
+
+/// The aligned 8 bytes that an entry is in.
+const fn word_of(entry: Gpa) -> Gpa {
+    Gpa(entry.0 & !7)
+}
+
+/// The 8 bytes that [`walk`] reads first, on which it depends from `root` on: two roots with the same
+/// there have the same page at `gva`. `None` if nothing is read.
+///
+/// # Examples
+///
+/// ```
+/// use kvm_mmio_ext::{addr::{Gpa, Gva}, pure::guest_walk::{first_read, Tables}};
+///
+/// let kernel = Gva(0xffff_8000_0000_0000);
+/// assert_eq!(first_read(0x1000, Tables::new(4, false), kernel), Some(Gpa(0x1800)));
+/// assert_eq!(first_read(0x1000, Tables::new(0, false), kernel), None);
+/// ```
+pub fn first_read(root: u64, tables: Tables, gva: Gva) -> Option<Gpa> {
+    let levels = tables.levels;
+    (levels != 0).then(|| word_of(tables.place(tables.first(root), levels, gva).0))
 }
 
 /// Walks the page tables at `root` down to the page of `gva` and returns where it is.
@@ -93,18 +129,13 @@ pub fn walk(
     gva: Gva,
     mut read: impl FnMut(Gpa) -> Option<u64>,
 ) -> Option<Gpa> {
-    let Tables {
-        levels, level_bits, ..
-    } = tables;
-    if levels == 0 {
+    if tables.levels == 0 {
         return Some(Gpa(gva.0));
     }
     let mut table = tables.first(root);
-    for level in (1..=levels).rev() {
-        let shift = PAGE_SHIFT + level_bits * (level - 1);
-        let index = gva.0 >> shift & ((1 << level_bits) - 1);
-        let place = table + (index << (PAGE_SHIFT - level_bits));
-        let entry = tables.entry(read(Gpa(place & !7))?, index);
+    for level in (1..=tables.levels).rev() {
+        let (place, index) = tables.place(table, level, gva);
+        let entry = tables.entry(read(word_of(place))?, index);
         if entry & PRESENT == 0 {
             return None;
         }
@@ -114,7 +145,7 @@ pub fn walk(
             return None;
         }
         if level == 1 || is_large {
-            let offset = (1u64 << shift) - 1;
+            let offset = (1u64 << tables.shift(level)) - 1;
             return Some(Gpa((entry & ADDRESS & !offset) | (gva.0 & offset)));
         }
         table = entry & ADDRESS;

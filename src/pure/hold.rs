@@ -29,6 +29,11 @@ impl Hold {
         Self(Cell::new(times))
     }
 
+    /// Holds against so many once more, from now on.
+    pub fn renew(&self, times: u8) {
+        self.0.set(times);
+    }
+
     /// Lets another ask. Returns whether it is the one.
     #[inline(always)]
     pub fn gives_way(&self) -> bool {
