@@ -14,10 +14,10 @@ use crate::guest::cpu::EFER_NXE;
 use crate::guest::layout::RAM_SIZE;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Event, Fault, Machine, Mode, PAGE, PAGE_FAULT, Region, SlotKind, Vcpu};
-use crate::host::{Modes, silicon};
+use crate::host::silicon;
 use crate::{expect_eq, skip};
 
-const STALE: &str = "fetch cache: an instruction that was read before is not taken for another at \
+pub const STALE: &str = "fetch cache: an instruction that was read before is not taken for another at \
     the same RIP";
 
 crate::test_table! {
@@ -25,11 +25,6 @@ crate::test_table! {
     fast_code_remapped: STALE => remapped(),
     fast_code_tables_4_levels: STALE => tables(Mode::Long),
     fast_code_tables_5_levels: STALE => tables(Mode::La57),
-    fast_code_cr3: STALE => cr3(),
-    fast_code_many_roots: STALE => many_roots(2),
-    fast_code_shared_tables:
-        "fetch cache: an instruction is known in each address space that has the same tables below \
-            its root" => many_roots(1),
     fast_code_slot: STALE => slot(),
     fast_code_nx: "fetch cache: code that may no longer be executed is not" => no_execute(),
     fast_code_same_places:
@@ -66,10 +61,10 @@ const STORES: &[(&[u8], usize, u64)] = &[
     ),
 ];
 
-const ROUNDS: u64 = 3;
+pub const ROUNDS: u64 = 3;
 
 /// A vCPU that has accessed the page, so that every further access is an MMIO fault.
-fn warm() -> Result<(Machine, Vcpu)> {
+pub fn warm() -> Result<(Machine, Vcpu)> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     vcpu.touch(machine.gva(1), machine.gpa(1), 4)?;
     Ok((machine, vcpu))
@@ -117,14 +112,14 @@ fn modified() -> Result<()> {
 }
 
 /// Puts each of two stores at the start of a page of its own.
-fn two_pages(machine: &Machine) {
+pub fn two_pages(machine: &Machine) {
     for n in 0..2 {
         let (code, _, _) = STORES[n as usize];
         machine.ram().write(code_page(n), &ending(code));
     }
 }
 
-fn stored(machine: &Machine, n: u64) -> [Event; 1] {
+pub fn stored(machine: &Machine, n: u64) -> [Event; 1] {
     let (_, len, value) = STORES[n as usize];
     [Event::write(machine.gpa(1), len, value)]
 }
@@ -205,106 +200,6 @@ fn tables(mode: Mode) -> Result<()> {
             );
             delta(&start, &vcpu)?.expect_ext("fast", 1)?;
         }
-    }
-    Ok(())
-}
-
-/// Another root maps other code at the same RIP.
-fn cr3() -> Result<()> {
-    let _switch = Switch::on()?;
-    let (machine, mut vcpu) = warm()?;
-    two_pages(&machine);
-    let second = machine.new_tables();
-    machine.tables().map(CODE, code_page(0), SUPERVISOR);
-    second.map(CODE, code_page(1), SUPERVISOR);
-    let roots = [machine.tables().root(), second.root()];
-    let start = mark(&vcpu)?;
-    for round in 0..4 * ROUNDS {
-        let regs = kvm_regs {
-            rsi: roots[(round % 2) as usize],
-            ..regs_for(&machine)
-        };
-        let run = vcpu.exec(regs, |a| {
-            a.mov(asm::cr3, asm::rsi)?;
-            a.jmp(asm::rbx)
-        })?;
-        expect_eq!(run.done()?, stored(&machine, round % 2), "round {round}");
-    }
-    // Under shadow paging, the second root has no MMIO SPTE at first.
-    let fast = delta(&start, &vcpu)?.ext("fast")?.unwrap_or(0);
-    ensure!(fast + 1 >= 4 * ROUNDS, "fast {fast}");
-    Ok(())
-}
-
-/// More roots than a vCPU has places for pages of code. Neighbours differ in what they map at the
-/// same RIP, so some that share a place do, too.
-fn many_roots(kinds: u64) -> Result<()> {
-    const ROOTS: u64 = 96;
-    const FIRST: u64 = 8;
-    const ENTRY: u64 = 8;
-    let _switch = Switch::on()?;
-    let (machine, mut vcpu) = warm()?;
-    two_pages(&machine);
-    // In the upper half, where entries of the root lead to nothing but the code.
-    let code = [0xffff_a000_0000_0000, 0xffff_a080_0000_0000];
-    for (n, code) in (0..).zip(code) {
-        machine.tables().map(code, code_page(n), SUPERVISOR);
-    }
-    let entries = code.map(|code| machine.tables().root_entry(code));
-    let root = machine.tables().root();
-    let slot = machine.tables().entries(code[0])[0] - root;
-    let mut page = machine.ram().read(root, PAGE as usize);
-    let slot = slot as usize..(slot + ENTRY) as usize;
-    for n in 0..ROOTS {
-        page[slot.clone()].copy_from_slice(&entries[(n % kinds) as usize].to_le_bytes());
-        machine.ram().write(code_page(FIRST + n), &page);
-    }
-
-    let run = |vcpu: &mut Vcpu, n: u64| {
-        let regs = kvm_regs {
-            rsi: code_page(FIRST + n),
-            rbx: code[0],
-            ..regs_for(&machine)
-        };
-        let run = vcpu.exec(regs, |a| {
-            a.mov(asm::cr3, asm::rsi)?;
-            a.jmp(asm::rbx)
-        });
-        run?.done()
-    };
-    let start = mark(&vcpu)?;
-    for round in 0..ROUNDS {
-        for n in 0..ROOTS {
-            let want = stored(&machine, n % kinds);
-            expect_eq!(run(&mut vcpu, n)?, want, "root {n}, round {round}");
-        }
-    }
-    let fast = delta(&start, &vcpu)?.ext("fast")?.unwrap_or(0);
-    if kinds != 1 {
-        // Those that have come first keep their places.
-        ensure!(fast >= ROOTS / 4, "fast {fast}");
-        return Ok(());
-    }
-    // Under shadow paging, some roots have no MMIO SPTE at first.
-    let others = if Modes::detect()?.tdp { 0 } else { ROOTS / 8 };
-    ensure!(fast + others >= ROUNDS * ROOTS, "fast {fast}");
-
-    // A table that all have changes, and then the root's entry of some.
-    machine.tables().map(code[0], code_page(1), SUPERVISOR);
-    for n in 0..ROOTS {
-        expect_eq!(run(&mut vcpu, n)?, stored(&machine, 1), "root {n}");
-    }
-    machine.tables().map(code[1], code_page(0), SUPERVISOR);
-    for n in (1..ROOTS).step_by(2) {
-        let at = code_page(FIRST + n) + slot.start as u64;
-        machine.ram().write_u64(at, entries[1]);
-    }
-    for n in 0..ROOTS {
-        expect_eq!(
-            run(&mut vcpu, n)?,
-            stored(&machine, (n + 1) % 2),
-            "root {n}"
-        );
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod irqs_off;
 mod pending;
 mod program;
 mod read_only;
+mod roots;
 mod silicon;
 mod smm;
 mod split;
@@ -40,6 +41,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         flush::TESTS,
         irqs_off::TESTS,
         read_only::TESTS,
+        roots::TESTS,
     ]
     .into_iter()
     .flatten()
