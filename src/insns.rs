@@ -122,7 +122,7 @@ impl CodePage {
     }
 
     /// The same, to be found from other address spaces.
-    pub(crate) const fn for_others(&self) -> Self {
+    const fn for_others(&self) -> Self {
         Self {
             hold: Hold::none(),
             ..Self::new(self.page, self.context, self.code)
@@ -136,7 +136,7 @@ impl CodePage {
     }
 
     /// Whether it is that page in any address space.
-    pub(crate) fn is_elsewhere(&self, page: CodeAddress, context: &Context) -> bool {
+    fn is_elsewhere(&self, page: CodeAddress, context: &Context) -> bool {
         let root = self.context.root;
         self.is(page, &Context { root, ..*context })
     }
@@ -208,8 +208,10 @@ pub(crate) struct FetchCache {
     insns: [KnownInsn; ENTRIES],
     /// Pages of code, each in its place.
     pub(crate) pages: [CodePage; code_page::PLACES],
-    /// Those that were walked to last, whatever the root was.
-    pub(crate) walked: [CodePage; code_page::WALKED],
+    /// Those that were walked to last, each once, whatever the root was.
+    walked: [CodePage; code_page::WALKED],
+    /// Which of them is the oldest.
+    oldest: usize,
     /// Instructions that are refused.
     pub(crate) refused: Refused,
 }
@@ -221,6 +223,7 @@ impl FetchCache {
             insns <- init_array_from_fn(|_| KnownInsn::empty()),
             pages <- init_array_from_fn(|_| CodePage::empty()),
             walked <- init_array_from_fn(|_| CodePage::empty()),
+            oldest: 0,
             refused <- init_zeroed(),
         })
     }
@@ -262,6 +265,37 @@ impl FetchCache {
         }
         self.insns.swap(index, other);
         &mut self.insns[index]
+    }
+
+    /// The page of the code at `place`, if it was walked to in whatever address space.
+    pub(crate) fn walked(&self, place: CodeAddress, context: &Context) -> Option<&CodePage> {
+        let page = place.page();
+        self.walked
+            .iter()
+            .find(|walked| walked.is_elsewhere(page, context))
+    }
+
+    /// Remembers a page that was walked to, for this address space and for others.
+    pub(crate) fn insert(&mut self, page: CodePage) {
+        let known = self
+            .walked
+            .iter()
+            .position(|there| there.is_elsewhere(page.page, &page.context));
+        let index = known.unwrap_or(self.oldest);
+        if known.is_none() {
+            self.oldest = (index + 1) % code_page::WALKED;
+        }
+        self.walked[index] = page.for_others();
+        let place = code_page::place(page.page, page.context.root);
+        self.pages[place] = page;
+    }
+
+    /// The same for a page that was found without a walk. It takes the place of another, but not what
+    /// those who wait for that have waited.
+    pub(crate) fn insert_found(&mut self, page: CodePage) {
+        let there = &mut self.pages[code_page::place(page.page, page.context.root)];
+        let hold = there.hold.as_firm();
+        *there = CodePage { hold, ..page };
     }
 
     /// The page of the code at `place`, if it is known in this context.

@@ -69,6 +69,8 @@ pub(crate) struct Code {
     /// From the root down. Levels that there are not repeat the root's; without paging the first
     /// word of the page stands for all.
     ptes: [Pte; MAX_LEVELS],
+    /// How many levels there are.
+    levels: usize,
 }
 
 impl Code {
@@ -76,6 +78,7 @@ impl Code {
     pub(crate) const NONE: Self = Self {
         code: UserPtr(ptr::null()),
         ptes: [Pte::NONE; MAX_LEVELS],
+        levels: 0,
     };
 
     /// The page at `code`, which `ptes` from the root down say. `None` if it cannot be read.
@@ -84,24 +87,20 @@ impl Code {
         Some(Self {
             code,
             ptes: ptes.map(|pte| pte.unwrap_or(root)),
+            levels: ptes.iter().flatten().count(),
         })
     }
 
     /// The same page by way of another root, whose entry for it is `root`. `None` if that says something
     /// else.
     pub(crate) fn by_root(&self, root: Pte) -> Option<Self> {
-        let old = self.ptes[0].0;
-        (old.pte == root.value()).then(|| Self {
-            code: self.code,
-            // Also where it is repeated.
-            ptes: self.ptes.map(|pte| {
-                if ptr::eq(pte.0.ptep, old.ptep) {
-                    root
-                } else {
-                    pte
-                }
-            }),
-        })
+        if self.ptes[0].value() != root.value() {
+            return None;
+        }
+        let mut ptes = self.ptes;
+        ptes[0] = root;
+        ptes[self.levels..].fill(root);
+        Some(Self { ptes, ..*self })
     }
 
     #[inline(always)]

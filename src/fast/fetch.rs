@@ -151,12 +151,14 @@ fn read(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Read {
         if let Some(bytes) = page.read(place) {
             return Read::Bytes(bytes);
         }
+    // Otherwise `find_page()` has asked.
+    } else if vcpu.fetch_cache().find(place).is_none() {
+        if let Some(bytes) = read_elsewhere(vcpu, place, context) {
+            return Read::Bytes(bytes);
+        }
     }
 
     let index = code_page::place(place.page(), context.root);
-    if let Some(bytes) = read_elsewhere(vcpu, place, context) {
-        return Read::Bytes(bytes);
-    }
     let there = &vcpu.fetch_cache().pages[index];
     // What is of the past needs no place.
     let in_use =
@@ -168,9 +170,7 @@ fn read(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Read {
         return Read::Nothing;
     };
     let bytes = page.read(place);
-    let cache = vcpu.fetch_cache_mut();
-    cache.walked[code_page::place_elsewhere(place.page())] = page.for_others();
-    cache.pages[index] = page;
+    vcpu.fetch_cache_mut().insert(page);
     // What is just being changed may be there next time.
     bytes.map_or(Read::NotNow, Read::Bytes)
 }
@@ -187,28 +187,32 @@ pub(crate) fn find_page(
 ) -> bool {
     let place = place(vcpu, mode);
     // What the processor tells needs no page.
-    assist.words(1).is_none()
-        && vcpu.fetch_cache().find(place).is_some()
-        && read_elsewhere(vcpu, place, context(vcpu, mode, place, generation)).is_some()
+    if assist.words(1).is_some() || vcpu.fetch_cache().find(place).is_none() {
+        return false;
+    }
+    let context = context(vcpu, mode, place, generation);
+    // If it is known, it is the instruction that has changed.
+    vcpu.fetch_cache().page(place, &context).is_none()
+        && read_elsewhere(vcpu, place, context).is_some()
 }
 
-/// Reads the code at `place` if its page was walked to in another address space and the entry of this
-/// one's root is the same: processes share the tables of their kernel.
+/// Reads the code at `place` if its page was walked to by way of another root, and the entry of this one
+/// is the same: processes share the tables of their kernel.
 fn read_elsewhere(vcpu: &mut Vcpu<'_>, place: CodeAddress, context: Context) -> Option<[u64; 2]> {
-    let walked = &vcpu.fetch_cache().walked[code_page::place_elsewhere(place.page())];
-    if !walked.is_elsewhere(place.page(), &context) || !walked.hold.gives_way() {
+    let walked = vcpu.fetch_cache().walked(place, &context)?;
+    if !walked.hold.gives_way() {
         return None;
     }
-    let found = first_read(context.root, tables(&context), place.gva())
-        .and_then(|gpa| Pte::read(vcpu.user_pointer(gpa)?))
-        .and_then(|root| walked.by_root(context, root))
+    let entry = first_read(context.root, tables(&context), place.gva())?;
+    let root = Pte::read(vcpu.user_pointer(entry)?)?;
+    let found = walked
+        .by_root(context, root)
         .and_then(|page| page.read(place).map(|bytes| (page, bytes)));
     let Some((page, bytes)) = found else {
-        walked.hold.renew(code_page::FIRM);
+        walked.hold.renew(code_page::FOREIGN);
         return None;
     };
-    let index = code_page::place(place.page(), context.root);
-    vcpu.fetch_cache_mut().pages[index] = page;
+    vcpu.fetch_cache_mut().insert_found(page);
     Some(bytes)
 }
 

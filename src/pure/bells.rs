@@ -140,7 +140,7 @@ impl<E: Copy> Bells<E> {
             && first.size == write.size
             && first.value != write.value;
         // The first at an address is where one looks for any of them. What has no length is on a bus of
-        // its own, and out of the way of those that have.
+        // its own, and mostly out of the way of those that have.
         let place = if is_taken && mask != 0 || write.size == 0 {
             place(write.gpa, number(write))
         } else {

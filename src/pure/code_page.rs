@@ -46,14 +46,11 @@ pub const fn place(page: CodeAddress, root: u64) -> usize {
 /// among as many accesses that go to the emulator instead is less than a hundredth of their cost.
 pub const FIRM: u8 = 64;
 
-/// Places for pages in whatever address space they are, a power of two: a kernel's drivers.
-pub const WALKED: usize = 1 << WALKED_BITS;
-const WALKED_BITS: u32 = 3;
+/// Pages that are remembered in whatever address space they are: a kernel's drivers.
+pub const WALKED: usize = 8;
 
-/// The place of a page among those.
-pub const fn place_elsewhere(page: CodeAddress) -> usize {
-    spread(page.key() >> PAGE_SHIFT, WALKED_BITS)
-}
+/// How often one of those is asked for in vain, once it has been found to be another one elsewhere.
+pub const FOREIGN: u8 = 8;
 
 #[cfg(test)]
 mod tests {

@@ -47,6 +47,11 @@ impl Tables {
         self.level_bits == 10
     }
 
+    /// Whether the root is an entry of PAE's first level.
+    const fn has_pae_root(self) -> bool {
+        self.levels == 2 && self.level_bits == 9
+    }
+
     /// Where the first table is. CR3 has 32 bits for entries of 4 bytes.
     const fn first(self, root: u64) -> u64 {
         if self.has_short_entries() {
@@ -99,7 +104,11 @@ const fn word_of(entry: Gpa) -> Gpa {
 /// ```
 pub fn first_read(root: u64, tables: Tables, gva: Gva) -> Option<Gpa> {
     let levels = tables.levels;
-    (levels != 0).then(|| word_of(tables.place(tables.first(root), levels, gva).0))
+    // An entry of PAE's first level is a root only if it is present.
+    if levels == 0 || tables.has_pae_root() && root & PRESENT == 0 {
+        return None;
+    }
+    Some(word_of(tables.place(tables.first(root), levels, gva).0))
 }
 
 /// Walks the page tables at `root` down to the page of `gva` and returns where it is.
@@ -194,6 +203,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn first_read_is_what_a_walk_reads_first() {
+        for levels in [0, 2, 3, 4, 5] {
+            for gva in [0x1000, 0xc123_4567, 0xffff_8888_7777_6666] {
+                let gva = Gva(if levels < 4 { gva as u32 as u64 } else { gva });
+                let tables = Tables::new(levels, true);
+                let mut seen = None;
+                walk(0x10_0019, tables, gva, |gpa| {
+                    seen.get_or_insert(gpa);
+                    None
+                });
+                assert_eq!(first_read(0x10_0019, tables, gva), seen, "{levels} levels");
+            }
+        }
+        let pae = Tables::new(3, true);
+        assert_eq!(first_read(0x10_0000, pae, Gva(0x1000)), None, "not present");
     }
 
     #[test]

@@ -29,6 +29,11 @@ impl Hold {
         Self(Cell::new(times))
     }
 
+    /// One that holds as long as this one still does.
+    pub fn as_firm(&self) -> Self {
+        Self(Cell::new(self.0.get()))
+    }
+
     /// Holds against so many once more, from now on.
     pub fn renew(&self, times: u8) {
         self.0.set(times);
@@ -53,6 +58,12 @@ mod tests {
         let tries = (1..1000).find(|_| hold.gives_way());
         assert_eq!(tries, Some(65));
         assert!(hold.gives_way(), "from then on");
+
+        hold.renew(2);
+        assert!(!hold.gives_way());
+        let other = hold.as_firm();
+        assert!(!other.gives_way() && other.gives_way());
+        assert!(!hold.gives_way(), "on its own");
         assert!(Hold::none().gives_way());
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 
+use super::program::code_page;
 use super::ways::Switch;
 use crate::guest::{
     Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Region, Registers, Request, SlotKind, Vcpu,
@@ -22,6 +23,7 @@ const FORGOTTEN: &str = "src/pure/bells.rs: \
 crate::test_table! {
     fast_irqs_off_rings: ANSWERED => rings(),
     fast_irqs_off_queues: ANSWERED => queues(),
+    fast_irqs_off_address_spaces: ANSWERED => address_spaces(),
     fast_irqs_off_registers: ANSWERED => registers(),
     fast_irqs_off_switched_off: ANSWERED => switched_off(),
     fast_irqs_off_memory_in_place: FORGOTTEN => memory_in_place(),
@@ -127,6 +129,27 @@ fn queues() -> Result<()> {
     for (queue, bell) in bells.iter().enumerate() {
         expect_eq!(bell.rings()?, rounds + 10, "queue {queue}");
     }
+    Ok(())
+}
+
+/// A driver that many processes call: each has a root of its own, with the same tables below.
+fn address_spaces() -> Result<()> {
+    const ROOTS: u64 = 96;
+    const FIRST: u64 = 8;
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
+    answered(&machine, &mut vcpu, &bell, 1, 5)?;
+    let root = machine.ram().read(machine.root(), PAGE as usize);
+    let start = Mark::here(&[vcpu.fd()])?;
+    for n in 0..ROOTS {
+        machine.ram().write(code_page(FIRST + n), &root);
+        vcpu.change_sregs(|sregs| sregs.cr3 = code_page(FIRST + n))?;
+        expect_eq!(vcpu.write(machine.gva(1), 4, 5)?, [], "root {n}");
+    }
+    let delta = start.delta(&[vcpu.fd()])?;
+    delta.expect_ext("fast_irqsoff", ROOTS)?;
+    expect_eq!(bell.rings()?, ROOTS);
     Ok(())
 }
 
