@@ -32,12 +32,13 @@ pub(crate) fn handle_ept_misconfig(vcpu: &mut Vcpu<'_>, gpa: Gpa, mode: Mode) ->
         can_skip: true,
     };
 
-    if fast::takes_context(vcpu, mode) {
-        return handle_mmio_fault(vcpu, &fault());
-    }
-    match signal_untaken(vcpu, gpa) {
+    let reason = match fast::takes_context(vcpu, mode) {
+        Ok(()) => return handle_mmio_fault(vcpu, &fault()),
+        Err(reason) => reason,
+    };
+    match signal_untaken(vcpu, gpa, reason) {
         Some(exit) => exit,
-        None => handle_untaken(vcpu, &fault()),
+        None => handle_untaken(vcpu, &fault(), reason),
     }
 }
 
@@ -68,15 +69,16 @@ pub(crate) fn npf_interception(
         can_skip,
     };
 
-    if fast::takes_context(vcpu, mode) {
-        return handle_mmio_fault(vcpu, &fault());
-    }
+    let reason = match fast::takes_context(vcpu, mode) {
+        Ok(()) => return handle_mmio_fault(vcpu, &fault()),
+        Err(reason) => reason,
+    };
     if can_skip {
-        if let Some(exit) = signal_untaken(vcpu, gpa) {
+        if let Some(exit) = signal_untaken(vcpu, gpa, reason) {
             return exit;
         }
     }
-    handle_untaken(vcpu, &fault())
+    handle_untaken(vcpu, &fault(), reason)
 }
 
 /// Handles a page fault with a reserved bit under shadow paging, `kvm_handle_page_fault()`. The
@@ -102,16 +104,15 @@ pub(crate) fn shadow_page_fault(
         can_skip: false,
     };
 
-    let is_taken = fast::takes_context(vcpu, mode);
+    let taken = fast::takes_context(vcpu, mode);
     // 64-bit code has paging.
-    if is_taken && !mode.is_flat() {
+    if taken.is_ok() && !mode.is_flat() {
         return handle_mmio_fault(vcpu, &fault(FaultAddress::Virtual(gva)));
     }
     let fault = fault(FaultAddress::new(gva.0, vcpu.paging_is_off()));
-    if is_taken {
-        handle_mmio_fault(vcpu, &fault)
-    } else {
-        handle_untaken(vcpu, &fault)
+    match taken {
+        Ok(()) => handle_mmio_fault(vcpu, &fault),
+        Err(reason) => handle_untaken(vcpu, &fault, reason),
     }
 }
 
@@ -157,21 +158,22 @@ pub(crate) fn write_fault(
 }
 
 /// Signals the zero-length ioeventfd at `gpa` and skips the instruction, if there is one: KVM's shortcut,
-/// for a context that the fast path does not take.
+/// for a context that the fast path does not take. An instruction that it has refused is not for that.
 #[inline(always)]
-fn signal_untaken(vcpu: &mut Vcpu<'_>, gpa: Gpa) -> Option<Exit> {
-    let is_signalled = vcpu.signal_wildcard(gpa);
+fn signal_untaken(vcpu: &mut Vcpu<'_>, gpa: Gpa, reason: Event) -> Option<Exit> {
+    let is_signalled = matches!(reason, Event::RefusedContext) && vcpu.signal_wildcard(gpa);
     if is_signalled {
         vcpu.stats().count(Event::Wildcard);
     }
     is_signalled.then(|| skip(vcpu, gpa))
 }
 
-/// Handles a fault in a context that the fast path does not take.
+/// Handles a fault in a context that the fast path does not take, or of an instruction that it was known
+/// to refuse.
 #[inline(always)]
-fn handle_untaken(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>) -> Exit {
+fn handle_untaken(vcpu: &mut Vcpu<'_>, fault: &MmioFault<'_>, reason: Event) -> Exit {
     let now = vcpu.memslots_generation();
-    handle_refused(vcpu, fault, Event::RefusedContext, now)
+    handle_refused(vcpu, fault, reason, now)
 }
 
 /// Handles a fault that is MMIO unless an entry is stale or gone, in a context that the fast path

@@ -91,6 +91,12 @@ pub(crate) fn known_plan<'a>(
     }
 }
 
+/// Why the instruction at RIP was refused a short time ago, if it was. `mode` says which code it is.
+pub(super) fn was_refused(vcpu: &Vcpu<'_>, mode: Mode) -> Option<Event> {
+    let place = place(vcpu, mode);
+    vcpu.fetch_cache().refused.find(place.key()).map(event)
+}
+
 fn event(reason: Reason) -> Event {
     match reason {
         Reason::Insn => Event::RefusedInsn,

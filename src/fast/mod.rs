@@ -12,7 +12,7 @@ pub(crate) mod fetch;
 use crate::{
     access::{FaultAddress, MmioFault},
     addr::{Gpa, Gva, PAGE_MASK, PAGE_SHIFT},
-    fast::fetch::{fetch, known_plan},
+    fast::fetch::{fetch, known_plan, was_refused},
     fault::known_page,
     generation::MemslotGeneration,
     iodev::Write,
@@ -41,15 +41,33 @@ enum Action {
 }
 
 /// Whether the vCPU runs code whose accesses may be for the fast path: plain code of L1.
+///
+/// # Errors
+///
+/// Why not: [`Event::RefusedContext`], or why the instruction was refused a short time ago.
 #[inline(always)]
-pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> bool {
-    vcpu.runs_plain_code(mode) || mode.is_flat() && takes_flat_code(vcpu, mode)
+pub(crate) fn takes_context(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
+    if vcpu.runs_plain_code(mode) {
+        return Ok(());
+    }
+    if mode.is_flat() {
+        return takes_flat_code(vcpu, mode);
+    }
+    Err(Event::RefusedContext)
 }
 
+/// The same of 32-bit code. It has been asked about segments by now: what is refused anyway is to pay for
+/// nothing more.
 #[cold]
 #[inline(never)]
-fn takes_flat_code(vcpu: &Vcpu<'_>, mode: Mode) -> bool {
-    vcpu.runs_plain_flat_code(mode)
+fn takes_flat_code(vcpu: &Vcpu<'_>, mode: Mode) -> Result<(), Event> {
+    if let Some(reason) = was_refused(vcpu, mode) {
+        return Err(reason);
+    }
+    if !vcpu.runs_plain_flat_code(mode) {
+        return Err(Event::RefusedContext);
+    }
+    Ok(())
 }
 
 /// Completes the access of a fault whose page is known to be MMIO, after a look at the instruction
@@ -93,9 +111,7 @@ pub(crate) fn fetch_and_prepare(
     page: impl FnOnce(&Vcpu<'_>, MemslotGeneration) -> Option<MmioInfo>,
 ) -> Result<Operation, Event> {
     let mode = fault.mode;
-    if !takes_context(vcpu, mode) {
-        return Err(Event::RefusedContext);
-    }
+    takes_context(vcpu, mode)?;
     let plan = match known_plan(vcpu, mode, fault.insn, vcpu.memslots_generation()) {
         Err(None) => {
             fetch(vcpu, mode, fault.insn)?;
@@ -175,9 +191,8 @@ pub(crate) fn retry_write(
     };
     let page = *known_page(vcpu, fault.addr, vcpu.memslots_generation())?;
     learn_write_access(vcpu, gva, page, fault.mode);
-    let operation = takes_context(vcpu, fault.mode)
-        .then(|| prepare(vcpu, fault, vcpu.memslots_generation()).ok())
-        .flatten()?;
+    takes_context(vcpu, fault.mode).ok()?;
+    let operation = prepare(vcpu, fault, vcpu.memslots_generation()).ok()?;
     Some(carry_out(vcpu, operation, known))
 }
 
