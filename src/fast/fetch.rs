@@ -192,8 +192,11 @@ pub(crate) fn find_page(
     generation: MemslotGeneration,
 ) -> bool {
     let place = place(vcpu, mode);
+    let Some(insn) = vcpu.fetch_cache().find(place) else {
+        return false;
+    };
     // What the processor tells needs no page.
-    if assist.words(1).is_some() || vcpu.fetch_cache().find(place).is_none() {
+    if assist.words(insn.length()).is_some() {
         return false;
     }
     let context = context(vcpu, mode, place, generation);
