@@ -101,22 +101,27 @@ fn many_roots(kinds: u64) -> Result<()> {
     let others = if Modes::detect()?.tdp { 0 } else { ROOTS / 8 };
     ensure!(fast + others >= ROUNDS * ROOTS, "fast {fast}");
 
-    // A table that all have changes, and then the root's entry of some, of the first one, too.
-    machine.tables().map(code[0], code_page(1), SUPERVISOR);
-    for n in 0..ROOTS {
-        expect_eq!(run(&mut vcpu, n)?, stored(&machine, 1), "root {n}");
-    }
-    machine.tables().map(code[1], code_page(0), SUPERVISOR);
-    for first in [1, 0] {
+    // The root's entry changes, of every other one and then of the first as well, and so do the tables
+    // below.
+    let change_roots = |first: u64| {
         for n in (first..ROOTS).step_by(2) {
             let at = code_page(FIRST + n) + slot.start as u64;
             machine.ram().write_u64(at, entries[1]);
         }
+    };
+    let mut expect = |even: u64, odd: u64| {
         for n in 0..ROOTS {
-            let is_changed = first == 0 || n % 2 == 1;
-            let want = stored(&machine, (!is_changed).into());
+            let want = stored(&machine, if n % 2 == 0 { even } else { odd });
             expect_eq!(run(&mut vcpu, n)?, want, "root {n}");
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    change_roots(1);
+    expect(0, 1)?;
+    machine.tables().map(code[0], code_page(1), SUPERVISOR);
+    expect(1, 1)?;
+    machine.tables().map(code[1], code_page(0), SUPERVISOR);
+    expect(1, 0)?;
+    change_roots(0);
+    expect(0, 0)
 }
