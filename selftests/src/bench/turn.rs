@@ -52,14 +52,10 @@ impl Places {
     }
 }
 
-/// Another root with the tables below the first one.
 fn new_root(machine: &Machine, place: u64) -> u64 {
     assert!(place < MOST_ROOTS, "no room for root {place}");
     let root = ROOTS + place * PAGE;
-    for at in (0..PAGE).step_by(8) {
-        let entry = machine.ram().read_u64(machine.root() + at);
-        machine.ram().write_u64(root + at, entry);
-    }
+    machine.copy_root(root);
     root
 }
 

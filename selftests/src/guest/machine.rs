@@ -228,9 +228,10 @@ impl Machine {
         tables
     }
 
-    /// The root that vCPUs begin with.
-    pub fn root(&self) -> u64 {
-        self.tables.root()
+    /// Makes the page at `at` another root, with the tables below the one that vCPUs begin with.
+    pub fn copy_root(&self, at: u64) {
+        let root = self.ram.read(self.tables.root(), PAGE as usize);
+        self.ram.write(at, &root);
     }
 
     pub fn add_vcpu(&mut self) -> Result<Vcpu> {

@@ -140,11 +140,11 @@ fn address_spaces() -> Result<()> {
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
     answered(&machine, &mut vcpu, &bell, 1, 5)?;
-    let root = machine.ram().read(machine.root(), PAGE as usize);
     let start = Mark::here(&[vcpu.fd()])?;
     for n in 0..ROOTS {
-        machine.ram().write(code_page(FIRST + n), &root);
-        vcpu.change_sregs(|sregs| sregs.cr3 = code_page(FIRST + n))?;
+        let root = code_page(FIRST + n);
+        machine.copy_root(root);
+        vcpu.change_sregs(|sregs| sregs.cr3 = root)?;
         expect_eq!(vcpu.write(machine.gva(1), 4, 5)?, [], "root {n}");
     }
     let delta = start.delta(&[vcpu.fd()])?;

@@ -9,8 +9,8 @@ use super::code::{ROUNDS, STALE, stored, two_pages, warm};
 use super::program::{CODE, code_page, delta, mark, regs_for};
 use super::ways::Switch;
 use crate::expect_eq;
+use crate::guest::Vcpu;
 use crate::guest::paging::SUPERVISOR;
-use crate::guest::{PAGE, Vcpu};
 use crate::host::Modes;
 
 crate::test_table! {
@@ -53,7 +53,6 @@ fn cr3() -> Result<()> {
 fn many_roots(kinds: u64) -> Result<()> {
     const ROOTS: u64 = 96;
     const FIRST: u64 = 8;
-    const ENTRY: u64 = 8;
     let _switch = Switch::on()?;
     let (machine, mut vcpu) = warm()?;
     two_pages(&machine);
@@ -63,13 +62,14 @@ fn many_roots(kinds: u64) -> Result<()> {
         machine.tables().map(code, code_page(n), SUPERVISOR);
     }
     let entries = code.map(|code| machine.tables().root_entry(code));
-    let root = machine.tables().root();
-    let slot = machine.tables().entries(code[0])[0] - root;
-    let mut page = machine.ram().read(root, PAGE as usize);
-    let slot = slot as usize..(slot + ENTRY) as usize;
+    let slot = machine.tables().entries(code[0])[0] - machine.tables().root();
+    let set_entry = |n: u64, kind: u64| {
+        let at = code_page(FIRST + n) + slot;
+        machine.ram().write_u64(at, entries[kind as usize]);
+    };
     for n in 0..ROOTS {
-        page[slot.clone()].copy_from_slice(&entries[(n % kinds) as usize].to_le_bytes());
-        machine.ram().write(code_page(FIRST + n), &page);
+        machine.copy_root(code_page(FIRST + n));
+        set_entry(n, n % kinds);
     }
 
     let run = |vcpu: &mut Vcpu, n: u64| {
@@ -105,8 +105,7 @@ fn many_roots(kinds: u64) -> Result<()> {
     // below.
     let change_roots = |first: u64| {
         for n in (first..ROOTS).step_by(2) {
-            let at = code_page(FIRST + n) + slot.start as u64;
-            machine.ram().write_u64(at, entries[1]);
+            set_entry(n, 1);
         }
     };
     let mut expect = |even: u64, odd: u64| {
