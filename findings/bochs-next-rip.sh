@@ -16,24 +16,7 @@
 debian binutils=2.44-3 bochs=3.0+dfsg-1 bochs-term=3.0+dfsg-1 seabios=1.16.3-2
 
 # A boot sector. It runs a guest with nested paging to a fault, and from behind the MOV to its end.
-cat >guest.s <<'END'
-	.code16
-	.globl	_start
-_start:	cli
-	xor	%ax, %ax
-	mov	%ax, %ds
-	lgdtl	gdt_at
-	mov	%cr0, %eax
-	or	$1, %al
-	mov	%eax, %cr0
-	ljmpl	$8, $flat
-
-	.code32
-flat:	mov	$24, %eax
-	mov	%eax, %ds
-	mov	%eax, %es
-	mov	%eax, %ss
-	mov	$0x7000, %esp
+boot_sector 20160 <<'END'
 	mov	$0x10000, %edi			# Page tables at 10000 to 12000, the VMCB at 13000, and
 	xor	%eax, %eax			# 14000 for the host's state.
 	mov	$0x1400, %ecx
@@ -119,16 +102,7 @@ fault:	mov	0x200000, %eax
 call:	vmmcall
 
 end:	.ascii	"Shutdown"
-	.balign	8
-gdt:	.quad	0, 0x00cf9a000000ffff, 0x00af9a000000ffff, 0x00cf92000000ffff
-gdt_at:	.word	31
-	.long	gdt
-	.org	510
-	.word	0xaa55
-	.org	20160 * 512
 END
-run as guest.s -o guest.o
-run ld -Ttext 0x7c00 --oformat binary guest.o -o guest
 
 cat >bochsrc <<'END'
 cpu: model=ryzen, ips=10000000

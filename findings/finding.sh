@@ -35,3 +35,48 @@ run() { # PROGRAM [ARGUMENT]...
 	program=$1; shift
 	timeout 120 root/usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries" "root/usr/bin/$program" "$@"
 }
+
+# Assembles a disk, "guest", whose boot sector runs the program on standard input: 32-bit code to begin
+# with. The selectors are 8 for such code, 16 for 64-bit code, and 24 for data.
+boot_sector() { # SECTORS
+	{
+		cat <<'END'
+	.code16
+	.globl	_start
+_start:	cli
+	xor	%ax, %ax
+	mov	%ax, %ds
+	lgdtl	gdt_at
+	mov	%cr0, %eax
+	or	$1, %al
+	mov	%eax, %cr0
+	ljmpl	$8, $flat
+
+	.code32
+flat:	mov	$24, %eax
+	mov	%eax, %ds
+	mov	%eax, %es
+	mov	%eax, %ss
+	mov	$0x7000, %esp
+END
+		cat
+		cat <<'END'
+	.balign	8
+gdt:	.quad	0, 0x00cf9a000000ffff, 0x00af9a000000ffff, 0x00cf92000000ffff
+gdt_at:	.word	31
+	.long	gdt
+	.org	510
+	.word	0xaa55
+END
+		echo "	.org	$1 * 512"
+	} >guest.s
+	run as guest.s -o guest.o
+	run ld -Ttext 0x7c00 --oformat binary guest.o -o guest
+}
+
+# Boots it in QEMU, till it writes to port f4. What it writes to port e9 is in "found".
+boot_in_qemu() {
+	run qemu-system-x86_64 -accel tcg -cpu max -L root/usr/share/qemu -L root/usr/share/seabios \
+		-nodefaults -display none -debugcon file:found -device isa-debug-exit,iobase=0xf4 \
+		-drive file=guest,format=raw >log 2>&1 || [ -s found ] || untried "$(tail -n1 log)"
+}

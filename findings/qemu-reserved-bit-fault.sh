@@ -18,25 +18,8 @@
 debian binutils=2.44-3 'qemu-system-x86=1:10.0.13+ds-0+deb13u1'
 
 # A boot sector. It prints an error code a fault, and goes on behind the access.
-cat >guest.s <<'END'
-	.code16
-	.globl	_start
-_start:	cli
-	xor	%ax, %ax
-	mov	%ax, %ds
-	lgdtl	gdt_at
-	lidtl	idt_at
-	mov	%cr0, %eax
-	or	$1, %al
-	mov	%eax, %cr0
-	ljmpl	$8, $flat
-
-	.code32
-flat:	mov	$16, %eax
-	mov	%eax, %ds
-	mov	%eax, %es
-	mov	%eax, %ss
-	mov	$0x7000, %esp
+boot_sector 1 <<'END'
+	lidt	idt_at
 	mov	$0x10000, %edi			# Four entries at 10000, 512 at 11000, the IDT at 12000.
 	xor	%eax, %eax
 	mov	$0xc00, %ecx
@@ -70,21 +53,10 @@ fault:	pop	%eax
 	mov	%ebx, (%esp)
 	iret
 
-	.balign	8
-gdt:	.quad	0, 0x00cf9a000000ffff, 0x00cf92000000ffff
-gdt_at:	.word	23
-	.long	gdt
 idt_at:	.word	127
 	.long	0x12000
-	.org	510
-	.word	0xaa55
 END
-run as --32 guest.s -o guest.o
-run ld -m elf_i386 -Ttext 0x7c00 --oformat binary guest.o -o guest
-
-run qemu-system-x86_64 -accel tcg -cpu max -L root/usr/share/qemu -L root/usr/share/seabios \
-	-nodefaults -display none -debugcon file:found -device isa-debug-exit,iobase=0xf4 \
-	-drive file=guest,format=raw >log 2>&1 || [ -s found ] || untried "$(tail -n1 log)"
+boot_in_qemu
 found=$(cat found)
 echo "read-only, absent, reserved bit: $found"
 [ "$found" = 308 ] || changed "QEMU's guest finds $found"

@@ -16,24 +16,7 @@
 debian binutils=2.44-3 'qemu-system-x86=1:10.0.13+ds-0+deb13u1'
 
 # A boot sector. It runs five guests, and prints the exit code of each.
-cat >guest.s <<'END'
-	.code16
-	.globl	_start
-_start:	cli
-	xor	%ax, %ax
-	mov	%ax, %ds
-	lgdtl	gdt_at
-	mov	%cr0, %eax
-	or	$1, %al
-	mov	%eax, %cr0
-	ljmpl	$8, $flat
-
-	.code32
-flat:	mov	$16, %eax
-	mov	%eax, %ds
-	mov	%eax, %es
-	mov	%eax, %ss
-	mov	$0x7000, %esp
+boot_sector 1 <<'END'
 	mov	$0xc0000080, %ecx
 	rdmsr
 	or	$0x1000, %eax			# EFER.SVME
@@ -90,18 +73,8 @@ write3:	mov	%eax, %cr3
 
 	.balign	8
 guests:	.long	read0, read2, read3, read4, write3, 0
-gdt:	.quad	0, 0x00cf9a000000ffff, 0x00cf92000000ffff
-gdt_at:	.word	23
-	.long	gdt
-	.org	510
-	.word	0xaa55
 END
-run as --32 guest.s -o guest.o
-run ld -m elf_i386 -Ttext 0x7c00 --oformat binary guest.o -o guest
-
-run qemu-system-x86_64 -accel tcg -cpu max -L root/usr/share/qemu -L root/usr/share/seabios \
-	-nodefaults -display none -debugcon file:found -device isa-debug-exit,iobase=0xf4 \
-	-drive file=guest,format=raw >log 2>&1 || [ -s found ] || untried "$(tail -n1 log)"
+boot_in_qemu
 found=$(od -An -tx1 found)
 echo "CR0, CR2, CR3, CR4, write to CR3:$found"
 [ "$found" = " 78 78 78 78 13" ] || changed "QEMU's exits are$found"
