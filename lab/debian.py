@@ -10,6 +10,7 @@ import lib
 import root
 
 BACKPORTS = f"{root.SUITE}-backports"
+SUITES = (root.SUITE, BACKPORTS)
 DOWNLOAD = lib.CACHE / "download"
 
 
@@ -25,13 +26,13 @@ def version_of(path):
 
 
 class Lists:
-    """What a mirror has of the suite and its backports, read once for some packages."""
+    """What a mirror has of some suites, read once for some packages."""
 
-    def __init__(self, where):
-        self.mirror = root.mirror()
+    def __init__(self, where, suites):
+        self.mirror, self.suites = root.mirror(), " and ".join(suites)
         (where / "lists").mkdir()
         (where / "sources").write_text("".join(f"deb [signed-by={root.KEYRING}] {self.mirror} {suite} main\n"
-                                               for suite in (root.SUITE, BACKPORTS)))
+                                               for suite in suites))
         options = [f"Dir::Etc::sourcelist={where}/sources", "Dir::Etc::sourceparts=-",
                    f"Dir::State::Lists={where}/lists", f"Dir::Cache={where}", "Dir::Cache::pkgcache=",
                    "APT::Sandbox::User=root", "APT::Get::List-Cleanup=0"]
@@ -39,7 +40,7 @@ class Lists:
         self.options = [part for option in options for part in ("-o", option)]
 
     def update(self):
-        lib.run_logged(f"looking for packages of {root.SUITE} and {BACKPORTS}",
+        lib.run_logged(f"looking for packages of {self.suites}",
                        ["apt-get", *self.options, "update", "--error-on=any"], root.log())
 
     def names(self, prefix):
@@ -59,14 +60,14 @@ class Lists:
             deb.rename(DOWNLOAD / deb.name)
 
 
-def fetch(packages, advice):
+def fetch(packages, advice, suites=SUITES):
     """The files of packages, given by name and version (or None: the newest). `advice` is
     what to do if the mirror does not have one any more."""
     missing = [(name, version) for name, version in packages.items() if not kept(name, version)]
     if missing:
         lib.need_space(DOWNLOAD, 1)
         with tempfile.TemporaryDirectory(dir=DOWNLOAD) as name:
-            lists = Lists(pathlib.Path(name))
+            lists = Lists(pathlib.Path(name), suites)
             lists.update()
             for name, version in missing:
                 check(lists, name, version, advice)
@@ -81,7 +82,7 @@ def check(lists, name, version, advice):
         return
     kind = re.match(r"[a-z-]+", name)[0]
     others = [name] if name in there else sorted(lists.names(kind))
-    lib.die(f"{name}{f'={version}' if version else ''} is gone from {root.SUITE} and {BACKPORTS} of {lists.mirror}, "
+    lib.die(f"{name}{f'={version}' if version else ''} is gone from {lists.suites} of {lists.mirror}, "
             f"which now has {' '.join(others) or 'none'}{' of another version' if name in there else ''}: {advice}, "
             f"or put the package into {DOWNLOAD}")
 

@@ -30,6 +30,11 @@ def locked(kernel):
     return LOCK[kernel]["packages"] if kernel in NAMES else None
 
 
+def suites(kernel):
+    """Those of Debian that have it."""
+    return (LOCK[kernel]["suite"],) if kernel in NAMES and "suite" in LOCK[kernel] else debian.SUITES
+
+
 def folder(kernel):
     return lib.CACHE / "stock" / release(kernel)
 
@@ -37,7 +42,7 @@ def folder(kernel):
 def package(kernel, what, version=None):
     """One of its packages, downloaded."""
     name = f"linux-{what}"
-    return debian.fetch({name: version or locked(kernel)}, "use another kernel, see kernels.lock")[name]
+    return debian.fetch({name: version or locked(kernel)}, "use another kernel, see kernels.lock", suites(kernel))[name]
 
 
 def unpacked(kernel, what):
@@ -52,7 +57,7 @@ def headers(kernel):
 
 
 def is_one_package(kernel):
-    """Debian 13's own kernel has image and modules in one; those of its backports, from 6.19 on, have two."""
+    """Kernels before 6.19 have image and modules in one package."""
     return tuple(map(int, release(kernel).split(".")[:2])) < (6, 19)
 
 
@@ -64,14 +69,17 @@ def image(kernel):
 
 def modules(kernel, names):
     """Modules of its own and what they need, in the order in which they load, by name: contents."""
-    top = unpacked(kernel, "image" if is_one_package(kernel) else "modules") / "usr/lib/modules" / release(kernel)
+    files = unpacked(kernel, "image" if is_one_package(kernel) else "modules")
+    top = next(path for path in (files / "usr/lib/modules", files / "lib/modules") if path.exists()) / release(kernel)
     loaded = {}
 
     def add(name):
         found = next((path for path in top.rglob("*.ko*") if path.name.split(".")[0] in spellings(name)), None)
         if found is None:
             lib.die(f"{release(kernel)} has no module {name}")
-        data = lzma.decompress(found.read_bytes())
+        data = found.read_bytes()
+        if found.suffix == ".xz":
+            data = lzma.decompress(data)
         for needed in re.search(rb"\0depends=([^\0]*)\0", data)[1].decode().split(","):
             if needed and needed not in loaded:
                 add(needed)
