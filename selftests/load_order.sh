@@ -254,6 +254,25 @@ busy() {
 	return $status
 }
 
+# The number that a VM has while it lives.
+vm_number() {
+	hold || return 1
+	sed -n '1s/^vm \([0-9]*\) .*/\1/p' /sys/kernel/debug/$EXT/heat
+	release
+}
+
+# No VM has the number of another, whether the extension was there in between or not.
+numbers_go_on() {
+	kvm_base && expect extension load $EXT heat=1 && expect vendor load $VENDOR || return 1
+	first=$(vm_number)
+	expect "extension removed" unload $EXT && guests && expect "extension again" load $EXT heat=1 ||
+		return 1
+	second=$(vm_number)
+	[ "$first" -gt 0 ] && [ "$second" -gt $((first + 1)) ] && return 0
+	echo "# VM $first, and then VM $second"
+	return 1
+}
+
 twice() {
 	before_vendor && expect_refusal "exists" load $EXT && guests_by_rust
 }
@@ -479,8 +498,8 @@ run() {
 }
 
 ALL="before_vendor before_vendor_shadow after_vendor after_vendor_shadow no_caching_before
-	no_caching_after vendor_reload hot_at_load removed_after_use busy twice kvm_needs_it off_at_load
-	bad_parameters bad_values another_kernel another_vendor another_mask
+	no_caching_after vendor_reload hot_at_load removed_after_use busy numbers_go_on twice kvm_needs_it
+	off_at_load bad_parameters bad_values another_kernel another_vendor another_mask
 	another_mask_set_while_off another_mask_avoided many_rounds no_leak quiet_log"
 
 if [ "$1" = --rounds ]; then

@@ -62,11 +62,11 @@ pub(crate) struct PendingLoad {
 }
 
 impl VcpuState for State {
-    fn new(kvm: usize, vcpu: u32) -> Result<KVBox<Self>> {
+    fn new(vm: u64, vcpu: u32) -> Result<KVBox<Self>> {
         let stats = Arc::init(Stats::init(), GFP_KERNEL_ACCOUNT)?;
         // Without memory C does the work, which is nothing for the kernel to warn of.
         let state = KVBox::new_uninit(GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
-        let id = registry::add(kvm, tgid(), vcpu, stats.clone())?;
+        let id = registry::add(vm, tgid(), vcpu, stats.clone())?;
         // In place: it is too large for a stack. Nothing of it can fail.
         let state = state.write_init(try_init!(Self {
                 stats,

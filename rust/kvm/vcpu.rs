@@ -18,13 +18,13 @@ use kvm_bindings as bindings;
 
 /// What an extension has for each vCPU, `vcpu->arch.mmio_ext`. It is dropped with the vCPU.
 pub(crate) trait VcpuState: Sized + 'static {
-    /// Makes it with the first MMIO access of the vCPU `vcpu`, whose VM is at the address `kvm`, in
-    /// the VM's process.
+    /// Makes it with the first MMIO access of the vCPU `vcpu`, of the VM to which KVM has given the
+    /// number `vm`, in the VM's process.
     ///
     /// # Errors
     ///
     /// KVM's C code does the work then.
-    fn new(kvm: usize, vcpu: u32) -> Result<KVBox<Self>>;
+    fn new(vm: u64, vcpu: u32) -> Result<KVBox<Self>>;
 }
 
 /// A vCPU, held by its own thread within `KVM_RUN` or another ioctl.
@@ -109,9 +109,9 @@ impl<'a, S: VcpuState> Vcpu<'a, S> {
     /// As for [`Vcpu::has_state`], which must not hold.
     #[cold]
     unsafe fn make_state(ptr: *mut bindings::kvm_vcpu) -> Option<()> {
-        // SAFETY: The vCPU is alive, and these do not change.
-        let (kvm, vcpu) = unsafe { ((*ptr).kvm as usize, (*ptr).vcpu_id as u32) };
-        let state = S::new(kvm, vcpu).ok()?;
+        // SAFETY: The vCPU is alive, and so is its VM; these do not change.
+        let (vm, vcpu) = unsafe { ((*(*ptr).kvm).arch.mmio_ext_vm, (*ptr).vcpu_id as u32) };
+        let state = S::new(vm, vcpu).ok()?;
         // SAFETY: The vCPU is alive, and nobody else changes the pointer.
         unsafe { (*ptr).arch.mmio_ext = state.into_foreign() };
         Some(())

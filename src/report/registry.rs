@@ -37,14 +37,12 @@ pub(crate) struct VcpuEntry {
 
 /// A VM of which at least one vCPU has state.
 pub(crate) struct Vm {
-    /// Its number, from 1 up.
+    /// Its number, which KVM has given to no other.
     pub(crate) id: u64,
     /// Its process.
     pub(crate) tgid: u32,
     /// Its vCPUs, those that are gone included.
     pub(crate) vcpus: KVec<VcpuEntry>,
-    /// The address of `struct kvm`, to recognize it. Another VM may get it when this has ended.
-    kvm: usize,
 }
 
 impl Vm {
@@ -57,8 +55,6 @@ impl Vm {
 /// All VMs.
 pub(crate) struct Registry {
     vms: KVec<Vm>,
-    /// How many VMs have been numbered.
-    numbered: u64,
     /// What vCPUs have counted that are gone.
     gone: Snapshot,
     /// Readers that want ended VMs to be kept.
@@ -71,15 +67,14 @@ global_mutex! {
     /// To be initialized before any function of this file is called.
     pub(crate) static REGISTRY: Registry = Registry {
         vms: KVec::new(),
-        numbered: 0,
         gone: Snapshot::ZERO,
         readers: 0,
         lost: 0,
     };
 }
 
-/// Adds a vCPU of the VM that is at `kvm`, and tells how it is named. Sleeps.
-pub(crate) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result<VcpuId> {
+/// Adds a vCPU of the VM with a number, and tells how it is named. Sleeps.
+pub(crate) fn add(vm: u64, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result<VcpuId> {
     let entry = VcpuEntry {
         id: vcpu,
         stats,
@@ -87,7 +82,7 @@ pub(crate) fn add(kvm: usize, tgid: u32, vcpu: u32, stats: Arc<Stats>) -> Result
         gone: false,
     };
     let mut registry = REGISTRY.lock();
-    let vm = registry.vm_at(kvm, tgid)?;
+    let vm = registry.vm(vm, tgid)?;
     vm.vcpus.push(entry, GFP_KERNEL_ACCOUNT)?;
     Ok(VcpuId {
         vm: vm.id,
@@ -117,22 +112,17 @@ pub(crate) fn remove(stats: &Arc<Stats>) {
 }
 
 impl Registry {
-    fn vm_at(&mut self, kvm: usize, tgid: u32) -> Result<&mut Vm> {
-        let found = self
-            .vms
-            .iter()
-            .position(|vm| vm.kvm == kvm && !vm.has_ended());
+    fn vm(&mut self, id: u64, tgid: u32) -> Result<&mut Vm> {
+        let found = self.vms.iter().position(|vm| vm.id == id);
         let index = match found {
             Some(index) => index,
             None => {
                 let vm = Vm {
-                    id: self.numbered + 1,
+                    id,
                     tgid,
                     vcpus: KVec::with_capacity(1, GFP_KERNEL_ACCOUNT)?,
-                    kvm,
                 };
                 self.vms.push(vm, GFP_KERNEL_ACCOUNT)?;
-                self.numbered += 1;
                 self.vms.len() - 1
             }
         };

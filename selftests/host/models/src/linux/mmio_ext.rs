@@ -78,7 +78,7 @@ pub(crate) struct OwnState(Arc<Stats>);
 impl OwnState {
     pub(crate) fn new() -> Result<Self> {
         let stats = Arc::init(Stats::init(), GFP_KERNEL_ACCOUNT)?;
-        registry::add(KVM, 1, 0, stats.clone())?;
+        registry::add(VM, 1, 0, stats.clone())?;
         Ok(Self(stats))
     }
 
@@ -91,8 +91,8 @@ impl OwnState {
     }
 }
 
-/// The address of the one `struct kvm`.
-const KVM: usize = 0x1000;
+/// The number of the one VM.
+const VM: u64 = 1;
 
 #[derive(Clone, Copy)]
 pub(crate) struct PendingLoad {
