@@ -78,6 +78,7 @@ __MODULE_PARM_TYPE(irqsoff, "bool");
 MODULE_PARM_DESC(irqsoff, "Answer doorbells and registers before interrupts are on again (default: Y)");
 
 DEFINE_STATIC_KEY_FALSE(mmio_ext_heat_key);
+DEFINE_STATIC_KEY_FALSE(mmio_ext_instructions_key);
 
 static bool mmio_ext_heat;
 
@@ -129,6 +130,17 @@ void mmio_ext_heat_put(void)
 		mmio_ext_heat_update();
 }
 
+/* For as long as a file is open that has asked for it. */
+void mmio_ext_instructions_get(void)
+{
+	static_branch_inc(&mmio_ext_instructions_key);
+}
+
+void mmio_ext_instructions_put(void)
+{
+	static_branch_dec(&mmio_ext_instructions_key);
+}
+
 static const struct kernel_param_ops mmio_ext_heat_ops = {
 	.flags = KERNEL_PARAM_OPS_FL_NOARG,
 	.set = mmio_ext_heat_set,
@@ -138,6 +150,9 @@ static const struct kernel_param_ops mmio_ext_heat_ops = {
 module_param_cb(heat, &mmio_ext_heat_ops, &mmio_ext_heat, 0644);
 __MODULE_PARM_TYPE(heat, "bool");
 MODULE_PARM_DESC(heat, "Record what each vCPU does to each MMIO page (default: N)");
+
+/* As kvm-mmio's and the packages'. */
+MODULE_VERSION("0.1.0");
 
 /* Implemented in Rust, see rust/exports.rs. */
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(handle_mmio_page_fault_common);
