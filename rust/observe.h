@@ -10,8 +10,11 @@
 
 /* Defined in params.c. */
 DECLARE_STATIC_KEY_FALSE(mmio_ext_heat_key);
+DECLARE_STATIC_KEY_FALSE(mmio_ext_instructions_key);
 void mmio_ext_heat_get(void);
 void mmio_ext_heat_put(void);
+void mmio_ext_instructions_get(void);
+void mmio_ext_instructions_put(void);
 
 /* Names a vCPU as Documentation/interface.rst says. */
 struct mmio_ext_vcpu_id {

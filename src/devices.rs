@@ -176,8 +176,9 @@ impl<'a> Vcpu<'a> {
 
     #[inline(never)]
     fn leave_write_to_userspace(&mut self, write: &Write, next_rip: u64, known: bool) -> Exit {
-        self.exit_for_write(write, next_rip);
+        // Before RIP is that of the next instruction.
         self.see_write(write, Taker::Userspace, known);
+        self.exit_for_write(write, next_rip);
         Exit::USERSPACE
     }
 

@@ -87,10 +87,12 @@ pub(crate) use registration::Registration;
 pub(crate) use trace::{
     access_is_traced,
     heat_is_on,
+    instructions_are_told,
     miss_is_traced,
     mmio_is_traced,
     page_fault_is_traced,
     HeatUser,
+    InstructionUser,
     VcpuId, //
 };
 pub(crate) use user_word::UserWord;

@@ -21,6 +21,7 @@ struct Key {
 #[expect(improper_ctypes, reason = "bindgen's own types")]
 extern "C" {
     static mmio_ext_heat_key: Key;
+    static mmio_ext_instructions_key: Key;
     static __tracepoint_kvm_fast_mmio: tracepoint;
     static __tracepoint_kvm_mmio: tracepoint;
     static __tracepoint_kvm_page_fault: tracepoint;
@@ -64,6 +65,31 @@ impl Drop for HeatUser {
     fn drop(&mut self) {
         // SAFETY: `new()` has called the other one, once.
         unsafe { bindings::mmio_ext_heat_put() };
+    }
+}
+
+/// Whether heat is to be recorded by instruction, as there is an [`InstructionUser`].
+#[inline(always)]
+pub(crate) fn instructions_are_told() -> bool {
+    is_on!(mmio_ext_instructions_key, Key)
+}
+
+/// As long as one exists, heat tells instructions apart.
+pub(crate) struct InstructionUser(());
+
+impl InstructionUser {
+    /// Sleeps.
+    pub(crate) fn new() -> Self {
+        // SAFETY: The function has no preconditions but a context that may sleep.
+        unsafe { bindings::mmio_ext_instructions_get() };
+        Self(())
+    }
+}
+
+impl Drop for InstructionUser {
+    fn drop(&mut self) {
+        // SAFETY: `new()` has called the other one, once.
+        unsafe { bindings::mmio_ext_instructions_put() };
     }
 }
 

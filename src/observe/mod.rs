@@ -45,7 +45,7 @@ impl Rung {
             return Some(Self { since: None });
         }
         // The ordinary path makes a record.
-        vcpu.state().recorder.look(gpa.gfn())?;
+        record::look(vcpu, gpa.gfn())?;
         Some(Self { since: Some(tsc()) })
     }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Recording heat: what a vCPU does to which page, and the time that its accesses take.
+//! Recording heat: what a vCPU does to which page, or with which instruction, and the time that its
+//! accesses take.
 
 use crate::{
     addr::{Gfn, Gpa},
-    kvm::{tsc, LastExit},
+    kvm::{instructions_are_told, tsc, LastExit},
     pure::{
         access_kind::Kind,
-        heat::{Access, Record}, //
+        heat::{Access, Record, Site}, //
     },
     report::{
         recorder,
@@ -27,10 +28,33 @@ pub(crate) fn record_heat_quickly(
     value: u64,
     since: u64,
 ) -> bool {
-    let record = vcpu.state().recorder.look(gpa.gfn());
+    let record = look(vcpu, gpa.gfn());
     record
         .inspect(|record| add_fast(record, since, (kind, size), value))
         .is_some()
+}
+
+/// The record of what is accessed, if it is found at once, or told by instruction.
+#[inline(always)]
+pub(super) fn look<'a>(vcpu: &'a Vcpu<'_>, gfn: Gfn) -> Option<&'a Record> {
+    if instructions_are_told() {
+        return find(vcpu, gfn);
+    }
+    vcpu.state().recorder.look(gfn)
+}
+
+#[cold]
+#[inline(never)]
+fn find<'a>(vcpu: &'a Vcpu<'_>, gfn: Gfn) -> Option<&'a Record> {
+    vcpu.state().recorder.find(site(vcpu, gfn))
+}
+
+/// What is accessed. RIP is that of the instruction until the access is done.
+fn site(vcpu: &Vcpu<'_>, gfn: Gfn) -> Site {
+    Site {
+        gfn,
+        rip: instructions_are_told().then(|| vcpu.rip()),
+    }
 }
 
 /// The same, however long it takes. An access that there is no room for is counted as dropped.
@@ -38,11 +62,12 @@ pub(crate) fn record_heat_quickly(
 #[inline(never)]
 pub(crate) fn record_heat(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
     let exit = vcpu.exit_tsc();
+    let site = site(vcpu, gpa.gfn());
     let state = vcpu.state_mut();
     make_records(state);
-    let done = state.recorder.find_or_take(gpa.gfn(), |record| {
-        add_fast(record, exit, (kind, size), value)
-    });
+    let done = state
+        .recorder
+        .find_or_take(site, |record| add_fast(record, exit, (kind, size), value));
     if done.is_none() {
         state.stats.count_heat_dropped();
     }
@@ -57,6 +82,9 @@ pub(crate) fn record_emulated_quickly(
     kind: Kind,
     size: u32,
 ) -> bool {
+    if instructions_are_told() {
+        return false;
+    }
     let exit = vcpu.last_exit();
     let State {
         stats, recorder, ..
@@ -74,6 +102,7 @@ pub(crate) fn record_emulated_quickly(
 /// The same, however long it takes, as [`record_heat`] does.
 #[inline]
 pub(crate) fn record_emulated(vcpu: &mut Vcpu<'_>, gfn: Gfn, kind: Kind, size: u32) {
+    let site = site(vcpu, gfn);
     let exit = vcpu.last_exit();
     let state = vcpu.state_mut();
     make_records(state);
@@ -82,7 +111,7 @@ pub(crate) fn record_emulated(vcpu: &mut Vcpu<'_>, gfn: Gfn, kind: Kind, size: u
     } = state;
 
     let before = recorder.done;
-    let done = recorder.find_or_take(gfn, |record| {
+    let done = recorder.find_or_take(site, |record| {
         add_emulated(record, &exit, before, (kind, size as u8))
     });
     recorder.done = match done {

@@ -179,6 +179,7 @@ mod tests {
             ("last_outcome", 3, 23),
             ("count", 3, 24),
             ("last_tsc", 3, 88),
+            ("rip", 3, 96),
         ] {
             assert_eq!(offset(name, block), want, "{name}");
         }
@@ -211,7 +212,7 @@ mod tests {
         }
         .to_bytes();
         assert_eq!(&header[..8], b"KVMMMIOX");
-        assert_eq!(u32_at(&header, 8), 2);
+        assert_eq!(u32_at(&header, 8), 3);
         let (start, size, count) = (
             u32_at(&header, 16),
             u32_at(&header, 20),
@@ -250,15 +251,15 @@ mod tests {
             wildcard: 16,
             cycles: 17,
             last_tsc: 18,
+            rip: 19,
         }
         .to_bytes();
         assert_eq!(&block[..8], [3, 0, 0, 0, 104, 0, 0, 0]);
         assert_eq!(u64_at(&block, 8), 0xfee0_0000);
         assert_eq!(u32_at(&block, 16), 3);
         assert_eq!(block[20..24], [4, 255, 2, 1]);
-        for (n, at) in (10..19).zip((24..).step_by(8)) {
+        for (n, at) in (10..20).zip((24..).step_by(8)) {
             assert_eq!(u64_at(&block, at), n);
         }
-        assert_eq!(u64_at(&block, 96), 0);
     }
 }

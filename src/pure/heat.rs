@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Heat: what one vCPU does to which guest page.
+//! Heat: what one vCPU does to which guest page, or what each of its instructions does to it.
 //!
 //! A vCPU has a table of its own and is the only one to write it, so nothing is shared between
 //! vCPUs. Any thread may read it meanwhile.
 
 use super::{
     access_kind::Kind,
+    hash::spread,
     stats_format::{Direction, Outcome, UNKNOWN_WIDTH}, //
 };
 use crate::{
@@ -15,8 +16,8 @@ use crate::{
 };
 use core::ops::Deref;
 
-/// Pages that a vCPU records.
-pub const PAGES: usize = 256;
+/// Pages that a vCPU records, or pairs of a page and an instruction.
+pub const PAGES: usize = 512;
 
 /// Places to look for a page: twice as many as there are pages, so that there is always a free
 /// one near.
@@ -28,6 +29,18 @@ const HASH: u32 = 0x9e37_79b9;
 
 /// A page frame that no guest has.
 const NO_GFN: u64 = u64::MAX;
+
+/// With the number of a page frame, which is less than this: the record is of one instruction.
+const OF_INSTRUCTION: u64 = 1 << 63;
+
+/// What has a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The page.
+    pub gfn: Gfn,
+    /// The address of the instruction, or of all that are not told apart.
+    pub rip: Option<u64>,
+}
 
 /// What is found in a place that no page has taken.
 pub static FREE: Record = Record::unused();
@@ -43,9 +56,11 @@ pub struct Access {
     pub now: u64,
 }
 
-/// What is recorded of a page.
+/// What is recorded of a [`Site`].
 pub struct Record {
+    /// [`OF_INSTRUCTION`] included.
     gfn: Counter,
+    rip: Counter,
     counts: [Counter; Kind::COUNT],
     cycles: Counter,
     last_tsc: Counter,
@@ -59,6 +74,7 @@ impl Record {
     pub const fn unused() -> Self {
         Self {
             gfn: Counter::new(NO_GFN),
+            rip: Counter::new(0),
             counts: [const { Counter::new(0) }; Kind::COUNT],
             cycles: Counter::new(0),
             last_tsc: Counter::new(0),
@@ -68,9 +84,14 @@ impl Record {
         }
     }
 
+    /// Whether it is of a page, whose instructions are not told apart.
     #[inline(always)]
     fn is_of(&self, gfn: Gfn) -> bool {
         self.gfn.get() == gfn.0
+    }
+
+    fn is_at(&self, site: Site) -> bool {
+        (self.gfn.get(), self.rip.get()) == site.key()
     }
 
     /// Counts an access.
@@ -105,8 +126,10 @@ impl Record {
         } else {
             UNKNOWN_WIDTH
         };
+        let gfn = self.gfn.get();
         Page {
-            gfn: Gfn(self.gfn.get()),
+            gfn: Gfn(gfn & !OF_INSTRUCTION),
+            rip: (gfn & OF_INSTRUCTION != 0).then(|| self.rip.get()),
             counts: core::array::from_fn(|kind| self.counts[kind].get()),
             cycles: self.cycles.get(),
             last_tsc: self.last_tsc.get(),
@@ -125,11 +148,13 @@ fn width(value: u64, size: u8) -> u8 {
     (u64::BITS - (value & mask).leading_zeros()) as u8
 }
 
-/// What a vCPU has done to a page.
+/// What a vCPU has done to a page, or one of its instructions.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
     /// The page.
     pub gfn: Gfn,
+    /// The instruction, if they were told apart.
+    pub rip: Option<u64>,
     counts: [u64; Kind::COUNT],
     /// Time spent, in cycles of the TSC.
     pub cycles: u64,
@@ -232,29 +257,62 @@ impl<'a, R: Deref<Target = [Record; PAGES]>> Recorder<'a, R> {
         record.is_of(gfn).then_some(record)
     }
 
-    /// The record of a page, a new one if need be, as long as there is any.
-    pub fn find_or_take(&mut self, gfn: Gfn) -> Option<&'a Record> {
-        let mut at = place(gfn);
+    /// The record of a site, however many places have to be looked at.
+    pub fn find(&self, site: Site) -> Option<&'a Record> {
+        let record = self.places[self.search(site)];
+        record.is_at(site).then_some(record)
+    }
+
+    /// The record of a site, a new one if need be, as long as there is any.
+    pub fn find_or_take(&mut self, site: Site) -> Option<&'a Record> {
+        let at = self.search(site);
+        let record = self.places[at];
+        if record.is_at(site) {
+            return Some(record);
+        }
+        self.take(at, site)
+    }
+
+    /// The place that a site has taken, or else a free one for it.
+    fn search(&self, site: Site) -> usize {
+        let mut at = site.place();
         loop {
             let record = self.places[at];
-            if record.is_of(gfn) {
-                return Some(record);
-            }
-            if record.is_of(Gfn(NO_GFN)) {
-                return self.take(at, gfn);
+            if record.is_at(site) || record.is_of(Gfn(NO_GFN)) {
+                return at;
             }
             at = (at + 1) % PLACES;
         }
     }
 
-    /// Gives the next record to a new page, if there is one.
-    fn take(&mut self, at: usize, gfn: Gfn) -> Option<&'a Record> {
+    /// Gives the next record to a new site, if there is one.
+    fn take(&mut self, at: usize, site: Site) -> Option<&'a Record> {
         let heat = self.heat?;
         let record = heat.records.get(heat.page_count())?;
-        record.gfn.set(gfn.0);
+        let (gfn, rip) = site.key();
+        record.gfn.set(gfn);
+        record.rip.set(rip);
         heat.used.inc();
         self.places[at] = record;
         Some(record)
+    }
+}
+
+impl Site {
+    /// How it stands in its record.
+    fn key(self) -> (u64, u64) {
+        match self.rip {
+            Some(rip) => (self.gfn.0 | OF_INSTRUCTION, rip),
+            None => (self.gfn.0, 0),
+        }
+    }
+
+    /// Where to look for it first.
+    fn place(self) -> usize {
+        match self.rip {
+            Some(rip) => spread(rip.rotate_left(32) ^ self.gfn.0, PLACES.ilog2()),
+            None => place(self.gfn),
+        }
     }
 }
 
@@ -305,10 +363,17 @@ mod tests {
 
     /// Records a write; returns whether there is room for its page.
     fn write<R: Deref<Target = [Record; PAGES]>>(recorder: &mut Recorder<'_, R>, gfn: u64) -> bool {
-        let record = recorder.find_or_take(Gfn(gfn));
+        let record = recorder.find_or_take(of_page(gfn));
         record
             .inspect(|record| record.add(&access(WRITE)))
             .is_some()
+    }
+
+    fn of_page(gfn: u64) -> Site {
+        Site {
+            gfn: Gfn(gfn),
+            rip: None,
+        }
     }
 
     fn only_page(heat: &Owned) -> Page {
@@ -322,7 +387,7 @@ mod tests {
         let mut recorder = recorder(&heat);
         for (number, times) in (0..Kind::COUNT as u8).zip(1..) {
             for _ in 0..times {
-                let record = recorder.find_or_take(Gfn(5)).unwrap();
+                let record = recorder.find_or_take(of_page(5)).unwrap();
                 record.add(&access(Kind(number)));
                 record.add_cycles(7);
             }
@@ -345,7 +410,7 @@ mod tests {
     fn the_last_access_is_remembered() {
         let heat = heat();
         let mut recorder = recorder(&heat);
-        let record = recorder.find_or_take(Gfn(9)).unwrap();
+        let record = recorder.find_or_take(of_page(9)).unwrap();
         for (value, width) in [(0, 0), (1, 1), (0x80, 8), (u64::MAX, 64)] {
             record.add(&Access {
                 size: 8,
@@ -417,25 +482,68 @@ mod tests {
         }
     }
 
+    /// Nor is the page itself one of them, nor an instruction at 0.
+    #[test]
+    fn instructions_are_told_apart() {
+        let heat = heat();
+        let mut recorder = recorder(&heat);
+        let rips = [None, Some(0), Some(0x1000), Some(u64::MAX)];
+        let sites: Vec<_> = [5, 6]
+            .into_iter()
+            .flat_map(|gfn| rips.map(|rip| Site { gfn: Gfn(gfn), rip }))
+            .collect();
+        for (times, &site) in (1..).zip(&sites) {
+            assert!(recorder.find(site).is_none(), "{site:?}");
+            for _ in 0..times {
+                recorder.find_or_take(site).unwrap().add(&access(WRITE));
+            }
+            assert!(recorder.find(site).is_some(), "{site:?}");
+        }
+        assert!(heat
+            .pages()
+            .map(|page| (
+                Site {
+                    gfn: page.gfn,
+                    rip: page.rip
+                },
+                page.count()
+            ))
+            .eq(sites.into_iter().zip(1..)));
+        assert!(recorder
+            .look(Gfn(5))
+            .is_some_and(|record| record.page().rip.is_none()));
+    }
+
     #[test]
     fn counts_are_those_of_a_map() {
         let heat = heat();
         let mut recorder = recorder(&heat);
-        let mut model: HashMap<u64, u64> = HashMap::new();
+        let mut model: HashMap<(u64, Option<u64>), u64> = HashMap::new();
         let mut state = 1u64;
         for _ in 0..100_000 {
             // A linear congruential generator; Knuth's MMIX.
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            let gfn = (state >> 33) % 300 * 0x1_0001;
-            let room = model.len() < PAGES || model.contains_key(&gfn);
-            assert_eq!(write(&mut recorder, gfn), room);
-            if room {
-                *model.entry(gfn).or_default() += 1;
+            let gfn = (state >> 33) % 60 * 0x1_0001;
+            let rip = match (state >> 40) % 10 {
+                0 => None,
+                number => Some(0xffff_ffff_8100_0000 + number * 0x37),
+            };
+            let site = Site { gfn: Gfn(gfn), rip };
+            let room = model.len() < PAGES || model.contains_key(&(gfn, rip));
+            let record = recorder.find_or_take(site);
+            assert_eq!(record.is_some(), room);
+            if let Some(record) = record {
+                record.add(&access(WRITE));
+                *model.entry((gfn, rip)).or_default() += 1;
             }
         }
-        let recorded: HashMap<u64, u64> = heat.pages().map(|p| (p.gfn.0, p.count())).collect();
+        let recorded: HashMap<_, _> = heat
+            .pages()
+            .map(|page| ((page.gfn.0, page.rip), page.count()))
+            .collect();
         assert_eq!(recorded, model);
+        assert_eq!(recorded.len(), PAGES);
     }
 }

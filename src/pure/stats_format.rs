@@ -14,7 +14,7 @@ use core::{
 pub const MAGIC: [u8; 8] = *b"KVMMMIOX";
 
 /// Changes when something that exists changes its meaning.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// In the header's flags: the parameter `heat` is on.
 pub const HEAT: u32 = 1 << 0;
@@ -22,9 +22,18 @@ pub const HEAT: u32 = 1 << 0;
 pub const ENABLED: u32 = 1 << 1;
 /// The parameter `fast` is on.
 pub const FAST: u32 = 1 << 2;
+/// Instructions are told apart.
+pub const INSTRUCTIONS: u32 = 1 << 3;
 
 /// In `vm_flags`: the VM is gone.
 pub const ENDED: u32 = 1 << 0;
+
+/// What `rip` is of instructions that were not told apart.
+pub const UNKNOWN_RIP: u64 = u64::MAX;
+
+/// Written to the file, it has instructions told apart as long as the file is open. A newline may
+/// follow.
+pub const TELL_INSTRUCTIONS: &[u8] = b"instructions";
 
 /// What `last_width` is where the value is not known.
 pub const UNKNOWN_WIDTH: u8 = u8::MAX;
@@ -269,7 +278,7 @@ block! {
 }
 
 block! {
-    /// What a vCPU has done to a page.
+    /// What a vCPU has done to a page, or one of its instructions.
     Page = 3, 104 {
         gpa: u64, Id, Address;
         vcpu: u32, Id, None;
@@ -286,5 +295,7 @@ block! {
         wildcard: u64, Cumulative, None;
         cycles: u64, Cumulative, Cycles;
         last_tsc: u64, Instant, Cycles;
+        /// Of the instruction, or `UNKNOWN_RIP`.
+        rip: u64, Id, Address;
     }
 }

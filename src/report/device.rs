@@ -3,7 +3,10 @@
 //! The statistics file, `/dev/kvm_mmio_ext`, and its text form in debugfs.
 
 use crate::{
-    kvm::{boottime, fast_path_enabled, heat_is_on, is_enabled, tsc, tsc_khz, HeatUser, ModuleRef},
+    kvm::{
+        boottime, fast_path_enabled, heat_is_on, instructions_are_told, is_enabled, tsc, tsc_khz,
+        HeatUser, InstructionUser, ModuleRef,
+    },
     pure::{
         binary_stats::{descriptor_bytes, Header},
         heat,
@@ -20,7 +23,7 @@ use kernel::{
         file::flags::{O_ACCMODE, O_RDONLY},
         File, Kiocb,
     },
-    iov::IovIterDest,
+    iov::{IovIterDest, IovIterSource},
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     new_mutex,
     prelude::*,
@@ -39,6 +42,9 @@ pub(crate) struct OpenFile {
     _reader: Reader,
     /// Of who may write and so change what the kernel does: heat is on as long as the file is open.
     _heat: Option<HeatUser>,
+    /// If it has asked for them.
+    #[pin]
+    instructions: Mutex<Option<InstructionUser>>,
     _module: ModuleRef,
 }
 
@@ -54,6 +60,7 @@ impl MiscDevice for OpenFile {
                 contents <- new_mutex!(KVVec::new()),
                 _reader: Reader::new(),
                 _heat: for_writing.then(HeatUser::new),
+                instructions <- new_mutex!(None),
                 _module: module,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -73,6 +80,32 @@ impl MiscDevice for OpenFile {
             0 if wanted => Err(EFAULT),
             n => Ok(n),
         }
+    }
+
+    fn write_iter(kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        let mut command = [0; format::TELL_INSTRUCTIONS.len() + 1];
+        let size = written(iov, &mut command)?;
+        if command[..size].trim_ascii_end() != format::TELL_INSTRUCTIONS {
+            return Err(EINVAL);
+        }
+        kiocb
+            .file()
+            .instructions
+            .lock()
+            .get_or_insert_with(InstructionUser::new);
+        Ok(size)
+    }
+}
+
+/// What is written at once.
+fn written(iov: &mut IovIterSource<'_>, bytes: &mut [u8]) -> Result<usize> {
+    let size = iov.len();
+    if size > bytes.len() {
+        return Err(EINVAL);
+    }
+    match iov.copy_from_iter(bytes) {
+        copied if copied < size => Err(EFAULT),
+        _ => Ok(size),
     }
 }
 
@@ -104,7 +137,8 @@ fn header(file_size: usize, vm_count: u32) -> Header {
         tsc_khz: tsc_khz(),
         flags: flag(format::HEAT, heat_is_on())
             | flag(format::ENABLED, is_enabled())
-            | flag(format::FAST, fast_path_enabled()),
+            | flag(format::FAST, fast_path_enabled())
+            | flag(format::INSTRUCTIONS, instructions_are_told()),
         pages_per_vcpu: heat::PAGES as u32,
         vms_kept: VMS_KEPT as u32,
         vms_lost: vms_lost(),
@@ -221,6 +255,7 @@ fn page_block(vcpu: u32, page: &heat::Page) -> format::Page {
         wildcard: page.with_outcome(&[Outcome::Wildcard]),
         cycles: page.cycles,
         last_tsc: page.last_tsc,
+        rip: page.rip.unwrap_or(format::UNKNOWN_RIP),
     }
 }
 
@@ -243,7 +278,7 @@ fn show_vcpu_heat(f: &mut fmt::Formatter<'_>, vm: &Vm, vcpu: &VcpuEntry) -> fmt:
     writeln!(
         f,
         "vm {} tgid {} vcpu {} pages {} dropped {}\n\
-         {:>20} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+         {:>20} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>18}",
         vm.id,
         vm.tgid,
         vcpu.id,
@@ -257,11 +292,12 @@ fn show_vcpu_heat(f: &mut fmt::Formatter<'_>, vm: &Vm, vcpu: &VcpuEntry) -> fmt:
         "userspace",
         "fast",
         "cycles",
+        "rip",
     )?;
     heat.pages().try_for_each(|page| {
-        writeln!(
+        write!(
             f,
-            "{:#20x} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "{:#20x} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} ",
             page.gfn.gpa().0,
             page.count(),
             page.with_direction(Direction::Read),
@@ -270,6 +306,10 @@ fn show_vcpu_heat(f: &mut fmt::Formatter<'_>, vm: &Vm, vcpu: &VcpuEntry) -> fmt:
             page.userspace(),
             page.fast(),
             page.cycles,
-        )
+        )?;
+        match page.rip {
+            Some(rip) => writeln!(f, "{rip:#18x}"),
+            None => writeln!(f, "{:>18}", "-"),
+        }
     })
 }

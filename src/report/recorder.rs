@@ -5,7 +5,7 @@
 use crate::{
     addr::Gfn,
     kvm::{Borrows, Loan},
-    pure::heat::{Heat, Record, Recorder, FREE},
+    pure::heat::{Heat, Record, Recorder, Site, FREE},
     report::registry::{VcpuHeat, VcpuRecords}, //
 };
 use kernel::{
@@ -62,10 +62,19 @@ impl VcpuRecorder {
         self.recorder.get().look(gfn)
     }
 
-    /// Does something with the record of a page, if there is any left for it.
-    pub(crate) fn find_or_take<R>(&mut self, gfn: Gfn, f: impl FnOnce(&Record) -> R) -> Option<R> {
+    /// The record of a site, if there is one.
+    pub(crate) fn find(&self, site: Site) -> Option<&Record> {
+        self.recorder.get().find(site)
+    }
+
+    /// Does something with the record of a site, if there is any left for it.
+    pub(crate) fn find_or_take<R>(
+        &mut self,
+        site: Site,
+        f: impl FnOnce(&Record) -> R,
+    ) -> Option<R> {
         self.recorder
-            .with_mut(|recorder| recorder.find_or_take(gfn).map(f))
+            .with_mut(|recorder| recorder.find_or_take(site).map(f))
     }
 
     /// Whether there are records.

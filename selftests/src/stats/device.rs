@@ -116,7 +116,7 @@ impl Field {
 impl Snapshot {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(bytes.get(..8) == Some(b"KVMMMIOX"), "wrong magic");
-        ensure!(number(bytes, 8, 4)? == 2, "wrong version");
+        ensure!(number(bytes, 8, 4)? == 3, "wrong version");
         let (start, size) = (size_at(bytes, 16)?, size_at(bytes, 20)?);
         let (count, data) = (size_at(bytes, 24)?, size_at(bytes, 28)?);
         let end = data + number(bytes, 32, 8)? as usize;

@@ -4,6 +4,7 @@
 mod counts;
 mod file;
 pub mod heat;
+mod instructions;
 mod many;
 mod programs;
 mod recorded;
@@ -18,6 +19,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         counts::TESTS,
         recorded::TESTS,
         file::TESTS,
+        instructions::TESTS,
         trace::TESTS,
         programs::TESTS,
         traced::TESTS,

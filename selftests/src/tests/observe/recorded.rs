@@ -200,7 +200,7 @@ fn bound() -> Result<()> {
     let device = Device::open()?;
     let (machine, mut vcpus) = machine_with(2)?;
     let limit = u64::from(device.snapshot()?.pages_per_vcpu);
-    expect_eq!(limit, 256);
+    expect_eq!(limit, 512);
     for page in 0..limit + MORE {
         let (gva, gpa) = (machine.gva(page), machine.gpa(page));
         machine.tables().map(gva, gpa, SUPERVISOR);
