@@ -230,6 +230,9 @@ pub struct Counting {
     /// What counts
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     pub source: Choice,
+    /// Tell instructions apart, which tracepoints do in any case
+    #[arg(long)]
+    pub instructions: bool,
 }
 
 /// Which part of a recording is shown.

@@ -79,9 +79,8 @@ pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several proc
 const ONE_COUNT: &str = "one count for all of them: count, or record, with --source tracepoints to \
     tell them apart";
 
-/// The module counts by page only.
-const NO_SITES: &str = "the module does not tell which instructions access a page: count, or record, \
-     with --source tracepoints";
+/// The module tells instructions apart if it is asked to.
+const NO_SITES: &str = "instructions were not told apart: count, or record, with --instructions";
 
 /// A table without lines, numbers to the right.
 pub fn table(titles: &[&str], left: &[usize]) -> Table {
@@ -439,7 +438,7 @@ VM   PID  process        page  name        accesses     %  reads  writes  kernel
  1  4711  -        0xfee00000  local APIC       600   5.6    100     500     600          0    600      750  write 4 (1 bit)
 10662 accesses in 1.000 s
 2 more pages with 62 accesses not shown (--top)
-3 accesses of no page: the kernel counts 256 pages for each vCPU
+3 accesses of no page: the kernel counts 512 pages for each vCPU
 "
         );
     }

@@ -135,7 +135,7 @@ pub struct Vcpu {
     pub counters: Vec<u64>,
     /// By guest-physical address.
     pub pages: BTreeMap<u64, Page>,
-    /// By address and instruction, with [`TRACED`]; by page, without [`EXACT`].
+    /// By address and instruction; by page, without [`EXACT`].
     pub sites: BTreeMap<Place, Site>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What one instruction of a guest does to an address, which only tracepoints tell.
+//! What one instruction of a guest does to an address, or to a page.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -27,6 +27,15 @@ impl Site {
         Self {
             counts: self.counts - earlier.counts,
             times: self.times.since(&earlier.times),
+        }
+    }
+}
+
+impl From<Counts> for Site {
+    fn from(counts: Counts) -> Self {
+        Self {
+            counts,
+            times: Times::default(),
         }
     }
 }

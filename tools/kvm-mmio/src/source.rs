@@ -25,12 +25,12 @@ pub enum Choice {
     Perf,
 }
 
-/// What is wanted besides counts by page. Only tracepoints have it.
+/// What is wanted besides counts by page.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
     /// Counts by instruction.
     pub sites: bool,
-    /// How long accesses take.
+    /// How long accesses take, which only tracepoints tell.
     pub times: bool,
 }
 
@@ -42,15 +42,14 @@ pub enum Source {
 
 impl Source {
     pub fn open(system: &System, choice: Choice, wanted: Wanted) -> Result<Self> {
-        let more = wanted.sites || wanted.times;
         match choice {
-            Choice::Module if more => Err(Failure::Usage(NOT_OF_MODULE.to_owned()).into()),
-            Choice::Module => Ok(Self::Module(system.open_counting()?)),
+            Choice::Module if wanted.times => Err(Failure::Usage(NOT_OF_MODULE.to_owned()).into()),
+            Choice::Module => Ok(Self::Module(system.open_counting(wanted.sites)?)),
             Choice::Tracepoints => Self::trace(system, Way::Best, wanted),
             Choice::Bpf => Self::trace(system, Way::Bpf, wanted),
             Choice::Perf => Self::trace(system, Way::Perf, wanted),
             Choice::Auto if system.has_module("kvm_mmio_ext") => {
-                let choice = if more {
+                let choice = if wanted.times {
                     Choice::Tracepoints
                 } else {
                     Choice::Module
@@ -74,8 +73,7 @@ impl Source {
     }
 }
 
-const NOT_OF_MODULE: &str = "the module tells neither instructions nor single times: leave out \
-    --source module";
+const NOT_OF_MODULE: &str = "the module does not tell single times: leave out --source module";
 
 /// That the module is not there either.
 fn with_module(error: anyhow::Error) -> anyhow::Error {

@@ -87,7 +87,7 @@ fn lines(reading: Option<&Reading>, names: &Names, top: usize) -> Result<Vec<u8>
 /// module may be loaded later.
 fn listen(system: &System, args: &Export, address: SocketAddr, names: Names) -> Result<()> {
     let stop = Stop::on_signals()?;
-    let _counting = args.heat.then(|| system.open_counting()).transpose()?;
+    let _counting = args.heat.then(|| system.open_counting(false)).transpose()?;
     let server = Server::bind(address)?;
     warn(format_args!("http://{}/metrics", server.address()?));
     let (names, first) = (Mutex::new(names), Once::new());

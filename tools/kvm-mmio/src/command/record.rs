@@ -151,8 +151,8 @@ fn record(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Re
     let names = args.names.names()?;
     let stop = Stop::on_signals()?;
     let wanted = Wanted {
+        sites: args.counting.instructions,
         times: args.latency.latency,
-        ..Wanted::default()
     };
     let source = Source::open(system, args.counting.source, wanted)?;
     let first = source.read()?;

@@ -6,7 +6,7 @@ pub mod sample;
 pub mod wire;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::failure::{Failure, warn};
 use crate::reading::{ENABLED, HEAT, Reading};
+use crate::stats_format::TELL_INSTRUCTIONS;
 
 /// The kernel as this program sees it: below another root in tests and containers.
 #[derive(Clone, Debug)]
@@ -95,10 +96,14 @@ impl System {
         Device::open(self, File::options().read(true))
     }
 
-    /// The same. The kernel counts by page as long as it is open, which ends with this process
-    /// however that ends.
-    pub fn open_counting(&self) -> Result<Device> {
-        let device = Device::open(self, File::options().read(true).write(true))?;
+    /// The same. The kernel counts by page as long as it is open, and by instruction if that is
+    /// wanted, which ends with this process however that ends.
+    pub fn open_counting(&self, instructions: bool) -> Result<Device> {
+        let mut device = Device::open(self, File::options().read(true).write(true))?;
+        if instructions {
+            let written = device.file.write_all(TELL_INSTRUCTIONS);
+            written.context("the module does not count by instruction")?;
+        }
         match device.read()?.clock.flags & HEAT {
             0 => Err(Failure::Unavailable(NOT_COUNTING.to_owned()).into()),
             _ => Ok(device),

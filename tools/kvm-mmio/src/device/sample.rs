@@ -7,7 +7,7 @@ use crate::counts::Counts;
 use crate::reading::{
     Clock, Direction, ENABLED, FAST, HEAT, Last, Page, Reading, TRACED, Vcpu, Vm,
 };
-use crate::site::Site;
+use crate::site::{SOMEWHERE, Site};
 use crate::stats_format::{self, Type, descriptor, head, header};
 use binary_stats::{Header, block_bytes, put};
 
@@ -71,8 +71,8 @@ impl Form {
             self.block(file, &vm_block(id, vm).to_bytes());
             for (&id, vcpu) in &vm.vcpus {
                 self.block(file, &vcpu_bytes(id, vcpu));
-                for (&gpa, page) in &vcpu.pages {
-                    self.block(file, &page_block(gpa, id, page).to_bytes());
+                for (gpa, rip, page) in records(vcpu) {
+                    self.block(file, &page_block(gpa, id, rip, &page).to_bytes());
                 }
             }
         }
@@ -90,12 +90,37 @@ impl Form {
     }
 }
 
+/// The pages of a vCPU, each with the instructions that are told apart and then the rest, if any.
+fn records(vcpu: &Vcpu) -> Vec<(u64, u64, Page)> {
+    let mut records = Vec::new();
+    for (&gpa, page) in &vcpu.pages {
+        let mut rest = *page;
+        let of_page = (gpa | SOMEWHERE, Some(0))..=(gpa | SOMEWHERE, Some(u64::MAX));
+        for (&(_, rip), site) in vcpu.sites.range(of_page) {
+            rest.counts = rest.counts - site.counts;
+            let page = Page {
+                counts: site.counts,
+                ..*page
+            };
+            records.push((gpa, rip.unwrap(), page));
+        }
+        if rest.counts != Counts::default() || rest == *page {
+            records.push((gpa, stats_format::UNKNOWN_RIP, rest));
+        }
+    }
+    records
+}
+
 fn vm_block(id: u64, vm: &Vm) -> stats_format::Vm {
     stats_format::Vm {
         vm: id,
         tgid: vm.tgid,
         vcpu_count: vm.vcpus.len() as u32,
-        page_count: vm.vcpus.values().map(|vcpu| vcpu.pages.len() as u32).sum(),
+        page_count: vm
+            .vcpus
+            .values()
+            .map(|vcpu| records(vcpu).len() as u32)
+            .sum(),
         vm_flags: u32::from(vm.ended) * stats_format::ENDED,
         heat_dropped: vm.heat_dropped,
     }
@@ -103,12 +128,12 @@ fn vm_block(id: u64, vm: &Vm) -> stats_format::Vm {
 
 fn vcpu_bytes(id: u32, vcpu: &Vcpu) -> [u8; stats_format::Vcpu::SIZE] {
     type Block = stats_format::Vcpu;
-    let values = [id.into(), vcpu.pages.len() as u64];
+    let values = [id.into(), records(vcpu).len() as u64];
     let values = values.into_iter().chain(vcpu.counters.iter().copied());
     block_bytes(Block::KIND, Block::FIELDS, values)
 }
 
-fn page_block(gpa: u64, vcpu: u32, page: &Page) -> stats_format::Page {
+fn page_block(gpa: u64, vcpu: u32, rip: u64, page: &Page) -> stats_format::Page {
     let Page { counts, last } = *page;
     let direction = match last.direction {
         Direction::Unknown => stats_format::Direction::Unknown,
@@ -131,6 +156,7 @@ fn page_block(gpa: u64, vcpu: u32, page: &Page) -> stats_format::Page {
         wildcard: counts.wildcard,
         cycles: counts.cycles,
         last_tsc: last.tsc,
+        rip,
     }
 }
 
@@ -147,7 +173,7 @@ pub fn idle() -> Reading {
             tsc: 2_000_000_000,
             tsc_khz: 2_000_000,
             flags: ENABLED | FAST,
-            pages_per_vcpu: 256,
+            pages_per_vcpu: 512,
             vms_kept: 64,
             lost: 0,
         },
@@ -208,6 +234,27 @@ fn vcpu(pages: &[(u64, Page)]) -> Vcpu {
         pages: pages.iter().copied().collect(),
         ..Vcpu::default()
     }
+}
+
+/// The same as by the module, which tells instructions of the hottest page apart.
+pub fn told() -> Reading {
+    let mut reading = two_vms();
+    for state in reading.vms.get_mut(&1).unwrap().vcpus.values_mut() {
+        let all = state.pages[&0xfe00_3000].counts;
+        let half = Counts {
+            count: all.count / 2,
+            writes: all.writes / 2,
+            kernel: all.kernel / 2,
+            fast: all.fast / 2,
+            cycles: all.cycles / 2,
+            ..Counts::default()
+        };
+        let rips = [0xffff_ffff_8100_0010, 0xffff_ffff_8100_0050];
+        state.sites = rips
+            .map(|rip| ((0xfe00_3000 | SOMEWHERE, Some(rip)), Site::from(half)))
+            .into();
+    }
+    reading
 }
 
 /// The same, with instructions of the hottest page.

@@ -9,7 +9,10 @@ use thiserror::Error;
 
 use crate::counts::Counts;
 use crate::reading::{Clock, Direction, Last, Page, Reading, TRACED, Vcpu, Vm};
-use crate::stats_format::{self as format, Place, Type, VERSION, descriptor, head, header};
+use crate::site::{SOMEWHERE, Site};
+use crate::stats_format::{
+    self as format, Place, Type, UNKNOWN_RIP, VERSION, descriptor, head, header,
+};
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Fault {
@@ -147,7 +150,7 @@ struct Layouts {
     vcpu: Layout<1>,
     /// Of vCPUs, by name; whatever the kernel has.
     counters: Vec<(String, Place)>,
-    page: Layout<14>,
+    page: Layout<15>,
 }
 
 impl Layouts {
@@ -173,13 +176,14 @@ impl Layouts {
                 (format::Page::KIND, "pages"),
                 names!(
                     Page: gpa, last_size, last_width, last_direction, last_outcome, count, reads,
-                    writes, kernel, userspace, fast, wildcard, cycles, last_tsc,
+                    writes, kernel, userspace, fast, wildcard, cycles, last_tsc, rip,
                 ),
             )?,
         })
     }
 
-    fn page(&self, block: Part) -> Result<(u64, Page), WireError> {
+    /// What was done to a page, and by which instruction if that is told.
+    fn page(&self, block: Part) -> Result<((u64, Option<u64>), Page), WireError> {
         let [
             gpa,
             size,
@@ -195,6 +199,7 @@ impl Layouts {
             wildcard,
             cycles,
             tsc,
+            rip,
         ] = self.page.read(block)?;
         let page = Page {
             counts: Counts {
@@ -215,7 +220,7 @@ impl Layouts {
                 tsc,
             },
         };
-        Ok((gpa, page))
+        Ok(((gpa, (rip != UNKNOWN_RIP).then_some(rip)), page))
     }
 }
 
@@ -365,11 +370,19 @@ impl<'a> Walk<'a> {
     }
 
     fn page(&mut self, block: Part) -> Result<(), WireError> {
-        let (gpa, page) = self.layouts.page(block)?;
+        let ((gpa, rip), page) = self.layouts.page(block)?;
         let vm = self.vm.and_then(|id| self.vms.get_mut(&id));
         let vcpu = vm.zip(self.vcpu).and_then(|(vm, id)| vm.vcpus.get_mut(&id));
         let vcpu = vcpu.ok_or_else(|| at(block.offset)(Fault::Stray))?;
-        vcpu.pages.insert(gpa, page);
+        let sum = vcpu.pages.entry(gpa).or_default();
+        sum.counts += page.counts;
+        if page.last.tsc >= sum.last.tsc {
+            sum.last = page.last;
+        }
+        if rip.is_some() {
+            let site = vcpu.sites.entry((gpa | SOMEWHERE, rip)).or_default();
+            *site += &Site::from(page.counts);
+        }
         self.found[2] += 1;
         Ok(())
     }
@@ -399,6 +412,19 @@ mod tests {
         assert_eq!(reading, sample::two_vms());
     }
 
+    /// Blocks of one page, whose instructions are told apart, and accesses from before.
+    #[test]
+    fn instructions_of_a_page() {
+        let mut reading = sample::told();
+        let bytes = sample::file(&reading);
+        assert_eq!(parse(&bytes).unwrap(), reading);
+        let page = |reading: &Reading| reading.vms[&1].vcpus[&0].pages[&0xfe00_3000];
+        assert_eq!(page(&reading), page(&sample::two_vms()));
+        reading = reading.since(&sample::two_vms());
+        let sites = &reading.vms[&1].vcpus[&0].sites;
+        assert_eq!(sites.len(), 2);
+    }
+
     #[test]
     fn no_vm_at_all() {
         let reading = sample::idle();
@@ -424,7 +450,7 @@ mod tests {
         };
         assert!(message(b"").contains("at byte 0, it ends too early"));
         assert!(message(b"cache_hit 5\n").contains("not the statistics file"));
-        assert!(patched(8, 1).contains("its version is 1, this program knows version 2"));
+        assert!(patched(8, 1).contains("its version is 1, this program knows version 3"));
         assert!(patched(80, 9).contains("its 2 VM blocks") || patched(80, 9).contains("says 9"));
         let last = file.len() - 1;
         assert!(message(&file[..last]).contains(&format!("at byte {last}, it ends too early")));

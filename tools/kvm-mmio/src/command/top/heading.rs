@@ -88,7 +88,7 @@ fn place(app: &App, lines: &[Line]) -> Vec<String> {
     };
     let mut place = vec![format!("VM {}, page {gpa}{name}{of}", page.vm)];
     if !lines.is_empty() && !lines.iter().any(Line::is_once_more) {
-        place.push("instructions are not known, see --source".to_owned());
+        place.push("instructions are not known, see --instructions".to_owned());
     }
     place
 }

@@ -33,7 +33,11 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Resu
     let mut names = args.names.names()?;
     names.symbols = args.symbols.read()?;
     let stop = Stop::on_signals()?;
-    let source = Source::open(system, args.counting.source, Wanted::default())?;
+    let wanted = Wanted {
+        sites: args.counting.instructions,
+        ..Wanted::default()
+    };
+    let source = Source::open(system, args.counting.source, wanted)?;
     let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
     if terminal && !args.text && !json {
         leave_with(stop.clone());
