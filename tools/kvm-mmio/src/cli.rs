@@ -403,7 +403,9 @@ pub struct Export {
     /// Answer HTTP requests for /metrics at IP:PORT, or at PORT of this machine only, until Ctrl-C
     #[arg(long, value_name = "ADDR", value_parser = address, conflicts_with = "output")]
     pub listen: Option<SocketAddr>,
-    /// Count by page while answering
+    #[command(flatten)]
+    pub counting: Counting,
+    /// Have the module count by page while answering; tracepoints do so anyway
     #[arg(long, requires = "listen")]
     pub heat: bool,
     /// Most pages that have metrics, over all VMs
