@@ -54,6 +54,24 @@ fn status_says_what_is_missing() {
         .expect(3, "mmio_caching=0", "");
 }
 
+/// Without the extension, tracepoints count all the same.
+#[test]
+fn status_of_a_stock_kernel() {
+    let kernel = Kernel::stock();
+    let done = kernel.run(&["status"]).expect(0, "patches/7.3", "");
+    for part in [
+        "note    kernel          7.3.4, KVM has no hooks for the extension",
+        "note    module          kvm_mmio_ext is not loaded",
+        "note    source          KVM's tracepoints, by ",
+    ] {
+        assert!(done.out.contains(part), "no {part:?} in {}", done.out);
+    }
+    assert!(!done.out.contains("missing"), "{}", done.out);
+    // Without the vendor's module there is no VM.
+    fs::remove_dir_all(kernel.path("sys/module/kvm_amd")).unwrap();
+    kernel.run(&["status"]).expect(3, "missing KVM", "");
+}
+
 #[test]
 fn what_is_switched_off_is_seen_all_the_same() {
     let kernel = Kernel::with(&sample::two_vms());
