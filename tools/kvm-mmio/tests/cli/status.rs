@@ -73,6 +73,23 @@ fn status_of_a_stock_kernel() {
 }
 
 #[test]
+fn status_says_what_counting_for_nobody_costs() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("sys/module/kvm_mmio_ext/parameters/heat", "Y\n");
+    kernel
+        .run(&["status"])
+        .expect(0, "note    heat            on, and nobody reads", "")
+        .expect(0, "echo N > /sys/module/kvm_mmio_ext/parameters/heat", "");
+    kernel.write("proc/815/comm", "kvm-mmio\n");
+    fs::create_dir(kernel.path("proc/815/fd")).unwrap();
+    let reader = kernel.path("proc/815/fd/3");
+    symlink(kernel.path("dev/kvm_mmio_ext"), reader).unwrap();
+    kernel
+        .run(&["status"])
+        .expect(0, "ok      heat            on\n", "");
+}
+
+#[test]
 fn what_is_switched_off_is_seen_all_the_same() {
     let kernel = Kernel::with(&sample::two_vms());
     kernel.write("sys/module/kvm/parameters/mmio_caching", "N\n");
