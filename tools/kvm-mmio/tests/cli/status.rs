@@ -132,7 +132,9 @@ fn who_may_not_read_is_told_so() {
     let kernel = Kernel::with(&sample::two_vms());
     let device = kernel.path("dev/kvm_mmio_ext");
     fs::set_permissions(device, fs::Permissions::from_mode(0o000)).unwrap();
-    as_nobody(&kernel, &["top"]).expect(4, "", "run this as root");
+    as_nobody(&kernel, &["top"])
+        .expect(4, "", "run this as root")
+        .expect(4, "", "the group kvm-mmio");
     as_nobody(&kernel, &["status"]).expect(4, "you may not open", "");
     as_nobody(&kernel, &["export"]).expect(4, "kvm_mmio_up 0", "run this as root");
     as_nobody(&kernel, &["stat", "--", "true"]).expect(125, "", "run this as root");
