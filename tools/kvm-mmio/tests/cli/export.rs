@@ -194,6 +194,63 @@ fn the_dashboard_shows_what_is_exported() {
     assert!(asked > 5);
 }
 
+/// Labels that an expression keeps; None if it keeps those that there are.
+fn kept(expression: &str) -> Option<Vec<&str>> {
+    if expression.starts_with("kvm_mmio_") {
+        return None;
+    }
+    let by = expression.split_once(" by (");
+    let list = by.and_then(|(_, rest)| rest.split_once(')'));
+    Some(list.map_or(Vec::new(), |(list, _)| list.split(", ").collect()))
+}
+
+/// Labels that a legend shows.
+fn shown(legend: &str) -> Vec<&str> {
+    let parts = legend.split("{{").skip(1);
+    parts
+        .filter_map(|part| Some(part.split_once("}}")?.0))
+        .collect()
+}
+
+/// Two hosts, or two VMs of which nobody knows the names, have a line each, and each its name.
+#[test]
+fn the_dashboard_tells_lines_apart() {
+    let text = include_str!("../../grafana-dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut grouped = 0;
+    for target in targets {
+        let expression = target["expr"].as_str().unwrap();
+        let Some(kept) = kept(expression) else {
+            continue;
+        };
+        let shown = shown(target["legendFormat"].as_str().unwrap());
+        assert!(
+            shown.iter().all(|label| kept.contains(label)),
+            "{shown:?} of {expression}"
+        );
+        // One figure of all.
+        if kept.is_empty() {
+            continue;
+        }
+        let needed: &[&str] = match expression.contains("kvm_mmio_events_total") {
+            true => &["instance"],
+            false => &["instance", "pid", "vm", "process"],
+        };
+        assert!(
+            needed.iter().all(|label| kept.contains(label)),
+            "{expression}"
+        );
+        // A table has a column for each.
+        if target["format"] != "table" {
+            assert_eq!(shown.len(), kept.len(), "{shown:?} of {expression}");
+        }
+        grouped += 1;
+    }
+    assert!(grouped > 4);
+}
+
 /// The parser of Prometheus' own Python client, which is strict.
 #[test]
 #[ignore = "needs Python's prometheus_client, which `make check` installs"]
