@@ -26,7 +26,7 @@ use crate::view::{Filter, Sort, View};
 /// The figures are those of the kernel module kvm_mmio_ext, in /dev/kvm_mmio_ext, or where it is
 /// not loaded of KVM's tracepoints. Pages are counted while top, record or stat run.
 #[derive(Debug, Parser)]
-#[command(name = "kvm-mmio", version, after_help = failure::HELP)]
+#[command(name = "kvm-mmio", version = env!("VERSION"), after_help = failure::HELP)]
 pub struct Cli {
     /// JSON Lines in place of text; the first line has the version of the schema
     #[arg(long, global = true)]
