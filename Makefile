@@ -28,7 +28,8 @@ modules_install:	## install kvm_mmio_ext.ko for your own kernel (KDIR=tree), onc
 		{ echo "build it first: make KDIR=$(KDIR) modules" >&2; exit 1; }
 	@$(MAKE) --no-print-directory -C "$(KDIR)" M="$(CURDIR)" modules_install
 
-# With a person's own cargo, or else in the lab's Debian; the command is static.
+# With a person's own cargo, or else in the lab's Debian; the command is static. It ends with what
+# is missing if that person has no clang.
 tools:		## build the command kvm-mmio
 	@$(if $(shell command -v "$(or $(CARGO),cargo)"),,lab/enter) \
 		$(MAKE) --no-print-directory -C tools/kvm-mmio

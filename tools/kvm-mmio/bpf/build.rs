@@ -17,10 +17,15 @@ fn main() {
     println!("cargo::rerun-if-env-changed=PATH");
     let out = env::var_os("OUT_DIR").expect("cargo names a folder");
     let object = PathBuf::from(out).join("count.bpf.o");
+    let mut version = env!("CARGO_PKG_VERSION").to_owned();
     if !compilers().iter().any(|clang| compile(clang, &object)) {
         println!("cargo::warning=without clang, kvm-mmio is built without its programs of BPF");
+        // There is none, so this is run whenever something is built: there may be clang by then.
+        println!("cargo::rerun-if-changed=bpf/without-clang");
         std::fs::write(&object, []).expect("the folder can be written");
+        version.push_str(" (without BPF)");
     }
+    println!("cargo::rustc-env=VERSION={version}");
 }
 
 fn compilers() -> Vec<String> {

@@ -26,7 +26,7 @@ use crate::view::{Filter, Sort, View};
 /// The figures are those of the kernel module kvm_mmio_ext, in /dev/kvm_mmio_ext, or where it is
 /// not loaded of KVM's tracepoints. Pages are counted while top, record or stat run.
 #[derive(Debug, Parser)]
-#[command(name = "kvm-mmio", version, after_help = failure::HELP)]
+#[command(name = "kvm-mmio", version = env!("VERSION"), after_help = failure::HELP)]
 pub struct Cli {
     /// JSON Lines in place of text; the first line has the version of the schema
     #[arg(long, global = true)]
@@ -406,7 +406,9 @@ pub struct Export {
     /// Answer HTTP requests for /metrics at IP:PORT, or at PORT of this machine only, until Ctrl-C
     #[arg(long, value_name = "ADDR", value_parser = address, conflicts_with = "output")]
     pub listen: Option<SocketAddr>,
-    /// Count by page while answering
+    #[command(flatten)]
+    pub counting: Counting,
+    /// Have the module count by page while answering; tracepoints do so anyway
     #[arg(long, requires = "listen")]
     pub heat: bool,
     /// Most pages that have metrics, over all VMs

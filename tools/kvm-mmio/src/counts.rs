@@ -31,6 +31,11 @@ impl Counts {
             cycles: op(self.cycles, other.cycles),
         }
     }
+
+    /// Of each count the greater.
+    pub fn max(self, other: Self) -> Self {
+        self.zip(other, u64::max)
+    }
 }
 
 impl AddAssign for Counts {

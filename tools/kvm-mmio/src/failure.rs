@@ -31,7 +31,7 @@ Exit status:
   2    wrong use
   3    the extension is not there, or not usable as it is; `kvm-mmio status` says
        what is missing
-  4    not permitted: root is needed
+  4    not permitted: root is needed, or for the module the group kvm-mmio
   5    a recording is damaged; what precedes the damage has been shown
 
 `stat` and `record` with a COMMAND have its exit status, 128+N if signal N killed

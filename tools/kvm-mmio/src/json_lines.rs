@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::counts::Counts;
 use crate::group::Group;
-use crate::reading::{Clock, HEAT, KERNEL, Last, USERSPACE};
+use crate::missing::Missing;
+use crate::reading::{Clock, KERNEL, Last, USERSPACE};
 use crate::site::{Quantiles, Times};
 use crate::stats_format::{Outcome, UNKNOWN_WIDTH};
 use crate::summary::{Summary, VmSummary};
@@ -29,15 +30,13 @@ pub enum Line<'a> {
     Interval {
         seconds: f64,
         boottime_ns: u64,
-        heat: bool,
         pages_per_vcpu: u32,
         source: &'static str,
-        vms_lost: u64,
-        events_lost: u64,
         accesses: u64,
-        heat_dropped: u64,
         pages_hidden: usize,
         accesses_hidden: u64,
+        #[serde(flatten)]
+        missing: Missing,
     },
     Vm(&'a VmSummary),
     Page(PageLine<'a>),
@@ -160,19 +159,16 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
         &Line::Interval {
             seconds: summary.elapsed.as_secs_f64(),
             boottime_ns: clock.boottime,
-            heat: clock.flags & HEAT != 0,
             pages_per_vcpu: clock.pages_per_vcpu,
             source: if clock.is_traced() {
                 "tracepoints"
             } else {
                 "module"
             },
-            vms_lost: clock.vms_lost(),
-            events_lost: clock.events_lost(),
             accesses: summary.accesses,
-            heat_dropped: summary.dropped(),
             pages_hidden: summary.hidden.0,
             accesses_hidden: summary.hidden.1,
+            missing: summary.missing,
         },
     )?;
     for vm in &summary.vms {

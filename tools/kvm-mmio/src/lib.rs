@@ -15,6 +15,7 @@ pub mod group;
 pub mod http;
 pub mod json_lines;
 pub mod metrics;
+pub mod missing;
 pub mod output;
 pub mod plot;
 pub mod qmp;

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::counts::Counts;
 use crate::group::Group;
 use crate::json_lines::known_width;
-use crate::reading::{HEAT, Last};
+use crate::reading::Last;
 use crate::site::Times;
 use crate::summary::Summary;
 use crate::view::By;
@@ -334,33 +334,7 @@ pub fn notes(summary: &Summary) -> Vec<String> {
     if summary.names_unused {
         notes.push(NAMES_UNUSED.to_owned());
     }
-    if summary.dropped() != 0 {
-        let who = match summary.clock.is_traced() {
-            true => "this program counts",
-            false => "the kernel counts",
-        };
-        notes.push(format!(
-            "{} of no page: {who} {} pages for each vCPU",
-            plural(summary.dropped(), "access", "accesses"),
-            summary.clock.pages_per_vcpu
-        ));
-    }
-    if summary.clock.flags & HEAT == 0 {
-        notes.push("counting by page was off, at least for a part of the time".to_owned());
-    }
-    if summary.clock.events_lost() != 0 {
-        notes.push(format!(
-            "{} lost, as the kernel had no room for them: there were more accesses",
-            plural(summary.clock.events_lost(), "event was", "events were"),
-        ));
-    }
-    if summary.clock.vms_lost() != 0 {
-        notes.push(format!(
-            "{} not in this: they ended, and the kernel keeps {}",
-            plural(summary.clock.vms_lost(), "VM is", "VMs are"),
-            summary.clock.vms_kept
-        ));
-    }
+    notes.extend(summary.missing.notes());
     notes
 }
 

@@ -199,6 +199,19 @@ impl Reading {
         }
     }
 
+    /// Has no count of a page less than before: an access may have moved from one to the other
+    /// when it became known who completes it, and what was told stays told.
+    pub fn keep_up_with(&mut self, earlier: &Self) {
+        for (id, vm) in &mut self.vms {
+            let before = earlier.vms.get(id);
+            for (id, vcpu) in &mut vm.vcpus {
+                if let Some(before) = before.and_then(|vm| vm.vcpus.get(id)) {
+                    vcpu.keep_up_with(before);
+                }
+            }
+        }
+    }
+
     /// The time from an earlier reading to this one.
     pub fn elapsed_since(&self, earlier: &Self) -> Duration {
         Duration::from_nanos(self.clock.boottime.saturating_sub(earlier.clock.boottime))
@@ -235,6 +248,19 @@ impl Vcpu {
         for (place, site) in &mut self.sites {
             if let Some(before) = earlier.sites.get(place) {
                 *site = site.since(before);
+            }
+        }
+    }
+
+    fn keep_up_with(&mut self, earlier: &Self) {
+        for (gpa, page) in &mut self.pages {
+            if let Some(before) = earlier.pages.get(gpa) {
+                page.counts = page.counts.max(before.counts);
+            }
+        }
+        for (place, site) in &mut self.sites {
+            if let Some(before) = earlier.sites.get(place) {
+                site.counts = site.counts.max(before.counts);
             }
         }
     }

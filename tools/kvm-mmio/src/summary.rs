@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::advice::{Advice, advice};
 use crate::counts::Counts;
 use crate::group::{Group, groups};
+use crate::missing::Missing;
 use crate::reading::{Clock, Reading, Vcpu, Vm};
 use crate::region::Names;
 use crate::row::{Row, maps, pages, rows};
@@ -42,6 +43,7 @@ pub struct Summary {
     pub unmatched: Option<String>,
     /// Instructions are wanted, and there are accesses of which they are not known.
     pub no_sites: bool,
+    pub missing: Missing,
     pub advice: Vec<Advice>,
 }
 
@@ -119,6 +121,7 @@ impl Summary {
                 .map(|name| name.as_str().to_owned()),
             shared,
             no_sites,
+            missing: Missing::of(grown, &view.filter),
             advice,
         }
     }
@@ -133,10 +136,6 @@ impl Summary {
         let of_groups = self.groups.iter().map(|group| group.times.quantiles());
         let of_rows = self.rows.iter().map(|row| row.times().quantiles());
         of_groups.chain(of_rows).any(|times| times.is_some())
-    }
-
-    pub fn dropped(&self) -> u64 {
-        self.vms.iter().map(|vm| vm.heat_dropped).sum()
     }
 }
 
@@ -206,7 +205,7 @@ mod tests {
         );
         assert_eq!(summary.hidden, (3, 662));
         assert_eq!(summary.accesses, 10662);
-        assert_eq!(summary.dropped(), 3);
+        assert_eq!(summary.missing.heat_dropped, 3);
         assert_eq!(summary.vms[0].pages, 3);
         assert_eq!(summary.vms[0].counters["faults"], 10620);
     }

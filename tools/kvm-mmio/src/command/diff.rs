@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::report::{Played, Total, play};
 use crate::cli::Diff;
 use crate::json_lines;
+use crate::missing::Missing;
 use crate::output::{self, plural};
 use crate::row::{Row, rows};
 use crate::view::{Filter, View};
@@ -30,9 +31,27 @@ pub fn run(out: &mut dyn Write, args: &Diff, json: bool) -> Result<()> {
         true => lines(out, &changes, hidden.len(), seconds)?,
         false => table(out, &changes, hidden.len(), seconds)?,
     }
+    missing(out, "before", &first.missing, json)?;
+    missing(out, "after", &second.missing, json)?;
     out.flush()?;
     first.end()?;
     second.end()
+}
+
+/// What one of two recordings does not contain.
+fn missing(out: &mut dyn Write, side: &'static str, missing: &Missing, json: bool) -> Result<()> {
+    #[derive(Serialize)]
+    #[serde(tag = "kind", rename = "missing")]
+    struct Of<'a> {
+        side: &'static str,
+        #[serde(flatten)]
+        missing: &'a Missing,
+    }
+    if json {
+        return json_lines::line(out, &Of { side, missing });
+    }
+    let mut notes = missing.notes().into_iter();
+    notes.try_for_each(|note| Ok(writeln!(out, "{side}: {note}")?))
 }
 
 /// One of two recordings.
@@ -43,7 +62,9 @@ struct Side {
 
 fn side(path: &std::path::Path, args: &Diff, filter: &Filter) -> Result<(Side, Played)> {
     let mut total = Total::default();
-    let played = play(path, &args.names, &args.span, |step| total.add(&step))?;
+    let played = play(path, &args.names, &args.span, filter, |step| {
+        total.add(&step)
+    })?;
     let view = View {
         filter: filter.clone(),
         ..View::default()

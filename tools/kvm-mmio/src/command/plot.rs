@@ -13,6 +13,7 @@ use super::report::play;
 use crate::cli::{Format, Plot};
 use crate::failure::Failure;
 use crate::json_lines;
+use crate::missing::Missing;
 use crate::output::{self, plural};
 use crate::plot::{Collector, Matrix, Picture, png, svg};
 use crate::recording::Start;
@@ -25,19 +26,26 @@ struct Drawn<'a> {
     pages: usize,
     pages_hidden: usize,
     accesses: u64,
+    #[serde(flatten)]
+    missing: Missing,
 }
 
 pub fn run(out: &mut dyn Write, args: &Plot, json: bool) -> Result<()> {
-    let mut collector = Collector::new(args.select.filter());
+    let filter = args.select.filter();
+    let mut collector = Collector::new(filter.clone());
     let output = args.output.clone().unwrap_or_else(|| default_output(args));
     let format = format(args.format, &output)?;
-    let played = play(&args.file, &args.names, &args.span, |step| {
+    let played = play(&args.file, &args.names, &args.span, &filter, |step| {
         collector.add(&step.grown, step.elapsed);
     })?;
     let matrix = collector.matrix(&played.names, args.top.into());
     let picture = Picture {
         title: "Guest pages without memory: accesses over time".to_owned(),
-        notes: notes(&args.file, &played.start, &matrix),
+        notes: [
+            notes(&args.file, &played.start, &matrix),
+            played.missing.notes(),
+        ]
+        .concat(),
         matrix: &matrix,
     };
     let bytes = match format {
@@ -48,13 +56,19 @@ pub fn run(out: &mut dyn Write, args: &Plot, json: bool) -> Result<()> {
         out.write_all(&bytes)?;
     } else {
         fs::write(&output, bytes).with_context(|| format!("cannot write {}", output.display()))?;
-        tell(out, &output, &matrix, json)?;
+        tell(out, &output, &matrix, played.missing, json)?;
     }
     out.flush()?;
     played.end()
 }
 
-fn tell(out: &mut dyn Write, output: &Path, matrix: &Matrix, json: bool) -> Result<()> {
+fn tell(
+    out: &mut dyn Write,
+    output: &Path,
+    matrix: &Matrix,
+    missing: Missing,
+    json: bool,
+) -> Result<()> {
     if !json {
         return Ok(writeln!(out, "{}", output.display())?);
     }
@@ -66,6 +80,7 @@ fn tell(out: &mut dyn Write, output: &Path, matrix: &Matrix, json: bool) -> Resu
             pages: matrix.rows.len(),
             pages_hidden: matrix.hidden.0,
             accesses: accesses(matrix),
+            missing,
         },
     )
 }

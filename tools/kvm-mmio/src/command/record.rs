@@ -14,12 +14,14 @@ use crate::cli::Record;
 use crate::device::{System, warn_of_setting};
 use crate::failure::Failure;
 use crate::json_lines;
+use crate::missing::Missing;
 use crate::output;
 use crate::reading::Reading;
 use crate::recording::{Recorder, Start};
 use crate::region::Names;
 use crate::signal::{Stop, next_after};
 use crate::source::{Source, Wanted};
+use crate::view::Filter;
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Result<()> {
     if args.command.is_empty() {
@@ -37,6 +39,8 @@ struct Progress {
     samples: u64,
     bytes: u64,
     accesses: u64,
+    #[serde(flatten)]
+    missing: Missing,
 }
 
 impl Progress {
@@ -211,6 +215,9 @@ impl Session<'_> {
             let grown = reading.since(&self.last);
             let vcpus = grown.vms.values().flat_map(|vm| vm.vcpus.values());
             let pages = vcpus.flat_map(|vcpu| vcpu.pages.values());
+            self.progress
+                .missing
+                .add(&Missing::of(&grown, &Filter::default()));
             self.progress.accesses += pages.map(|page| page.counts.count).sum::<u64>();
         }
         self.last = reading;
@@ -286,12 +293,10 @@ impl Session<'_> {
             json_lines::header(out, "record")?;
             return json_lines::line(out, &self.progress);
         }
-        let _ = writeln!(
-            io::stderr(),
-            "{}: {}",
-            args.output.display(),
-            self.progress.text(None)
-        );
+        let notes = self.progress.missing.notes();
+        for line in [vec![self.progress.text(None)], notes].concat() {
+            let _ = writeln!(io::stderr(), "{}: {line}", args.output.display());
+        }
         Ok(())
     }
 }

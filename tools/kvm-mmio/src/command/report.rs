@@ -13,26 +13,26 @@ use crate::cli::{Layout, NameFiles, Report, Span};
 use crate::csv;
 use crate::failure::{Failure, warn};
 use crate::json_lines;
+use crate::missing::Missing;
 use crate::output;
-use crate::reading::{HEAT, Reading};
+use crate::reading::Reading;
 use crate::recording::frame::Damage;
 use crate::recording::{Player, Start};
 use crate::region::Names;
 use crate::summary::Summary;
+use crate::view::Filter;
 
 pub fn run(out: &mut dyn Write, args: &Report, json: bool) -> Result<()> {
     let symbols = args.layout.symbols()?;
-    let mut total = Total::default();
-    let mut played = play(&args.file, &args.names, &args.span, |step| total.add(&step))?;
-    played.names.symbols = symbols;
     let list = &args.list;
-    let summary = Summary::new(
-        &total.grown,
-        total.elapsed,
-        &played.names,
-        &args.layout.view(list),
-        list.top,
-    );
+    let view = args.layout.view(list);
+    let mut total = Total::default();
+    let mut played = play(&args.file, &args.names, &args.span, &view.filter, |step| {
+        total.add(&step);
+    })?;
+    played.names.symbols = symbols;
+    let mut summary = Summary::new(&total.grown, total.elapsed, &played.names, &view, list.top);
+    summary.missing = played.missing;
     show(out, "report", &summary, &args.layout, json)?;
     out.flush()?;
     played.end()
@@ -76,15 +76,12 @@ pub fn show(
 pub struct Total {
     pub grown: Reading,
     pub elapsed: Duration,
-    /// Counting by page was off at some time.
-    cold: bool,
 }
 
 impl Total {
     pub fn add(&mut self, step: &Step) {
         self.grown.add(&step.grown);
         self.elapsed += step.elapsed;
-        self.cold |= step.grown.clock.flags & HEAT == 0;
     }
 }
 
@@ -98,6 +95,8 @@ pub struct Step {
 pub struct Played {
     pub names: Names,
     pub start: Start,
+    /// In any of it.
+    pub missing: Missing,
     damage: Option<Failure>,
 }
 
@@ -119,11 +118,12 @@ fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     })
 }
 
-/// Goes over a recording. Names of pages from files go before those that it has.
+/// Goes over a recording, of which these VMs are shown. Names of pages from files go before those that it has.
 pub fn play(
     path: &Path,
     names: &NameFiles,
     span: &Span,
+    filter: &Filter,
     mut each: impl FnMut(Step),
 ) -> Result<Played> {
     // What can be wrong is found before a long recording is read.
@@ -135,6 +135,7 @@ pub fn play(
     let mut player = Player::new(BufReader::new(file)).map_err(damaged)?;
     let mut begin = None;
     let mut before: Option<Reading> = None;
+    let mut missing = Missing::default();
     let damage = loop {
         let now = match player.step() {
             Ok(Some(now)) => now,
@@ -148,8 +149,10 @@ pub fn play(
             .as_ref()
             .filter(|before| span.has(time(before), time(now)))
         {
+            let grown = now.since(before);
+            missing.add(&Missing::of(&grown, filter));
             each(Step {
-                grown: now.since(before),
+                grown,
                 elapsed: now.elapsed_since(before),
             });
         }
@@ -158,6 +161,7 @@ pub fn play(
     Ok(Played {
         names: player.names(given),
         start: player.start,
+        missing,
         damage,
     })
 }

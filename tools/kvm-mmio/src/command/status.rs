@@ -105,11 +105,16 @@ fn print(out: &mut dyn Write, check: &Check) -> Result<()> {
 }
 
 fn checks(system: &System) -> Vec<Check> {
+    // How it is that the extension is not there: without it, tracepoints will do.
+    let absent = match trace::explain_absence(system) {
+        None => State::Note,
+        Some(_) => State::Missing,
+    };
     let mut checks = vec![
-        kernel(system),
+        kernel(system, absent),
         vendor(system),
         caching(system),
-        module(system),
+        module(system, absent),
     ];
     if system.has_module(MODULE) {
         checks.push(switch(system, "enabled", State::Note, ENABLE));
@@ -119,7 +124,7 @@ fn checks(system: &System) -> Vec<Check> {
             State::Note,
             "every access goes to KVM's emulator",
         ));
-        checks.push(switch(system, "heat", State::Ok, ""));
+        checks.push(heat(system));
         checks.extend(mask(system));
         checks.push(statistics(system));
         checks.extend(readers(system));
@@ -130,13 +135,14 @@ fn checks(system: &System) -> Vec<Check> {
 
 const MODULE: &str = "kvm_mmio_ext";
 const ENABLE: &str = "echo Y > /sys/module/kvm_mmio_ext/parameters/enabled";
+const NO_HEAT: &str = "echo N > /sys/module/kvm_mmio_ext/parameters/heat";
 
 /// The kernels that there are patches for.
 const SUPPORTED: &str = "the hooks are for Linux 7.3 (patches/7.3) and Linux 7.2 (the same, with \
      what patches/7.2 has in place of some): patches/README.rst says how to build one";
 
 /// Whether KVM has the hooks: a function of theirs is among the symbols of the kernel.
-fn kernel(system: &System) -> Check {
+fn kernel(system: &System, absent: State) -> Check {
     let name = "kernel";
     let release = system.kernel();
     let symbols = fs::read_to_string(system.path("/proc/kallsyms")).unwrap_or_default();
@@ -150,7 +156,7 @@ fn kernel(system: &System) -> Check {
     }
     if system.has_module("kvm") && has("kvm_init") {
         let value = format!("{release}, KVM has no hooks for the extension");
-        return Check::new(name, State::Missing, value, SUPPORTED);
+        return Check::new(name, absent, value, SUPPORTED);
     }
     let value = format!("{release}, hooks not visible");
     Check::new(
@@ -197,17 +203,12 @@ fn caching(system: &System) -> Check {
     }
 }
 
-fn module(system: &System) -> Check {
+fn module(system: &System, absent: State) -> Check {
     if system.has_module(MODULE) {
         return Check::ok("module", "kvm_mmio_ext is loaded");
     }
     let advice = "insmod kvm_mmio_ext.ko, best before kvm_intel or kvm_amd";
-    Check::new(
-        "module",
-        State::Missing,
-        "kvm_mmio_ext is not loaded",
-        advice,
-    )
+    Check::new("module", absent, "kvm_mmio_ext is not loaded", advice)
 }
 
 fn switch(system: &System, name: &'static str, off: State, advice: &'static str) -> Check {
@@ -221,6 +222,17 @@ fn switch(system: &System, name: &'static str, off: State, advice: &'static str)
             "build the module from the same source as this program",
         ),
     }
+}
+
+/// Whether the parameter has accesses counted by page. Readers need it if they do not have them
+/// counted themselves; nobody else does.
+fn heat(system: &System) -> Check {
+    let check = switch(system, "heat", State::Ok, "");
+    if check.state != State::Ok || check.value == "off" || !system.readers().is_empty() {
+        return check;
+    }
+    let value = "on, and nobody reads: each access costs some 60 instructions more";
+    Check::new(check.name, State::Note, value, NO_HEAT)
 }
 
 /// The value that marks a page as MMIO, from the kernel log.

@@ -212,9 +212,10 @@ impl Device {
 fn explain(system: &System, path: &Path, error: &io::Error) -> Failure {
     let path = path.display();
     match error.kind() {
-        ErrorKind::PermissionDenied => {
-            Failure::Denied(format!("you may not open {path}: run this as root"))
-        }
+        ErrorKind::PermissionDenied => Failure::Denied(format!(
+            "you may not open {path}: run this as root, or as a member of the group kvm-mmio, to \
+             which the udev rule of the package kvm-mmio gives it"
+        )),
         ErrorKind::NotFound if system.has_module("kvm_mmio_ext") => Failure::Unavailable(format!(
             "the module kvm_mmio_ext is loaded, but there is no {path}: the module is older than \
              this program, or /dev is not the kernel's own"

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Metrics, and the completion of words.
 
+use std::process::{Child, ChildStderr};
+
 use super::*;
 
 #[test]
@@ -34,16 +36,9 @@ fn export_answers_scrapes() {
         .run(&["export", "--listen", "nonsense"])
         .expect(2, "", "neither a port nor");
     kernel.run(&["export", "--heat"]).expect(2, "", "--listen");
-    let mut server = kernel.command(&["export", "--listen", "0", "--heat"]);
-    let mut server = server.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    let mut errors = BufReader::new(server.stderr.take().unwrap());
-    errors.read_line(&mut said).unwrap();
-    let address = said
-        .trim()
-        .strip_prefix("kvm-mmio: http://127.0.0.1:")
-        .unwrap();
-    let address = format!("127.0.0.1:{}", address.strip_suffix("/metrics").unwrap());
+    let (server, said, _errors) = listen(&kernel, &["--heat"]);
+    let address = address(&said);
+    assert!(address.starts_with("127.0.0.1:"), "{said}");
     assert!(kernel.counts());
 
     // Somebody who says nothing is in nobody's way.
@@ -92,10 +87,89 @@ fn export_answers_scrapes() {
         "{text}"
     );
 
+    end(server);
+    assert!(!kernel.counts());
+}
+
+/// What a server says where it answers.
+fn listen(kernel: &Kernel, arguments: &[&str]) -> (Child, String, BufReader<ChildStderr>) {
+    let arguments = [&["export", "--listen", "0"], arguments].concat();
+    let mut server = kernel.command(&arguments);
+    let mut server = server.stderr(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(server.stderr.take().unwrap());
+    let mut said = String::new();
+    errors.read_line(&mut said).unwrap();
+    (server, said, errors)
+}
+
+/// Where that is.
+fn address(said: &str) -> String {
+    let address = said.trim().strip_prefix("kvm-mmio: http://").unwrap();
+    address.strip_suffix("/metrics").unwrap().to_owned()
+}
+
+fn end(mut server: Child) {
     let pid = server.id().to_string();
     assert!(Command::new("kill").arg(&pid).status().unwrap().success());
     assert!(server.wait().unwrap().success());
-    assert!(!kernel.counts());
+}
+
+#[test]
+fn export_waits_for_something_to_read() {
+    let kernel = Kernel::bare();
+    let (server, said, mut errors) = listen(&kernel, &[]);
+    assert!(said.contains("nothing to read yet: "), "{said}");
+    let mut said = String::new();
+    errors.read_line(&mut said).unwrap();
+    let scrape = || get(&address(&said), "GET /metrics HTTP/1.1\r\n\r\n");
+    assert!(scrape().ends_with("\nkvm_mmio_up 0\n"), "{}", scrape());
+    kernel.load(&sample::two_vms());
+    assert!(scrape().contains("\nkvm_mmio_up 1\n"), "{}", scrape());
+    end(server);
+    // What was asked for by name is not waited for.
+    for source in ["module", "tracepoints"] {
+        let listen = ["export", "--listen", "0", "--source", source];
+        Kernel::bare().run(&listen).expect(3, "", "load it with");
+    }
+}
+
+/// Tracepoints have nothing to say to whoever comes by.
+#[test]
+fn export_of_a_stock_kernel_has_to_listen() {
+    let kernel = Kernel::stock();
+    kernel
+        .run(&["export"])
+        .expect(3, "kvm_mmio_up 0", "the module kvm_mmio_ext is not loaded")
+        .expect(3, "", "`kvm-mmio export --listen 9753`");
+    for source in ["tracepoints", "bpf", "perf"] {
+        kernel.run(&["export", "--source", source]).expect(
+            2,
+            "",
+            "count only while somebody reads them",
+        );
+    }
+    Kernel::with(&sample::two_vms())
+        .run(&["export", "--source", "module"])
+        .expect(0, "kvm_mmio_up 1", "");
+}
+
+/// The package's units start what this program understands.
+#[test]
+fn units_start_what_there_is() {
+    let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packages/kvm-mmio");
+    let mut started = Vec::new();
+    for entry in fs::read_dir(packages).unwrap() {
+        let unit = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let start = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("ExecStart=/usr/sbin/kvm-mmio "));
+        let Some(start) = start else { continue };
+        let arguments: Vec<_> = start.split(' ').chain(["--help"]).collect();
+        Kernel::bare().run(&arguments).expect(0, "Usage:", "");
+        started.push(start.to_owned());
+    }
+    assert!(started.iter().any(|start| start.contains("--listen")));
+    assert!(started.iter().any(|start| start.contains(".prom")));
 }
 
 /// Every metric that the dashboard asks for is one that there is.
@@ -118,6 +192,63 @@ fn the_dashboard_shows_what_is_exported() {
         }
     }
     assert!(asked > 5);
+}
+
+/// Labels that an expression keeps; None if it keeps those that there are.
+fn kept(expression: &str) -> Option<Vec<&str>> {
+    if expression.starts_with("kvm_mmio_") {
+        return None;
+    }
+    let by = expression.split_once(" by (");
+    let list = by.and_then(|(_, rest)| rest.split_once(')'));
+    Some(list.map_or(Vec::new(), |(list, _)| list.split(", ").collect()))
+}
+
+/// Labels that a legend shows.
+fn shown(legend: &str) -> Vec<&str> {
+    let parts = legend.split("{{").skip(1);
+    parts
+        .filter_map(|part| Some(part.split_once("}}")?.0))
+        .collect()
+}
+
+/// Two hosts, or two VMs of which nobody knows the names, have a line each, and each its name.
+#[test]
+fn the_dashboard_tells_lines_apart() {
+    let text = include_str!("../../grafana-dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut grouped = 0;
+    for target in targets {
+        let expression = target["expr"].as_str().unwrap();
+        let Some(kept) = kept(expression) else {
+            continue;
+        };
+        let shown = shown(target["legendFormat"].as_str().unwrap());
+        assert!(
+            shown.iter().all(|label| kept.contains(label)),
+            "{shown:?} of {expression}"
+        );
+        // One figure of all.
+        if kept.is_empty() {
+            continue;
+        }
+        let needed: &[&str] = match expression.contains("kvm_mmio_events_total") {
+            true => &["instance"],
+            false => &["instance", "pid", "vm", "process"],
+        };
+        assert!(
+            needed.iter().all(|label| kept.contains(label)),
+            "{expression}"
+        );
+        // A table has a column for each.
+        if target["format"] != "table" {
+            assert_eq!(shown.len(), kept.len(), "{shown:?} of {expression}");
+        }
+        grouped += 1;
+    }
+    assert!(grouped > 4);
 }
 
 /// The parser of Prometheus' own Python client, which is strict.

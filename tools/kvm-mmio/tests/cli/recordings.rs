@@ -220,6 +220,53 @@ fn recordings_are_compared() {
     kernel.run(&["diff", "one"]).expect(2, "", "required");
 }
 
+/// A recording in which counting by page was off for a while, and VMs have ended.
+#[test]
+fn all_say_what_is_missing() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let mut lossy = doubled();
+    lossy.clock.flags &= !reading::HEAT;
+    lossy.clock.lost = 2;
+    let off = change(&kernel, &lossy);
+    lossy.clock.flags |= reading::HEAT;
+    kernel.write("on", sample::file(&lossy));
+    let script = format!("{off}; sleep 0.3; cat on 1<> dev/kvm_mmio_ext; sleep 0.3");
+    let command = ["--", "sh", "-c", &script];
+    let record = [&["record", "-o", "rec", "-i", "0.1"], &command[..]].concat();
+    let lines = [
+        "3 accesses of no page: the kernel counts 256 pages for each vCPU",
+        "counting by page was off, at least for a part of the time",
+        "2 VMs are not in this: they ended, and the kernel keeps 64",
+    ];
+    let plot = ["plot", "rec", "-o", "-"];
+    let recorded = kernel.run(&record).expect(0, "", "10662 accesses");
+    let reported = kernel.run(&["report", "rec"]).expect(0, "", "");
+    let compared = kernel.run(&["diff", "rec", "rec"]).expect(0, "", "");
+    let plotted = kernel.run(&plot).expect(0, "", "");
+    for line in lines {
+        let of_file = format!("rec: {line}\n");
+        assert!(recorded.err.contains(&of_file), "{}", recorded.err);
+        assert!(reported.out.contains(line), "{}", reported.out);
+        assert!(plotted.out.contains(line), "no {line} in the picture");
+        for side in ["before", "after"] {
+            let of_side = format!("\n{side}: {line}\n");
+            assert!(compared.out.contains(&of_side), "{}", compared.out);
+        }
+    }
+    let none = kernel.run(&["diff", "rec", "rec", "--vm", "2"]);
+    assert!(!none.out.contains("of no page"), "{}", none.out);
+    for arguments in [
+        &["report", "rec"][..],
+        &["diff", "rec", "rec"],
+        &["plot", "rec"],
+    ] {
+        let lines = kernel.run(&[&["--json"], arguments].concat()).json();
+        let mut told = lines.iter().filter(|line| line["vms_lost"] == 2);
+        let missing = |line: &serde_json::Value| line["heat_dropped"] == 3 && line["heat"] == false;
+        assert!(told.any(missing), "{lines:?}");
+    }
+}
+
 #[test]
 fn a_filter_that_matches_nothing_says_so() {
     let kernel = Kernel::with(&sample::two_vms());

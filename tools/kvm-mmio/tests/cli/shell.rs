@@ -59,3 +59,42 @@ fn help_man_page_and_completions() {
             .expect(0, "kvm-mmio", "");
     }
 }
+
+/// What `make` says of a program that says this of its version.
+fn made(kernel: &Kernel, version: &str) -> Done {
+    let built = kernel.path("out/cargo-tools/x86_64-unknown-linux-gnu/release");
+    fs::create_dir_all(&built).unwrap();
+    for (program, does) in [
+        (kernel.path("cargo"), "true"),
+        (built.join("kvm-mmio"), version),
+    ] {
+        fs::write(&program, format!("#!/bin/sh\n{does}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut make = Command::new("make");
+    make.args(["-s", "-C", env!("CARGO_MANIFEST_DIR")])
+        .arg(format!("CARGO={}", kernel.path("cargo").display()))
+        .arg(format!("OUTPUT={}", kernel.path("out").display()));
+    // A make that runs the tests has its own settings.
+    for name in ["MAKEFLAGS", "MAKELEVEL", "RUST_TARGET"] {
+        make.env_remove(name);
+    }
+    Done::from(make.output().unwrap())
+}
+
+#[test]
+fn make_ends_with_what_is_missing() {
+    let kernel = Kernel::bare();
+    let done = made(&kernel, "echo 'kvm-mmio 0.1.0 (without BPF)'");
+    let done = done.expect(0, "", "Install clang, and make it again.");
+    assert_eq!(done.err.lines().count(), 1, "{}", done.err);
+    let done = made(&kernel, "echo kvm-mmio 0.1.0").expect(0, "", "");
+    assert_eq!(done.err, "");
+    // As this program says it.
+    let said = kernel.run(&["--version"]).expect(0, "kvm-mmio 0.1.0", "");
+    let status = Kernel::stock().run(&["status"]).out;
+    assert_eq!(
+        said.out.contains(" (without BPF)"),
+        status.contains("built without clang")
+    );
+}

@@ -54,6 +54,41 @@ fn status_says_what_is_missing() {
         .expect(3, "mmio_caching=0", "");
 }
 
+/// Without the extension, tracepoints count all the same.
+#[test]
+fn status_of_a_stock_kernel() {
+    let kernel = Kernel::stock();
+    let done = kernel.run(&["status"]).expect(0, "patches/7.3", "");
+    for part in [
+        "note    kernel          7.3.4, KVM has no hooks for the extension",
+        "note    module          kvm_mmio_ext is not loaded",
+        "note    source          KVM's tracepoints, by ",
+    ] {
+        assert!(done.out.contains(part), "no {part:?} in {}", done.out);
+    }
+    assert!(!done.out.contains("missing"), "{}", done.out);
+    // Without the vendor's module there is no VM.
+    fs::remove_dir_all(kernel.path("sys/module/kvm_amd")).unwrap();
+    kernel.run(&["status"]).expect(3, "missing KVM", "");
+}
+
+#[test]
+fn status_says_what_counting_for_nobody_costs() {
+    let kernel = Kernel::with(&sample::two_vms());
+    kernel.write("sys/module/kvm_mmio_ext/parameters/heat", "Y\n");
+    kernel
+        .run(&["status"])
+        .expect(0, "note    heat            on, and nobody reads", "")
+        .expect(0, "echo N > /sys/module/kvm_mmio_ext/parameters/heat", "");
+    kernel.write("proc/815/comm", "kvm-mmio\n");
+    fs::create_dir(kernel.path("proc/815/fd")).unwrap();
+    let reader = kernel.path("proc/815/fd/3");
+    symlink(kernel.path("dev/kvm_mmio_ext"), reader).unwrap();
+    kernel
+        .run(&["status"])
+        .expect(0, "ok      heat            on\n", "");
+}
+
 #[test]
 fn what_is_switched_off_is_seen_all_the_same() {
     let kernel = Kernel::with(&sample::two_vms());
@@ -97,7 +132,9 @@ fn who_may_not_read_is_told_so() {
     let kernel = Kernel::with(&sample::two_vms());
     let device = kernel.path("dev/kvm_mmio_ext");
     fs::set_permissions(device, fs::Permissions::from_mode(0o000)).unwrap();
-    as_nobody(&kernel, &["top"]).expect(4, "", "run this as root");
+    as_nobody(&kernel, &["top"])
+        .expect(4, "", "run this as root")
+        .expect(4, "", "the group kvm-mmio");
     as_nobody(&kernel, &["status"]).expect(4, "you may not open", "");
     as_nobody(&kernel, &["export"]).expect(4, "kvm_mmio_up 0", "run this as root");
     as_nobody(&kernel, &["stat", "--", "true"]).expect(125, "", "run this as root");

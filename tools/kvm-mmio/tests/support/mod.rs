@@ -30,17 +30,54 @@ impl Kernel {
     /// With the extension, which has this to say.
     pub fn with(reading: &Reading) -> Self {
         let kernel = Self::bare();
-        kernel.write("sys/module/kvm/parameters/mmio_caching", "Y\n");
-        kernel.write("sys/module/kvm_amd/parameters/npt", "Y\n");
-        for (name, value) in [("enabled", "Y\n"), ("fast", "Y\n"), ("heat", "N\n")] {
-            kernel.write(&format!("sys/module/kvm_mmio_ext/parameters/{name}"), value);
+        kernel.load_kvm();
+        kernel.load(reading);
+        kernel
+    }
+
+    /// A distribution's: KVM without hooks, and with its tracepoints.
+    pub fn stock() -> Self {
+        let kernel = Self::bare();
+        kernel.load_kvm();
+        kernel.write("proc/kallsyms", "0000 T kvm_init\t[kvm]\n");
+        for (name, fields) in [
+            (
+                "kvm_exit",
+                &["u32 exit_reason", "u64 guest_rip", "u32 vcpu_id"][..],
+            ),
+            ("kvm_mmio", &["u32 type", "u32 len", "u64 gpa", "u64 val"]),
+            ("kvm_fast_mmio", &["u64 gpa"]),
+            ("kvm_userspace_exit", &["u32 reason", "u32 errno"]),
+        ] {
+            let field = |(place, name): (usize, &&str)| {
+                let size = if name.starts_with("u64") { 8 } else { 4 };
+                let offset = 8 + 8 * place;
+                format!("\tfield:{name};\toffset:{offset};\tsize:{size};\tsigned:0;\n")
+            };
+            let fields: String = fields.iter().enumerate().map(field).collect();
+            kernel.write(
+                &format!("sys/kernel/tracing/events/kvm/{name}/format"),
+                format!("name: {name}\nID: 1\nformat:\n{fields}"),
+            );
         }
-        kernel.write(
+        kernel
+    }
+
+    fn load_kvm(&self) {
+        self.write("sys/module/kvm/parameters/mmio_caching", "Y\n");
+        self.write("sys/module/kvm_amd/parameters/npt", "Y\n");
+    }
+
+    /// Loads the extension.
+    pub fn load(&self, reading: &Reading) {
+        for (name, value) in [("enabled", "Y\n"), ("fast", "Y\n"), ("heat", "N\n")] {
+            self.write(&format!("sys/module/kvm_mmio_ext/parameters/{name}"), value);
+        }
+        self.write(
             "dev/kmsg",
             "6,1,1,-;kvm_mmio_ext: installed MMIO SPTE value 0x9, mask 0x9\n",
         );
-        kernel.write("dev/kvm_mmio_ext", sample::file(reading));
-        kernel
+        self.write("dev/kvm_mmio_ext", sample::file(reading));
     }
 
     pub fn folder(&self) -> &Path {

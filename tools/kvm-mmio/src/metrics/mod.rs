@@ -1,41 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Metrics as text: in Prometheus' own format 0.0.4, which node_exporter's textfile collector wants,
-//! or as OpenMetrics 1.0. They differ in types, in what a type is said of, and in the end.
+//! Metrics for Prometheus.
 //!
 //! The sets of labels are bounded: by the number of VMs and of pages that the caller allows, and by
-//! the kernel's list of counters. What is left out is a metric of its own.
+//! the kernel's list of counters. What is left out is a metric of its own; what the source does not
+//! know has no series.
+
+mod text;
 
 use std::cmp::Reverse;
-use std::fmt::Write;
 
-use clap::ValueEnum;
-
+use crate::counts::Counts;
 use crate::reading::{Clock, ENABLED, FAST, HEAT, Reading, Vm};
 use crate::region::Names;
 use crate::row::{Row, rows};
 use crate::view::View;
+use text::{Text, Type};
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Prometheus' text format 0.0.4, which everything reads
-    #[default]
-    Prometheus,
-    /// OpenMetrics 1.0, with units and the type info
-    #[value(name = "openmetrics")]
-    OpenMetrics,
-}
-
-impl Format {
-    /// What HTTP calls it.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => {
-                "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
-            }
-        }
-    }
-}
+pub use text::Format;
 
 /// How many series there may be.
 #[derive(Clone, Copy, Debug)]
@@ -44,111 +25,30 @@ pub struct Limits {
     pub pages: usize,
 }
 
-#[derive(Clone, Copy)]
-enum Type {
-    Gauge,
-    Counter,
-    Info,
-}
-
-impl Type {
-    /// The older format has no info: there, it is a gauge that is always 1.
-    fn name(self, format: Format) -> &'static str {
-        match self {
-            Self::Info if format == Format::OpenMetrics => "info",
-            Self::Gauge | Self::Info => "gauge",
-            Self::Counter => "counter",
-        }
-    }
-
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Gauge => "",
-            Self::Counter => "_total",
-            Self::Info => "_info",
-        }
-    }
-}
-
-/// The text, family by family.
-struct Text {
-    format: Format,
-    text: String,
-    name: &'static str,
-    suffix: &'static str,
-}
-
-impl Text {
-    fn family(&mut self, kind: Type, name: &'static str, unit: &str, help: &str) {
-        let (format, text) = (self.format, &mut self.text);
-        // Of which the type is said: OpenMetrics has families, the older format samples.
-        let suffix = match format {
-            Format::Prometheus => kind.suffix(),
-            Format::OpenMetrics => "",
-        };
-        let _ = writeln!(text, "# TYPE {name}{suffix} {}", kind.name(format));
-        if format == Format::OpenMetrics && !unit.is_empty() {
-            let _ = writeln!(text, "# UNIT {name} {unit}");
-        }
-        let _ = writeln!(text, "# HELP {name}{suffix} {}", escape(help));
-        (self.name, self.suffix) = (name, kind.suffix());
-    }
-
-    fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        let _ = write!(self.text, "{}{}", self.name, self.suffix);
-        for (place, (name, value)) in (0..).zip(labels) {
-            let open = if place == 0 { '{' } else { ',' };
-            let _ = write!(self.text, "{open}{name}=\"{}\"", escape(value));
-        }
-        let close = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.text, "{close} {value}");
-    }
-
-    fn single(&mut self, name: &'static str, help: &str, value: impl std::fmt::Display) {
-        self.family(Type::Gauge, name, "", help);
-        self.sample(&[], value);
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
-}
-
 /// All metrics of a reading; of None, that there is none.
 pub fn render(reading: Option<&Reading>, names: &Names, limits: Limits, format: Format) -> String {
-    let mut text = Text {
-        format,
-        text: String::new(),
-        name: "",
-        suffix: "",
-    };
-    let up = u8::from(reading.is_some());
+    let mut text = Text::new(format);
     text.single(
+        Type::Gauge,
         "kvm_mmio_up",
-        "Whether the statistics of kvm_mmio_ext could be read.",
-        up,
+        "Whether there was something to read: kvm_mmio_ext, or KVM's tracepoints.",
+        u8::from(reading.is_some()),
     );
     if let Some(reading) = reading {
         settings(&mut text, &reading.clock);
+        lost(&mut text, &reading.clock);
         let (busiest, hidden) = busiest(reading, limits.vms);
-        text.single(
-            "kvm_mmio_vms",
-            "VMs that have done MMIO.",
-            reading.vms.len(),
-        );
-        let help = "VMs that are left out of all metrics, as they have done less.";
-        text.single("kvm_mmio_vms_truncated", help, hidden);
+        let help = "VMs that have done MMIO.";
+        text.single(Type::Gauge, "kvm_mmio_vms", help, reading.vms.len());
+        let help = "VMs that are left out of all metrics, as they have ended or done less.";
+        text.single(Type::Gauge, "kvm_mmio_vms_truncated", help, hidden);
         vms(&mut text, &busiest, names);
         pages(&mut text, &busiest, names, limits.pages);
     }
-    if format == Format::OpenMetrics {
-        text.text.push_str("# EOF\n");
-    }
-    text.text
+    text.end()
 }
 
+/// How the extension is set. Tracepoints do not tell; they always count by page.
 fn settings(text: &mut Text, clock: &Clock) {
     for (name, flag, help) in [
         (
@@ -167,23 +67,36 @@ fn settings(text: &mut Text, clock: &Clock) {
             "Whether accesses are counted by page.",
         ),
     ] {
-        text.single(name, help, u8::from(clock.flags & flag != 0));
+        if flag == HEAT || !clock.is_traced() {
+            text.single(Type::Gauge, name, help, u8::from(clock.flags & flag != 0));
+        }
     }
 }
 
-/// The VMs that have done the most, and how many others there are.
+/// What is in no other metric. Either source loses in its own way.
+fn lost(text: &mut Text, clock: &Clock) {
+    let (name, help) = match clock.is_traced() {
+        true => (
+            "kvm_mmio_events_lost",
+            "Events of KVM's tracepoints that had no room: there were more accesses.",
+        ),
+        false => (
+            "kvm_mmio_vms_lost",
+            "VMs that have ended and were not kept for those who read.",
+        ),
+    };
+    text.single(Type::Counter, name, help, clock.lost);
+}
+
+/// The VMs that have done the most, those that have ended last, and how many others there are.
 fn busiest(reading: &Reading, limit: usize) -> (Reading, usize) {
-    let counted = |vm: &Vm| -> u64 {
-        let accesses = (0..)
-            .zip(&reading.counters)
-            .filter(|(_, name)| access(name).is_some());
-        accesses
-            .map(|(place, _)| vm.counter(place))
-            .fold(0, u64::saturating_add)
+    let counted = |vm: &Vm| {
+        let counts = accesses(reading, vm).into_iter().map(|(_, _, count)| count);
+        counts.fold(0, u64::saturating_add)
     };
     let mut vms: Vec<_> = reading.vms.iter().collect();
     // Of two alike the older one, so that a scrape shows what the one before has shown.
-    vms.sort_by_key(|(id, vm)| (Reverse(counted(vm)), **id));
+    vms.sort_by_key(|(id, vm)| (vm.ended, Reverse(counted(vm)), **id));
     let hidden = vms.split_off(limit.min(vms.len()));
     let mut busiest = reading.clone();
     busiest.vms = vms.into_iter().map(|(id, vm)| (*id, vm.clone())).collect();
@@ -242,15 +155,23 @@ fn vms(text: &mut Text, reading: &Reading, names: &Names) {
     for (labels, vm) in &vms {
         text.sample(&labels.get(), vm.vcpus.len());
     }
-    let help = "Reads and writes by their bytes, unknown if the emulator was not watched.";
+    let help = "Reads and writes by their bytes, unknown if these were not seen.";
     text.family(Type::Counter, "kvm_mmio_accesses", "", help);
     for (labels, vm) in &vms {
-        for (place, name) in (0..).zip(&reading.counters) {
-            if let Some((direction, size)) = access(name) {
-                let labels = labels.with(&[("direction", direction), ("size", size)]);
-                text.sample(&labels, vm.counter(place));
-            }
+        for (direction, size, count) in accesses(reading, vm) {
+            text.sample(
+                &labels.with(&[("direction", direction), ("size", size)]),
+                count,
+            );
         }
+    }
+    let help = "Accesses of these that are counted for no page, as there were too many pages.";
+    text.family(Type::Counter, "kvm_mmio_accesses_without_page", "", help);
+    for (labels, vm) in &vms {
+        text.sample(&labels.get(), vm.heat_dropped);
+    }
+    if reading.clock.is_traced() {
+        return;
     }
     let help = "What the extension did, by the names of the kernel's counters.";
     text.family(Type::Counter, "kvm_mmio_events", "", help);
@@ -261,6 +182,36 @@ fn vms(text: &mut Text, reading: &Reading, names: &Names) {
             }
         }
     }
+}
+
+/// The accesses of a VM by direction and size, and how many these are.
+fn accesses<'a>(reading: &'a Reading, vm: &Vm) -> Vec<(&'a str, &'a str, u64)> {
+    if reading.clock.is_traced() {
+        return traced_accesses(vm);
+    }
+    let counters = (0..).zip(&reading.counters);
+    let told = counters.filter_map(|(place, name)| Some((access(name)?, vm.counter(place))));
+    told.map(|((direction, size), count)| (direction, size, count))
+        .collect()
+}
+
+/// Of all pages and of none. There is no counter of tracepoints for each size.
+fn traced_accesses(vm: &Vm) -> Vec<(&'static str, &'static str, u64)> {
+    let mut sum = Counts::default();
+    let pages = vm.vcpus.values().flat_map(|vcpu| vcpu.pages.values());
+    pages.for_each(|page| sum += page.counts);
+    let seen = sum.reads.saturating_add(sum.writes);
+    let unseen = sum
+        .count
+        .saturating_sub(seen)
+        .saturating_add(vm.heat_dropped);
+    [
+        ("read", sum.reads),
+        ("write", sum.writes),
+        ("unknown", unseen),
+    ]
+    .map(|(direction, count)| (direction, "unknown", count))
+    .to_vec()
 }
 
 /// The direction and the size of the accesses that a counter of the kernel counts.
@@ -274,6 +225,8 @@ fn access(counter: &str) -> Option<(&str, &str)> {
 
 fn pages(text: &mut Text, reading: &Reading, names: &Names, limit: usize) {
     let mut shown = rows(reading, names, &View::default());
+    // Those of VMs that have ended must not push out others for ever.
+    shown.sort_by_key(|row| row.ended);
     let hidden = shown.split_off(limit.min(shown.len()));
     let labels: Vec<_> = shown.iter().map(Labels::of).collect();
     let of_pages = || shown.iter().zip(&labels);
@@ -296,19 +249,18 @@ fn pages(text: &mut Text, reading: &Reading, names: &Names, limit: usize) {
             text.sample(&labels.with(&[("direction", name)]), count);
         }
     }
-    let help = "Time spent on accesses to the same pages.";
-    text.family(Type::Counter, "kvm_mmio_page_seconds", "seconds", help);
-    for (row, labels) in of_pages() {
-        text.sample(&labels.with(&[]), reading.clock.seconds(row.counts.cycles));
+    if !reading.clock.is_traced() {
+        let help = "Time spent on accesses to the same pages.";
+        text.family(Type::Counter, "kvm_mmio_page_seconds", "seconds", help);
+        for (row, labels) in of_pages() {
+            text.sample(&labels.with(&[]), reading.clock.seconds(row.counts.cycles));
+        }
     }
     let help = "Pages that are left out, as they have fewer accesses.";
-    text.single("kvm_mmio_pages_truncated", help, hidden.len());
+    text.single(Type::Gauge, "kvm_mmio_pages_truncated", help, hidden.len());
     let accesses: u64 = hidden.iter().map(|row| row.counts.count).sum();
-    text.single(
-        "kvm_mmio_accesses_truncated",
-        "Accesses to the pages left out.",
-        accesses,
-    );
+    let help = "Accesses to the pages left out.";
+    text.single(Type::Gauge, "kvm_mmio_accesses_truncated", help, accesses);
 }
 
 /// What tells a page from others.
@@ -337,6 +289,7 @@ impl Labels {
 mod tests {
     use super::*;
     use crate::device::sample;
+    use crate::reading::TRACED;
 
     const ALL: Limits = Limits {
         vms: 100,
@@ -348,7 +301,7 @@ mod tests {
         assert_eq!(
             render(None, &Names::default(), ALL, Format::OpenMetrics),
             "# TYPE kvm_mmio_up gauge\n\
-             # HELP kvm_mmio_up Whether the statistics of kvm_mmio_ext could be read.\n\
+             # HELP kvm_mmio_up Whether there was something to read: kvm_mmio_ext, or KVM's tracepoints.\n\
              kvm_mmio_up 0\n\
              # EOF\n"
         );
@@ -388,6 +341,58 @@ mod tests {
         let text = render(Some(&reading), &names(), ALL, Format::Prometheus);
         assert!(text.contains("event=\"fast_userspace\""));
         assert!(!text.contains(&newest), "{newest}");
+    }
+
+    /// As tracepoints tell it: no counters, and no VM of the module's.
+    fn traced() -> Reading {
+        let mut reading = sample::traced();
+        reading.clock.flags |= TRACED;
+        reading.clock.lost = 7;
+        reading.counters.clear();
+        reading
+    }
+
+    #[test]
+    fn what_tracepoints_do_not_tell_is_left_out() {
+        let text = render(Some(&traced()), &names(), ALL, Format::OpenMetrics);
+        for line in [
+            "kvm_mmio_heat_enabled 1",
+            "kvm_mmio_events_lost_total 7",
+            "kvm_mmio_accesses_total{vm=\"1\",pid=\"4711\",process=\"web\",direction=\"write\",size=\"unknown\"} 10500",
+            "kvm_mmio_accesses_total{vm=\"1\",pid=\"4711\",process=\"web\",direction=\"unknown\",size=\"unknown\"} 3",
+            "kvm_mmio_accesses_without_page_total{vm=\"1\",pid=\"4711\",process=\"web\"} 3",
+            "kvm_mmio_page_accesses_total{vm=\"2\",pid=\"4712\",process=\"\",page=\"0xfed00000\",device=\"HPET\",completed=\"userspace\"} 42",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "no {line} in {text}"
+            );
+        }
+        for name in [
+            "kvm_mmio_enabled",
+            "kvm_mmio_fast_path_enabled",
+            "kvm_mmio_vms_lost",
+            "kvm_mmio_events ",
+            "kvm_mmio_page_seconds",
+        ] {
+            assert!(!text.contains(name), "{name} in {text}");
+        }
+        let text = render(Some(&sample::two_vms()), &names(), ALL, Format::Prometheus);
+        assert!(text.contains("\nkvm_mmio_vms_lost_total 0\n"), "{text}");
+        assert!(!text.contains("events_lost"), "{text}");
+    }
+
+    #[test]
+    fn vms_that_have_ended_make_room() {
+        let mut reading = traced();
+        reading.vms.get_mut(&1).unwrap().ended = true;
+        reading.vms.get_mut(&2).unwrap().ended = false;
+        let limits = Limits { vms: 1, pages: 1 };
+        let text = render(Some(&reading), &names(), limits, Format::Prometheus);
+        assert!(text.contains("vm=\"2\"") && !text.contains("vm=\"1\""));
+        let limits = Limits { vms: 2, ..limits };
+        let text = render(Some(&reading), &names(), limits, Format::Prometheus);
+        assert!(text.contains("device=\"HPET\"") && !text.contains("page=\"0xfe003000\""));
     }
 
     /// Every sample has a type that its format knows, said of the name that its format wants.
@@ -449,10 +454,5 @@ mod tests {
         assert_eq!(busiest(1), (vec![1], 2));
         assert_eq!(busiest(0), (vec![], 3));
         assert_eq!(busiest(5), (vec![1, 2, 9], 0));
-    }
-
-    #[test]
-    fn labels_are_escaped() {
-        assert_eq!(escape("a\\b\"c\nd"), "a\\\\b\\\"c\\nd");
     }
 }

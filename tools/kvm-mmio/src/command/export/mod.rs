@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `kvm-mmio export`: all counts, for Prometheus.
 
+mod listen;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,15 +14,16 @@ use anyhow::{Context, Result};
 use crate::cli::Export;
 use crate::device::System;
 use crate::failure::{Failure, warn};
-use crate::http::{Answer, Request, Server};
 use crate::json_lines;
 use crate::metrics::{Format, Limits, render};
 use crate::output;
 use crate::reading::Reading;
 use crate::region::Names;
-use crate::signal::Stop;
+use crate::source::Choice;
 use crate::summary::Summary;
+use crate::trace;
 use crate::view::View;
+use listen::listen;
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> Result<()> {
     let mut names = args.names.names()?;
@@ -31,6 +32,9 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> R
             return Err(Failure::Usage("--listen and --json exclude each other".to_owned()).into());
         }
         return listen(system, args, address, names);
+    }
+    if !matches!(args.counting.source, Choice::Auto | Choice::Module) {
+        return Err(Failure::Usage(NOT_ONCE.to_owned()).into());
     }
     let read = read(system, &mut names);
     let reading = read.as_ref().ok();
@@ -49,11 +53,29 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> R
     read.map(drop)
 }
 
-/// The statistics now. Closed at once: an open reader would keep the module from being unloaded.
+/// What the module has counted until now. Nothing else counts while nobody reads.
 fn read(system: &System, names: &mut Names) -> Result<Reading> {
-    let reading = system.open()?.read()?;
+    let device = system.open().map_err(|error| {
+        if system.has_module("kvm_mmio_ext") || !has_tracepoints(system) {
+            return error;
+        }
+        let text = format!("the module kvm_mmio_ext is not loaded, and {NOT_ONCE}");
+        Failure::Unavailable(text).into()
+    })?;
+    let reading = device.read()?;
     names.learn(system, &reading);
     Ok(reading)
+}
+
+const NOT_ONCE: &str = "KVM's tracepoints count only while somebody reads them: `kvm-mmio export \
+    --listen 9753` does, and answers scrapes";
+
+/// Perhaps not for this user.
+fn has_tracepoints(system: &System) -> bool {
+    !matches!(
+        trace::explain_absence(system),
+        Some(Failure::Unavailable(_))
+    )
 }
 
 /// Says so, if it is not known whose names there are.
@@ -81,42 +103,6 @@ fn lines(reading: Option<&Reading>, names: &Names, top: usize) -> Result<Vec<u8>
         json_lines::summary_json(&mut bytes, &summary)?;
     }
     Ok(bytes)
-}
-
-/// Answers scrapes until a signal comes. That there is nothing to read is an answer, too: the
-/// module may be loaded later.
-fn listen(system: &System, args: &Export, address: SocketAddr, names: Names) -> Result<()> {
-    let stop = Stop::on_signals()?;
-    let _counting = args.heat.then(|| system.open_counting(false)).transpose()?;
-    let server = Server::bind(address)?;
-    warn(format_args!("http://{}/metrics", server.address()?));
-    let (names, first) = (Mutex::new(names), Once::new());
-    server.run(&stop, |request| match request.path.as_str() {
-        "/metrics" => {
-            let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-            let reading = read(system, &mut names).ok();
-            if let Some(reading) = &reading {
-                first.call_once(|| warn_of_names(reading, &names));
-            }
-            let format = args.format.unwrap_or_else(|| welcome(request));
-            let text = metrics(reading.as_ref(), &names, args, format);
-            Answer::ok(format.content_type(), text)
-        }
-        "/" => Answer::ok("text/html; charset=utf-8", PAGE.to_owned()),
-        _ => Answer::not_found(),
-    });
-    Ok(())
-}
-
-/// For a person who has only the address.
-const PAGE: &str = "<!DOCTYPE html><title>kvm-mmio</title><a href=\"/metrics\">metrics</a>\n";
-
-/// Who can read OpenMetrics says so.
-fn welcome(request: &Request) -> Format {
-    match request.accept.contains("application/openmetrics-text") {
-        true => Format::OpenMetrics,
-        false => Format::Prometheus,
-    }
 }
 
 /// Writes a file so that a reader sees the old one or the new one. A device, a pipe or a link
