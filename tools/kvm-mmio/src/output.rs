@@ -459,10 +459,10 @@ VM   PID  process        page  name        accesses     %  reads  writes  kernel
         };
         let devices = "\
 VM   PID  process  device      pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
- 1  4711  -        PCI hole        2     10020  94.0     20   10000   10000         20  10020      750
+ 1  4711  -        0xfe003000      1     10000  93.8      0   10000   10000          0  10000      750
  1  4711  -        local APIC      1       600   5.6    100     500     600          0    600      750
 10662 accesses in 0.000 s
-1 more device with 42 accesses not shown (--top)
+2 more devices with 62 accesses not shown (--top)
 ";
         assert!(
             table(By::Device).starts_with(devices),

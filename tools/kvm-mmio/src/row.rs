@@ -32,7 +32,7 @@ pub struct Row {
     pub process: String,
     pub ended: bool,
     pub name: String,
-    /// The range that the page is part of.
+    /// The range that the page is part of; its address if nobody knows what is there.
     pub device: String,
     /// Devices that share the page, and these counts; empty if there is one.
     pub shared: Vec<String>,
@@ -289,7 +289,7 @@ mod tests {
             per_vcpu: true,
             sort: Sort::Userspace,
             filter: Filter {
-                name: Some(Regex::new("^PCI").unwrap()),
+                name: Some(Regex::new("^0x").unwrap()),
                 ..Filter::default()
             },
         };
@@ -330,9 +330,10 @@ mod tests {
             .map(|(name, counts)| (name, counts.count))
             .collect();
         let expected = [
-            ("PID 4711: PCI hole", 10020),
+            ("PID 4711: 0xfe003000", 10000),
             ("PID 4711: local APIC", 600),
             ("PID 4712: HPET", 42),
+            ("PID 4711: 0xfebd0000", 20),
         ];
         assert_eq!(
             devices,

@@ -290,7 +290,7 @@ mod tests {
         assert_eq!((names.process(4711), names.process(4712)), ("web", "db"));
         let maps = names.maps(&[4711, 4712].into());
         assert_eq!(maps.of(4711).device(0xfe00_3000), "doorbell");
-        assert_eq!(maps.of(4712).device(0xfe00_3000), "PCI hole");
+        assert_eq!(maps.of(4712).device(0xfe00_3000), "0xfe003000");
     }
 
     /// Of version 2, which had no names of processes, and those of pages in the start.

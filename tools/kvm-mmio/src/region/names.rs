@@ -130,12 +130,12 @@ mod tests {
     fn a_range_is_of_its_owner() {
         let only = [given(Owner::Only, "a")];
         assert_eq!(device(&only, &[7], 7), ("a".to_owned(), false));
-        assert_eq!(device(&only, &[7, 8], 7), ("PCI hole".to_owned(), true));
+        assert_eq!(device(&only, &[7, 8], 7), ("0xd0000000".to_owned(), true));
         let all = [given(Owner::All, "a")];
         assert_eq!(device(&all, &[7, 8], 8), ("a".to_owned(), false));
         let own = [given(Owner::Process(7), "a"), given(Owner::Process(8), "b")];
         assert_eq!(device(&own, &[7, 8], 7), ("a".to_owned(), false));
         assert_eq!(device(&own, &[7, 8], 8), ("b".to_owned(), false));
-        assert_eq!(device(&own, &[9], 9), ("PCI hole".to_owned(), false));
+        assert_eq!(device(&own, &[9], 9), ("0xd0000000".to_owned(), false));
     }
 }

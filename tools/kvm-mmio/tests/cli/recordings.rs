@@ -169,8 +169,8 @@ fn tables_of_vms_and_devices() {
     let csv = kernel.run(&["report", "rec", "--by", "device", "--csv", "--top", "1"]);
     let csv = csv.expect(
         0,
-        "1,4711,,0,PCI hole,2,10020,",
-        "2 more devices with 642 accesses",
+        "1,4711,,0,0xfe003000,1,10000,",
+        "3 more devices with 662 accesses",
     );
     assert_eq!(csv.out.lines().count(), 2);
     let json = kernel
@@ -230,9 +230,13 @@ fn a_filter_that_matches_nothing_says_so() {
         "",
     );
     // By the device, which is not what the page is called.
+    kernel.write(
+        "names.toml",
+        "[[region]]\nname = \"bar\"\nstart = 0xfe000000\nsize = 0x4000\n",
+    );
     kernel
-        .run(&["report", "rec", "-f", "PCI hole"])
-        .expect(0, "10020 accesses", "");
+        .run(&["report", "rec", "-f", "bar$", "--regions", "all=names.toml"])
+        .expect(0, "bar +0x3000", "");
 }
 
 #[test]
