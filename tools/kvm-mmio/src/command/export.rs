@@ -52,7 +52,7 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> R
 /// The statistics now. Closed at once: an open reader would keep the module from being unloaded.
 fn read(system: &System, names: &mut Names) -> Result<Reading> {
     let reading = system.open()?.read()?;
-    names.learn(system, &reading);
+    names.learn_aloud(system, &reading);
     Ok(reading)
 }
 

@@ -205,7 +205,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn sample(&mut self, source: &Source) -> Result<()> {
         let reading = source.read()?;
-        self.names.learn(self.system, &reading);
+        self.names.learn_aloud(self.system, &reading);
         self.write(&reading)?;
         if self.progress.samples != 0 {
             let grown = reading.since(&self.last);

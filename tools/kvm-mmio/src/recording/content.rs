@@ -71,7 +71,7 @@ pub enum Frame {
     Start(Start),
     Sample(Sample),
     End,
-    /// Names that the user has given to pages.
+    /// Names that pages have from here on.
     Given(Vec<Given>),
     /// Names of processes that are new.
     Processes(BTreeMap<u32, String>),

@@ -7,6 +7,7 @@ use super::map::Map;
 use super::monitor::Monitor;
 use super::range::{Given, Owner};
 use crate::device::System;
+use crate::failure::warn;
 use crate::reading::Reading;
 use crate::symbols::Symbols;
 
@@ -31,8 +32,7 @@ impl Names {
     }
 
     /// Asks the running kernel for the names of processes that are not known yet, and monitors for
-    /// what has changed. Of those that
-    /// have ended, somebody else may have the number.
+    /// what has changed. Of those that have ended, somebody else may have the number.
     pub fn learn(&mut self, system: &System, reading: &Reading) {
         for vm in reading.vms.values().filter(|vm| !vm.ended) {
             if !self.processes.contains_key(&vm.tgid) {
@@ -42,6 +42,21 @@ impl Names {
         }
         let monitors = self.monitors.iter_mut();
         monitors.for_each(|monitor| monitor.follow(reading));
+    }
+
+    /// The same; what was not to be complained of before is said on standard error.
+    pub fn learn_aloud(&mut self, system: &System, reading: &Reading) {
+        let before = self.complaints();
+        self.learn(system, reading);
+        let new = self.complaints().into_iter();
+        new.filter(|complaint| !before.contains(complaint))
+            .for_each(warn);
+    }
+
+    /// Of monitors that do not answer now.
+    pub fn complaints(&self) -> Vec<String> {
+        let complaints = self.monitors.iter().filter_map(Monitor::complaint);
+        complaints.collect()
     }
 
     /// All ranges that are known now.
