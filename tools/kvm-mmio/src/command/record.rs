@@ -133,6 +133,7 @@ fn begin(
         interval_ms: args.interval.as_millis() as u64,
         counters: counters.to_vec(),
         regions: Vec::new(),
+        host: system.host(),
     };
     Ok(Recorder::new(BufWriter::new(file), start)?)
 }

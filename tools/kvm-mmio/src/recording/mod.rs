@@ -40,7 +40,11 @@ impl<W: Write> Recorder<W> {
             processes: BTreeMap::new(),
             bytes: frame::MAGIC.len() as u64,
         };
+        let host = start.host.clone();
         recorder.write(&Frame::Start(start))?;
+        if !host.is_empty() {
+            recorder.write(&Frame::Host(host))?;
+        }
         Ok(recorder)
     }
 
@@ -132,10 +136,6 @@ impl<R: Read> Player<R> {
         Names::new([given, self.given.clone()].concat(), self.processes.clone())
     }
 
-    /// The state at the next sample; None behind the last one.
-    pub fn step(&mut self) -> Result<Option<&Reading>, Damage> {
-        let content = |offset, fault| Damage { offset, fault };
-        loop {
     /// Up to version 5 of the format, a frame had what is new.
     fn give(&mut self, given: Vec<Given>) {
         if self.input.version() < 6 {
@@ -145,6 +145,10 @@ impl<R: Read> Player<R> {
         }
     }
 
+    /// The state at the next sample; None behind the last one.
+    pub fn step(&mut self) -> Result<Option<&Reading>, Damage> {
+        let content = |offset, fault| Damage { offset, fault };
+        loop {
             match next(&mut self.input)? {
                 Some((offset, _)) if self.ended => return Err(content(offset, Fault::Trailing)),
                 Some((offset, Frame::Sample(sample))) => {
@@ -158,6 +162,7 @@ impl<R: Read> Player<R> {
                 Some((_, Frame::Sites(sites))) => {
                     apply_sites(sites, self.input.version(), &mut self.state);
                 }
+                Some((_, Frame::Host(host))) => self.start.host = host,
                 Some((_, Frame::End)) => self.ended = true,
                 Some((offset, Frame::Start(_))) => {
                     let fault = Fault::Content("a second start".to_owned());
@@ -203,7 +208,21 @@ mod tests {
             interval_ms: 100,
             counters: sample::idle().counters,
             regions: Vec::new(),
+            host: String::new(),
         }
+    }
+
+    #[test]
+    fn the_host_comes_back() {
+        let mut bytes = Vec::new();
+        let host = "a-host".to_owned();
+        let start = Start { host, ..start() };
+        let mut recorder = Recorder::new(&mut bytes, start.clone()).unwrap();
+        recorder.add(&grown(0)).unwrap();
+        recorder.finish().unwrap();
+        let mut player = Player::new(bytes.as_slice()).unwrap();
+        player.step().unwrap();
+        assert_eq!(player.start, start);
     }
 
     fn record(readings: &[Reading]) -> Vec<u8> {
@@ -301,25 +320,6 @@ mod tests {
         assert_eq!(maps.of(4712).device(0xfe00_3000), "0xfe003000");
     }
 
-    /// Of version 2, which had no names of processes, and those of pages in the start.
-    #[test]
-    fn an_old_recording_is_read() {
-        let region = Region {
-            name: "doorbell".to_owned(),
-            start: 0xfe00_3000,
-            last: 0xfe00_3fff,
-            source: crate::region::Source::User,
-        };
-        let mut start = start();
-        start.regions.push(region);
-        let mut bytes = Vec::new();
-        let mut recorder = Recorder::new(&mut bytes, start).unwrap();
-        recorder.add(&grown(0)).unwrap();
-        recorder.finish().unwrap();
-        bytes[11] = 2;
-        let mut player = Player::new(bytes.as_slice()).unwrap();
-        assert_eq!(player.step().unwrap(), Some(&grown(0)));
-        let names = player.names(Vec::new());
     fn given(name: &str, start: u64) -> Given {
         let region = Region {
             name: name.to_owned(),
@@ -356,6 +356,25 @@ mod tests {
         }
     }
 
+    /// Of version 2, which had no names of processes, and those of pages in the start.
+    #[test]
+    fn an_old_recording_is_read() {
+        let region = Region {
+            name: "doorbell".to_owned(),
+            start: 0xfe00_3000,
+            last: 0xfe00_3fff,
+            source: crate::region::Source::User,
+        };
+        let mut start = start();
+        start.regions.push(region);
+        let mut bytes = Vec::new();
+        let mut recorder = Recorder::new(&mut bytes, start).unwrap();
+        recorder.add(&grown(0)).unwrap();
+        recorder.finish().unwrap();
+        bytes[11] = 2;
+        let mut player = Player::new(bytes.as_slice()).unwrap();
+        assert_eq!(player.step().unwrap(), Some(&grown(0)));
+        let names = player.names(Vec::new());
         let maps = names.maps(&[4711].into());
         assert_eq!(maps.of(4711).device(0xfe00_3000), "doorbell");
     }

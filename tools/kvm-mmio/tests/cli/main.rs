@@ -146,6 +146,7 @@ fn traced(kernel: &Kernel) {
         interval_ms: 1000,
         counters: sample::idle().counters,
         regions: Vec::new(),
+        host: String::new(),
     };
     let file = fs::File::create(kernel.path("kvm-mmio.rec")).unwrap();
     let mut recorder = Recorder::new(file, start).unwrap();
