@@ -172,6 +172,12 @@ impl Named<'_> {
 }
 
 /// What is known of a page of a VM, or of a vCPU.
+/// What names had to match, if there are accesses and none of them does.
+pub fn unmatched(rows: &[Row], reading: &Reading, view: &View) -> Option<String> {
+    let name = view.filter.name.as_ref().filter(|_| rows.is_empty())?;
+    (!pages(reading, view).is_empty()).then(|| name.as_str().to_owned())
+}
+
 pub struct Sum<'a> {
     vm: &'a Vm,
     page: Page,

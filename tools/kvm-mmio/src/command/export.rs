@@ -59,8 +59,8 @@ fn read(system: &System, names: &mut Names) -> Result<Reading> {
 /// Says so, if it is not known whose names there are.
 fn warn_of_names(reading: &Reading, names: &Names) {
     let processes = reading.vms.values().map(|vm| vm.tgid).collect();
-    if names.maps(&processes).unused {
-        warn(output::NAMES_UNUSED);
+    if let Some(unused) = output::names_unused(&names.maps(&processes).unused) {
+        warn(unused);
     }
 }
 

@@ -79,10 +79,12 @@ fn notes(file: &Path, start: &Start, matrix: &Matrix) -> Vec<String> {
     let mut notes = vec![note(file, matrix)];
     notes.extend(processes(matrix));
     let (kernel, time) = (&start.kernel, output::utc(start.wall_clock));
-    notes.push(format!("recorded on {time}, kernel {kernel}"));
-    if matrix.names_unused {
-        notes.push(output::NAMES_UNUSED.to_owned());
-    }
+    let host = match start.host.as_str() {
+        "" => String::new(),
+        host => format!(", host {host}"),
+    };
+    notes.push(format!("recorded on {time}{host}, kernel {kernel}"));
+    notes.extend(output::names_unused(&matrix.names_unused));
     notes
 }
 

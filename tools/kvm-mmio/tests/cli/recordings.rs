@@ -72,7 +72,9 @@ fn names_stay_in_a_recording() {
     let plot = kernel
         .run(&["plot", "-o", "-"])
         .expect(0, "VM 1: web [4711]; VM 2: PID 4712", "");
-    assert!(plot.out.contains("recorded on 20") && plot.out.contains("kernel 7.3.4"));
+    assert!(
+        plot.out.contains("recorded on 20") && plot.out.contains(", host a-host, kernel 7.3.4")
+    );
 }
 
 /// A file names the VM that it is of, and no other.
@@ -89,7 +91,7 @@ fn one_file_does_not_name_two_vms() {
             let mut lines = done.out.lines().filter(|line| line.contains(&part));
             lines.any(|line| line.contains("device=\"mine\""))
         };
-        (of(1), of(2), done.err.contains("--mtree PID=FILE"))
+        (of(1), of(2), done.err.contains("--regions PID=FILE"))
     };
     assert_eq!(
         named(&["--regions", "4711=names.toml"]),
