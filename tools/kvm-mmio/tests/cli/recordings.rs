@@ -205,7 +205,7 @@ fn recordings_are_compared() {
         .unwrap()
         .split_whitespace()
         .collect();
-    assert_eq!(words[..2], ["VM", "1"]);
+    assert_eq!(words[..4], ["1", "4711", "-", "0xfe003000"]);
     assert_eq!(words[words.len() - 2..], ["+0.0", "+0.0"]);
     kernel
         .run(&["record", "-o", "none", "-d", "100ms"])
@@ -218,6 +218,10 @@ fn recordings_are_compared() {
     assert_eq!(
         (&gone[2]["gpa"], &gone[2]["after"]),
         (&"0xfe003000".into(), &0.0.into())
+    );
+    assert_eq!(
+        (&gone[2]["pid_before"], &gone[2]["pid_after"]),
+        (&4711.into(), &serde_json::Value::Null)
     );
     kernel.run(&["diff", "one"]).expect(2, "", "required");
 }
