@@ -255,8 +255,8 @@ mod tests {
         }
     }
 
-    /// q35 with two root ports, a device behind each, and one beside them: the first version that is
-    /// of interest, and the lab's.
+    /// q35 with two root ports, a device behind each, and one beside them: the first version that
+    /// is of interest, and the lab's.
     #[test]
     fn root_ports_of_several_versions() {
         let common = [
