@@ -81,7 +81,8 @@ pub struct NameFiles {
     /// standard input
     #[arg(long, value_name = "[PID=]FILE", value_parser = owned_file)]
     mtree: Vec<OwnedFile>,
-    /// Ask the QMP monitor of a QEMU for `info mtree`, again whenever the VM accesses new pages
+    /// Ask the monitor of a QEMU, QMP or HMP, for `info mtree`, again whenever the VM accesses new
+    /// pages, and every 10 s
     #[arg(long, value_name = "PID=SOCKET", value_parser = monitor)]
     qmp: Vec<(u32, PathBuf)>,
 }

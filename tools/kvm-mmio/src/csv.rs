@@ -142,7 +142,7 @@ mod tests {
     fn pages() {
         let wanted = "vm,pid,process,ended,vcpu,page,name,device,\
             accesses,reads,writes,kernel,userspace,fast,wildcard,seconds,min_ns,p50_ns,p99_ns,max_ns\r\n\
-            1,4711,\"a \"\"b\"\", c\",0,,0xfe003000,0xfe003000,PCI hole,\
+            1,4711,\"a \"\"b\"\", c\",0,,0xfe003000,0xfe003000,0xfe003000,\
             10000,0,10000,10000,0,10000,0,0.0075,,,,\r\n\
             1,4711,\"a \"\"b\"\", c\",0,,0xfee00000,local APIC,local APIC,\
             600,100,500,600,0,600,0,0.00045,,,,\r\n";

@@ -184,7 +184,8 @@ mod tests {
             grouped(By::Device, Sort::Userspace),
             [
                 row(2, &["HPET"], 1, 42),
-                row(1, &["PCI hole"], 2, 10020),
+                row(1, &["0xfebd0000"], 1, 20),
+                row(1, &["0xfe003000"], 1, 10000),
                 row(1, &["local APIC"], 1, 600),
             ]
         );

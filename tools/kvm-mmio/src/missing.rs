@@ -117,6 +117,9 @@ mod tests {
         let pages = "3 accesses of no page: the kernel counts 512 pages for each vCPU";
         let vms = "1 VM is not in this: they ended, and the kernel keeps 64";
         assert_eq!(missing.notes(), [pages, vms]);
+        reading.clock.flags |= INSTRUCTIONS;
+        let pairs = Missing::of(&reading, &all).notes();
+        assert!(pairs[0].contains("512 pairs of a page"), "{pairs:?}");
         reading.clock.flags = TRACED;
         let of_other = Filter {
             vms: vec![2],

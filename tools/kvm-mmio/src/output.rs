@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tables for people.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use anyhow::Result;
@@ -71,9 +72,20 @@ const PROCESS: usize = 24;
 
 const ENDED: &str = " (ended)";
 
-/// A file of names that may be of either of two VMs names none.
-pub const NAMES_UNUSED: &str = "names not used, as there are VMs of several processes: say whose \
-     they are, --mtree PID=FILE, or all=FILE";
+/// A file of names that may be of either of two VMs names none. By the options of such files.
+pub fn names_unused(options: &BTreeSet<&str>) -> Option<String> {
+    let owned: Vec<_> = options
+        .iter()
+        .map(|option| format!("{option} PID=FILE"))
+        .collect();
+    (!owned.is_empty()).then(|| {
+        format!(
+            "names not used, as there are VMs of several processes: say whose they are, {}, or \
+             all=FILE",
+            owned.join(", ")
+        )
+    })
+}
 
 /// What the module counts, others count by address.
 const ONE_COUNT: &str = "one count for all of them: count, or record, with --source tracepoints to \
@@ -149,9 +161,8 @@ pub fn last(last: &Last) -> String {
 pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
     if summary.rows.is_empty() && summary.groups.is_empty() {
         let what = match &summary.unmatched {
-            Some(name) => format!("no page or device is called {name:?}"),
             None if summary.no_sites => "no instructions known".to_owned(),
-            None => "no accesses to pages without memory".to_owned(),
+            unmatched => nothing(unmatched.as_deref()),
         };
         writeln!(out, "{what} in {}", seconds(summary))?;
     } else {
@@ -173,6 +184,14 @@ pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
         writeln!(out, "{note}")?;
     }
     Ok(())
+}
+
+/// Why there is no page to show; what names had to match, if none did.
+pub fn nothing(unmatched: Option<&str>) -> String {
+    match unmatched {
+        Some(name) => format!("no page or device is called {name:?}"),
+        None => "no accesses to pages without memory".to_owned(),
+    }
 }
 
 /// In front of pages of which there are too many.
@@ -331,9 +350,7 @@ pub fn notes(summary: &Summary) -> Vec<String> {
         );
         notes.push(format!("{pages} {ONE_COUNT}"));
     }
-    if summary.names_unused {
-        notes.push(NAMES_UNUSED.to_owned());
-    }
+    notes.extend(names_unused(&summary.names_unused));
     notes.extend(summary.missing.notes());
     notes
 }
@@ -432,10 +449,10 @@ VM   PID  process        page  name        accesses     %  reads  writes  kernel
         };
         let devices = "\
 VM   PID  process  device      pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
- 1  4711  -        PCI hole        2     10020  94.0     20   10000   10000         20  10020      750
+ 1  4711  -        0xfe003000      1     10000  93.8      0   10000   10000          0  10000      750
  1  4711  -        local APIC      1       600   5.6    100     500     600          0    600      750
 10662 accesses in 0.000 s
-1 more device with 42 accesses not shown (--top)
+2 more devices with 62 accesses not shown (--top)
 ";
         assert!(
             table(By::Device).starts_with(devices),

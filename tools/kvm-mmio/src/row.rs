@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use regex_lite::Regex;
 
 use crate::counts::Counts;
+use crate::output::short;
 use crate::reading::{Last, Page, Reading, Vcpu, Vm};
 use crate::region::{Maps, Names, PAGE};
 use crate::share::{self, Share, Sites};
@@ -32,7 +33,7 @@ pub struct Row {
     pub process: String,
     pub ended: bool,
     pub name: String,
-    /// The range that the page is part of.
+    /// The range that the page is part of; its address if nobody knows what is there.
     pub device: String,
     /// Devices that share the page, and these counts; empty if there is one.
     pub shared: Vec<String>,
@@ -171,6 +172,12 @@ impl Named<'_> {
     }
 }
 
+/// What names had to match, if there are accesses and none of them does.
+pub fn unmatched(rows: &[Row], reading: &Reading, view: &View) -> Option<String> {
+    let name = view.filter.name.as_ref().filter(|_| rows.is_empty())?;
+    (!pages(reading, view).is_empty()).then(|| name.as_str().to_owned())
+}
+
 /// What is known of a page of a VM, or of a vCPU.
 pub struct Sum<'a> {
     vm: &'a Vm,
@@ -230,25 +237,41 @@ pub fn process_label(process: &str, tgid: u32) -> String {
     }
 }
 
-/// Accesses by device, the most first: (name, counts). Devices of several processes are apart.
+/// Accesses by device, the most first: (name, counts). Devices of several VMs are apart.
 pub fn by_device<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<(String, Counts)> {
-    let mut devices: BTreeMap<(u32, &str, &str), Counts> = BTreeMap::new();
+    let mut devices: BTreeMap<(u64, &str), Counts> = BTreeMap::new();
+    let mut vms: BTreeMap<u64, (u32, &str)> = BTreeMap::new();
     for row in rows {
-        let key = (row.tgid, row.process.as_str(), row.device.as_str());
-        *devices.entry(key).or_default() += row.counts;
+        vms.insert(row.key.vm, (row.tgid, &row.process));
+        *devices.entry((row.key.vm, &row.device)).or_default() += row.counts;
     }
-    let processes: BTreeSet<u32> = devices.keys().map(|(tgid, ..)| *tgid).collect();
-    let label = |tgid, process, name: &str| match processes.len() {
+    let label = |vm: u64, name: &str| match vms.len() {
         1 => name.to_owned(),
-        _ => format!("{}: {name}", process_label(process, tgid)),
+        _ => format!("{}: {name}", vm_label(vm, &vms)),
     };
     let mut devices: Vec<_> = devices
         .into_iter()
-        .map(|((tgid, process, name), sum)| (label(tgid, process, name), sum))
+        .map(|((vm, name), sum)| (label(vm, name), sum))
         .collect();
     devices.sort_by_key(|(_, counts)| Reverse(counts.count));
     devices
 }
+
+/// What a VM is called among others: by its process, by its number, or by both if several
+/// processes have several.
+fn vm_label(vm: u64, vms: &BTreeMap<u64, (u32, &str)>) -> String {
+    let (tgid, process) = vms[&vm];
+    let of_process = vms.values().filter(|(other, _)| *other == tgid).count();
+    let process = process_label(&short(process, PROCESS), tgid);
+    match of_process {
+        1 => process,
+        all if all == vms.len() => format!("VM {vm}"),
+        _ => format!("{process} VM {vm}"),
+    }
+}
+
+/// Characters of the name of a process that a device goes by.
+const PROCESS: usize = 20;
 
 #[cfg(test)]
 mod tests {
@@ -289,7 +312,7 @@ mod tests {
             per_vcpu: true,
             sort: Sort::Userspace,
             filter: Filter {
-                name: Some(Regex::new("^PCI").unwrap()),
+                name: Some(Regex::new("^0x").unwrap()),
                 ..Filter::default()
             },
         };
@@ -330,13 +353,38 @@ mod tests {
             .map(|(name, counts)| (name, counts.count))
             .collect();
         let expected = [
-            ("PID 4711: PCI hole", 10020),
+            ("PID 4711: 0xfe003000", 10000),
             ("PID 4711: local APIC", 600),
             ("PID 4712: HPET", 42),
+            ("PID 4711: 0xfebd0000", 20),
         ];
         assert_eq!(
             devices,
             expected.map(|(name, count)| (name.to_owned(), count))
+        );
+    }
+
+    #[test]
+    fn vms_of_one_process_have_devices_of_their_own() {
+        let mut reading = sample::two_vms();
+        let mut labels = || {
+            let rows = rows(&reading, &Names::default(), &View::default());
+            let labels = by_device(&rows).into_iter().map(|(label, _)| label);
+            let mut labels: Vec<_> = labels.filter(|label| label.contains("APIC")).collect();
+            labels.sort();
+            let again = reading.vms[&1].clone();
+            reading.vms.insert(3, again);
+            labels
+        };
+        assert_eq!(labels(), ["PID 4711: local APIC"]);
+        let both = ["PID 4711 VM 1: local APIC", "PID 4711 VM 3: local APIC"];
+        assert_eq!(labels(), both);
+        reading.vms.remove(&2);
+        let rows = rows(&reading, &Names::default(), &View::default());
+        assert!(
+            by_device(&rows)
+                .iter()
+                .all(|(label, _)| label.starts_with("VM "))
         );
     }
 

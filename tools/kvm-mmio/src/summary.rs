@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What is shown of some time: rows or groups of them, and what is to be said of all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::group::{Group, groups};
 use crate::missing::Missing;
 use crate::reading::{Clock, Reading, Vcpu, Vm};
 use crate::region::Names;
-use crate::row::{Row, maps, pages, rows};
+use crate::row::{Row, maps, rows, unmatched};
 use crate::view::{By, Sort, View};
 
 /// The time and the place of a summary.
@@ -35,8 +35,8 @@ pub struct Summary {
     pub vms_hidden: (usize, u64),
     /// Accesses of all, shown or not.
     pub accesses: u64,
-    /// There are names of pages of which it is not known whose they are.
-    pub names_unused: bool,
+    /// The options with names of which it is not known whose they are.
+    pub names_unused: BTreeSet<&'static str>,
     /// Pages of several devices that have one count.
     pub shared: u64,
     /// What names had to match, if none did.
@@ -70,7 +70,7 @@ impl Summary {
     /// Of what has grown in some time, with at most `top` rows.
     pub fn new(grown: &Reading, elapsed: Duration, names: &Names, view: &View, top: usize) -> Self {
         let mut rows = rows(grown, names, view);
-        let name = view.filter.name.as_ref().filter(|_| rows.is_empty());
+        let unmatched = unmatched(&rows, grown, view);
         let accesses = rows.iter().map(|row| row.counts.count).sum();
         let advice = advice(&rows, grown.clock.is_traced());
         let no_sites = view.by == By::Rip && rows.iter().any(|row| row.sites.is_empty());
@@ -116,9 +116,7 @@ impl Summary {
             vms_hidden: counts_of(vms_left, |vm| vm.counts),
             accesses,
             names_unused: maps(grown, names, &view.filter).unused,
-            unmatched: name
-                .filter(|_| !pages(grown, view).is_empty())
-                .map(|name| name.as_str().to_owned()),
+            unmatched,
             shared,
             no_sites,
             missing: Missing::of(grown, &view.filter),

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `kvm-mmio diff`: what has become of the pages of one recording in another.
 //!
-//! The recordings may be of different lengths, so rates are compared. VMs have other numbers and
-//! processes after they were started again: a VM is the same if it is called the same, or if there
-//! is one in either recording.
+//! The recordings may be of different lengths, so rates are compared.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -12,12 +10,13 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::pair::{Pair, Vm, pairs};
 use super::report::{Played, Total, play};
 use crate::cli::Diff;
 use crate::json_lines;
 use crate::missing::Missing;
 use crate::output::{self, plural};
-use crate::row::{Row, rows};
+use crate::row::{Row, rows, unmatched};
 use crate::view::{Filter, View};
 
 pub fn run(out: &mut dyn Write, args: &Diff, json: bool) -> Result<()> {
@@ -27,9 +26,10 @@ pub fn run(out: &mut dyn Write, args: &Diff, json: bool) -> Result<()> {
     let mut changes = changes(&before, &after);
     let hidden = changes.split_off(args.top.min(changes.len()));
     let seconds = (before.seconds, after.seconds);
+    let unmatched = before.unmatched.as_deref().or(after.unmatched.as_deref());
     match json {
         true => lines(out, &changes, hidden.len(), seconds)?,
-        false => table(out, &changes, hidden.len(), seconds)?,
+        false => table(out, &changes, hidden.len(), seconds, unmatched)?,
     }
     missing(out, "before", &first.missing, json)?;
     missing(out, "after", &second.missing, json)?;
@@ -58,6 +58,8 @@ fn missing(out: &mut dyn Write, side: &'static str, missing: &Missing, json: boo
 struct Side {
     seconds: f64,
     rows: Vec<Row>,
+    /// What names had to match, if none did.
+    unmatched: Option<String>,
 }
 
 fn side(path: &std::path::Path, args: &Diff, filter: &Filter) -> Result<(Side, Played)> {
@@ -70,29 +72,15 @@ fn side(path: &std::path::Path, args: &Diff, filter: &Filter) -> Result<(Side, P
         ..View::default()
     };
     let rows = rows(&total.grown, &played.names, &view);
-    let seconds = total.elapsed.as_secs_f64();
-    Ok((Side { seconds, rows }, played))
+    let side = Side {
+        seconds: total.elapsed.as_secs_f64(),
+        unmatched: unmatched(&rows, &total.grown, &view),
+        rows,
+    };
+    Ok((side, played))
 }
 
 impl Side {
-    /// Whether all pages are of one VM.
-    fn single(&self) -> bool {
-        let mut vms = self.rows.iter().map(|row| row.key.vm);
-        let first = vms.next();
-        vms.all(|vm| Some(vm) == first)
-    }
-
-    /// What the VM of a page is called here: by its process, if no other VM is called so.
-    fn vm(&self, row: &Row) -> String {
-        let others = self.rows.iter().filter(|other| other.key.vm != row.key.vm);
-        let alike = others.filter(|other| other.process == row.process).count();
-        match row.process.as_str() {
-            "" => format!("VM {}", row.key.vm),
-            name if alike != 0 => format!("{name}, VM {}", row.key.vm),
-            name => name.to_owned(),
-        }
-    }
-
     fn rate(&self, row: &Row) -> f64 {
         row.counts.count as f64 / self.seconds.max(1e-9)
     }
@@ -103,6 +91,12 @@ impl Side {
 #[serde(tag = "kind", rename = "change")]
 struct Change {
     vm: String,
+    vm_before: Option<u64>,
+    vm_after: Option<u64>,
+    pid_before: Option<u32>,
+    pid_after: Option<u32>,
+    /// Empty if nobody knows.
+    process: String,
     gpa: String,
     name: String,
     before: f64,
@@ -110,6 +104,23 @@ struct Change {
 }
 
 impl Change {
+    /// Of a page without accesses.
+    fn new(vm: &Pair, row: &Row) -> Self {
+        let (before, after) = (vm.before.as_ref(), vm.after.as_ref());
+        Self {
+            vm: vm.name(),
+            process: vm.process().to_owned(),
+            vm_before: before.map(|vm| vm.number),
+            vm_after: after.map(|vm| vm.number),
+            pid_before: before.map(|vm| vm.pid),
+            pid_after: after.map(|vm| vm.pid),
+            gpa: format!("{:#x}", row.key.gpa),
+            name: row.name.clone(),
+            before: 0.0,
+            after: 0.0,
+        }
+    }
+
     fn by(&self) -> f64 {
         self.after - self.before
     }
@@ -117,25 +128,17 @@ impl Change {
 
 /// All pages of either, those that have changed most first.
 fn changes(before: &Side, after: &Side) -> Vec<Change> {
-    let one = before.single() && after.single();
-    let mut pages: BTreeMap<(String, u64), Change> = BTreeMap::new();
-    for (side, is_after) in [(before, false), (after, true)] {
-        for row in &side.rows {
-            let vm = side.vm(row);
-            let same = if one { String::new() } else { vm.clone() };
-            let new = || Change {
-                vm,
-                gpa: format!("{:#x}", row.key.gpa),
-                name: row.name.clone(),
-                before: 0.0,
-                after: 0.0,
-            };
-            let change = pages.entry((same, row.key.gpa)).or_insert_with(new);
-            match is_after {
-                true => change.after += side.rate(row),
-                false => change.before += side.rate(row),
-            }
-        }
+    let pairs = pairs(&before.rows, &after.rows);
+    let mut pages: BTreeMap<(usize, u64), Change> = BTreeMap::new();
+    for row in &before.rows {
+        let place = place(&pairs, |pair| pair.before.as_ref(), row);
+        let new = || Change::new(&pairs[place], row);
+        pages.entry((place, row.key.gpa)).or_insert_with(new).before += before.rate(row);
+    }
+    for row in &after.rows {
+        let place = place(&pairs, |pair| pair.after.as_ref(), row);
+        let new = || Change::new(&pairs[place], row);
+        pages.entry((place, row.key.gpa)).or_insert_with(new).after += after.rate(row);
     }
     let mut changes: Vec<_> = pages.into_values().collect();
     // Rates are finite, and the bits of positive numbers are in the order of the numbers.
@@ -143,23 +146,44 @@ fn changes(before: &Side, after: &Side) -> Vec<Change> {
     changes
 }
 
+/// Which of the VMs a row is of.
+fn place(pairs: &[Pair], side: fn(&Pair) -> Option<&Vm>, row: &Row) -> usize {
+    let vm = |pair: &Pair| side(pair).is_some_and(|vm| vm.number == row.key.vm);
+    pairs
+        .iter()
+        .position(vm)
+        .expect("all VMs of rows are in pairs")
+}
+
+/// What changed from one recording to the other, or stayed: "4711", "4711 > 5012", "- > 5012".
+fn both<T: ToString + PartialEq>(before: &Option<T>, after: &Option<T>) -> String {
+    let text = |value: &Option<T>| value.as_ref().map_or("-".to_owned(), T::to_string);
+    match before == after {
+        true => text(before),
+        false => format!("{} > {}", text(before), text(after)),
+    }
+}
+
 fn table(
     out: &mut dyn Write,
     changes: &[Change],
     hidden: usize,
     seconds: (f64, f64),
+    unmatched: Option<&str>,
 ) -> Result<()> {
-    let mut table = output::table(
-        &["VM", "page", "name", "before/s", "after/s", "change/s", "%"],
-        &[0, 2],
-    );
+    let titles = [
+        "VM", "PID", "process", "page", "name", "before/s", "after/s", "change/s", "%",
+    ];
+    let mut table = output::table(&titles, &[2, 4]);
     for change in changes {
         let percent = match change.before {
             0.0 => "new".to_owned(),
             before => format!("{:+.1}", change.by() / before * 100.0),
         };
         table.add_row([
-            change.vm.clone(),
+            both(&change.vm_before, &change.vm_after),
+            both(&change.pid_before, &change.pid_after),
+            output::process(&change.process, false),
             change.gpa.clone(),
             change.name.clone(),
             format!("{:.1}", change.before),
@@ -169,7 +193,7 @@ fn table(
         ]);
     }
     match changes.is_empty() {
-        true => writeln!(out, "no accesses to pages without memory in either")?,
+        true => writeln!(out, "{} in either", output::nothing(unmatched))?,
         false => writeln!(out, "{}", table.trim_fmt())?,
     }
     writeln!(out, "before: {:.3} s, after: {:.3} s", seconds.0, seconds.1)?;
@@ -223,6 +247,14 @@ mod tests {
         rows(&reading, &names, &View::default())
     }
 
+    fn side(seconds: f64, rows: Vec<Row>) -> Side {
+        Side {
+            seconds,
+            rows,
+            unmatched: None,
+        }
+    }
+
     fn found(before: Side, after: Side) -> Vec<(String, String, f64, f64)> {
         let parts = |change: Change| (change.vm, change.gpa, change.before, change.after);
         changes(&before, &after).into_iter().map(parts).collect()
@@ -234,14 +266,7 @@ mod tests {
         let mut fewer = rows.clone();
         fewer.retain(|row| row.key.gpa != 0xfee0_0000);
         fewer.iter_mut().for_each(|row| row.key.vm = 7);
-        let before = Side {
-            seconds: 10.0,
-            rows,
-        };
-        let after = Side {
-            seconds: 5.0,
-            rows: fewer,
-        };
+        let (before, after) = (side(10.0, rows), side(5.0, fewer));
         let vm = || "VM 1".to_owned();
         assert_eq!(
             found(before, after),
@@ -262,14 +287,17 @@ mod tests {
             row.key.vm = 9 - row.key.vm;
             row.tgid += 100;
         }
-        let side = |rows| Side { seconds: 1.0, rows };
-        let all = found(side(before.clone()), side(after));
-        assert_eq!(all.len(), 4);
-        assert!(all.iter().all(|(_, _, before, after)| before == after));
-        let mut alike = before.clone();
-        alike
-            .iter_mut()
-            .for_each(|row| row.process = "vm".to_owned());
-        assert_eq!(side(alike.clone()).vm(&alike[0]), "vm, VM 1");
+        let changes = changes(&side(1.0, before), &side(1.0, after));
+        assert_eq!(changes.len(), 4);
+        assert!(changes.iter().all(|change| change.before == change.after));
+        let first = &changes[0];
+        let (vms, pids) = (
+            (first.vm_before, first.vm_after),
+            (first.pid_before, first.pid_after),
+        );
+        assert_eq!((vms, pids), ((Some(2), Some(7)), (Some(4712), Some(4812))));
+        assert_eq!(both(&first.pid_before, &first.pid_after), "4712 > 4812");
+        assert_eq!(both(&None, &Some(1)), "- > 1");
+        assert_eq!(both(&Some(1), &Some(1)), "1");
     }
 }

@@ -4,6 +4,7 @@
 mod diff;
 mod export;
 mod generate;
+mod pair;
 mod plot;
 mod record;
 mod report;

@@ -137,6 +137,7 @@ fn begin(
         interval_ms: args.interval.as_millis() as u64,
         counters: counters.to_vec(),
         regions: Vec::new(),
+        host: system.host(),
     };
     Ok(Recorder::new(BufWriter::new(file), start)?)
 }
@@ -209,7 +210,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn sample(&mut self, source: &Source) -> Result<()> {
         let reading = source.read()?;
-        self.names.learn(self.system, &reading);
+        self.names.learn_aloud(self.system, &reading);
         self.write(&reading)?;
         if self.progress.samples != 0 {
             let grown = reading.since(&self.last);

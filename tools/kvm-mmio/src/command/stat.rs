@@ -44,11 +44,11 @@ fn measure(system: &System, args: &Stat, mut names: Names) -> Result<(ExitStatus
     };
     let source = Source::open(system, args.counting.source, wanted)?;
     let before = source.read()?;
-    names.learn(system, &before);
+    names.learn_aloud(system, &before);
     warn_of_setting(&before);
     let status = Running::start(&args.command)?.wait(&stop)?;
     let after = source.read()?;
-    names.learn(system, &after);
+    names.learn_aloud(system, &after);
     let (grown, elapsed) = (after.since(&before), after.elapsed_since(&before));
     Ok((
         status,

@@ -49,6 +49,15 @@ impl System {
         )
     }
 
+    /// What the machine is called; empty if it has no name.
+    pub fn host(&self) -> String {
+        let name = fs::read_to_string(self.path("/proc/sys/kernel/hostname")).unwrap_or_default();
+        match name.trim() {
+            "(none)" => String::new(),
+            name => name.to_owned(),
+        }
+    }
+
     /// What a process is called, if it lives and can be seen from here: as its VMM was told to
     /// call the VM, else as its program and the unit of systemd that it is in.
     pub fn process_name(&self, tgid: u32) -> Option<String> {

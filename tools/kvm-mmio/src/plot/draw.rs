@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The picture: a row of heat for each page over time, below it a bar for each device.
+//! The picture: what it is of, a row of heat for each page over time, a bar for each device.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::{HPos, VPos};
 
-use super::Matrix;
-use crate::counts::Counts;
-use crate::output::short;
+use super::scale::Scale;
+use super::text::{LINE, TEXT, TITLE, fit, style, width, wrap};
+use super::{Matrix, bars, heat, scale};
+use crate::output;
 
-const WIDTH: u32 = 1200;
-const ROW: u32 = 20;
-const BAR: u32 = 26;
-/// Above and below the rows: title, axis.
-const HEAT_FRAME: u32 = 60 + 58;
-/// Above and below the bars: title and legend, axis.
-const BAR_FRAME: u32 = 56 + 58;
-const RIGHT: u32 = 170;
-/// An even number of pixels: of odd sizes, plotters sets glyphs on different lines in PNG.
-const TEXT: u32 = 14;
-const TITLE: u32 = 18;
+/// As wide as a page of text: what is made smaller cannot be read.
+pub const WIDTH: u32 = 800;
+pub const MARGIN: u32 = 14;
+/// At the right of the rows there is half of the last number of the axis.
+pub const RIGHT: u32 = 36;
+/// Room for the names of rows and bars.
+const NAMES: u32 = 360;
+/// Above the first note: the title.
+const TITLE_HEIGHT: u32 = 38;
 
-const NOTHING: RGBColor = RGBColor(236, 236, 236);
-const KERNEL: RGBColor = RGBColor(0, 114, 178);
-const USERSPACE: RGBColor = RGBColor(230, 159, 0);
+pub const NOTHING: RGBColor = RGBColor(236, 236, 236);
+pub const KERNEL: RGBColor = RGBColor(0, 114, 178);
+pub const USERSPACE: RGBColor = RGBColor(230, 159, 0);
 
 pub struct Picture<'a> {
     pub matrix: &'a Matrix,
@@ -34,311 +33,84 @@ pub struct Picture<'a> {
     pub notes: Vec<String>,
 }
 
-type Area<'a, B> = DrawingArea<B, Shift>;
+pub type Area<'a, B> = DrawingArea<B, Shift>;
 
 /// The backend's errors are not always thread-safe.
-fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
+pub fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
     result.map_err(|error| anyhow!("cannot draw: {error}"))
-}
-
-fn text<'a>(size: u32, horizontal: HPos, vertical: VPos) -> TextStyle<'a> {
-    ("sans-serif", size)
-        .into_font()
-        .color(&BLACK)
-        .pos(Pos::new(horizontal, vertical))
 }
 
 impl Picture<'_> {
     pub fn size(&self) -> (u32, u32) {
-        (WIDTH, self.heat_height() + self.bars_height() + 12)
+        (WIDTH, self.heat_height() + bars::height(self.matrix) + 12)
+    }
+
+    /// The notes in lines.
+    fn lines(&self) -> Vec<String> {
+        let notes = self.notes.iter();
+        notes
+            .flat_map(|note| wrap(note, WIDTH - 2 * MARGIN))
+            .collect()
+    }
+
+    /// Where the legend is, below the notes.
+    fn legend(&self) -> u32 {
+        TITLE_HEIGHT + LINE * self.lines().len() as u32 + 8
     }
 
     fn heat_height(&self) -> u32 {
-        let rows = self.matrix.rows.len().max(6) as u32;
-        HEAT_FRAME + 18 * self.notes.len() as u32 + rows * ROW
-    }
-
-    fn bars_height(&self) -> u32 {
-        BAR_FRAME + self.matrix.devices.len().max(1) as u32 * BAR
+        self.legend() + scale::HEIGHT + heat::height(self.matrix)
     }
 
     pub fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Result<()> {
         drawn(area.fill(&WHITE))?;
-        let (heat, bars) = area.split_vertically(self.heat_height());
-        self.draw_heat(&heat)?;
-        self.draw_bars(&bars)?;
+        let (top, bottom) = area.split_vertically(self.heat_height());
+        self.draw_notes(&top)?;
+        if self.matrix.rows.is_empty() {
+            self.draw_nothing(&top)?;
+        } else {
+            Scale::of(self.matrix).draw(&top, self.legend() as i32)?;
+        }
+        let rows = (self.left(), self.legend() + scale::HEIGHT);
+        heat::draw(self.matrix, &top, rows, NAMES)?;
+        bars::draw(self.matrix, &bottom, self.left(), NAMES)?;
         drawn(area.present())
     }
 
-    /// Room for the longest label.
+    /// Room for the longest name, beside the axis.
     fn left(&self) -> u32 {
-        let labels = self.matrix.rows.iter().map(|row| self.label(row));
-        let devices = self.matrix.devices.iter().map(|(name, _)| short(name, 60));
-        let style = text(TEXT, HPos::Right, VPos::Center);
-        let width = |label: String| style.font.box_size(&label).map_or(300, |(width, _)| width);
-        labels
-            .chain(devices)
-            .map(width)
-            .max()
-            .unwrap_or(0)
-            .clamp(100, WIDTH / 2)
-            + 16
+        let rows = self.matrix.rows.iter().map(|row| heat::label(row, NAMES));
+        let devices = self.matrix.devices.iter().map(|(name, _)| fit(name, NAMES));
+        let widest = rows.chain(devices).map(|label| width(&label)).max();
+        widest.unwrap_or(0).max(100) + 16
     }
 
-    fn label(&self, row: &crate::row::Row) -> String {
-        let process = match (self.matrix.processes.len(), row.process.as_str()) {
-            (1, _) | (_, "") => String::new(),
-            (_, name) => format!("{}  ", short(name, 16)),
-        };
-        let vm = match self.matrix.vms {
-            1 => String::new(),
-            _ => format!("VM {}  {process}", row.key.vm),
-        };
-        let address = format!("{:#x}", row.key.gpa);
-        match row.name == address {
-            true => format!("{vm}{}  {address}", row.device),
-            false => format!("{vm}{}  {address}", short(&row.name, 44)),
-        }
-    }
-
-    fn draw_heat<B: DrawingBackend>(&self, area: &Area<B>) -> Result<()> {
-        let matrix = self.matrix;
-        let title = text(TITLE, HPos::Left, VPos::Top);
-        drawn(area.draw(&Text::new(self.title.as_str(), (14, 12), title)))?;
-        let note = text(TEXT, HPos::Left, VPos::Top);
-        for (line, text) in (0..).zip(&self.notes) {
-            drawn(area.draw(&Text::new(
-                text.as_str(),
-                (14, 38 + 18 * line),
-                note.clone(),
-            )))?;
-        }
-        let rows = matrix.rows.len().max(1);
-        let seconds = matrix.ends.last().copied().unwrap_or(1.0);
-        let mut chart = drawn(
-            ChartBuilder::on(area)
-                .margin_top(46 + 18 * self.notes.len() as u32)
-                .margin_right(RIGHT)
-                .set_label_area_size(LabelAreaPosition::Left, self.left())
-                .set_label_area_size(LabelAreaPosition::Bottom, 46)
-                .build_cartesian_2d(0.0..seconds, rows as f64..0.0),
-        )?;
-        drawn(
-            chart
-                .configure_mesh()
-                .disable_mesh()
-                .x_labels(12)
-                .y_labels(0)
-                .x_desc("time since the start of the recording, seconds")
-                .x_label_style(("sans-serif", TEXT))
-                .axis_desc_style(("sans-serif", TEXT))
-                .draw(),
-        )?;
-        let scale = Scale::of(matrix);
-        for (row, cells) in matrix.cells.iter().enumerate() {
-            for (from, to, rate) in runs(cells) {
-                let start = |column: usize| column.checked_sub(1).map_or(0.0, |i| matrix.ends[i]);
-                let (from, to) = (start(from), start(to));
-                let corners = [(from, row as f64 + 0.08), (to, row as f64 + 0.92)];
-                let style = scale.color(rate).filled();
-                drawn(chart.draw_series([Rectangle::new(corners, style)]))?;
-            }
-        }
-        let label = text(TEXT, HPos::Right, VPos::Center);
-        for (place, row) in matrix.rows.iter().enumerate() {
-            let (x, y) = chart.backend_coord(&(0.0, place as f64 + 0.5));
-            let (left, top) = area.get_base_pixel();
-            let place = (x - left - 8, y - top);
-            drawn(area.draw(&Text::new(self.label(row), place, label.clone())))?;
-        }
-        if matrix.rows.is_empty() {
-            let middle = (WIDTH as i32 / 2, self.heat_height() as i32 / 2);
-            let style = text(TITLE, HPos::Center, VPos::Center);
-            return drawn(area.draw(&Text::new("no accesses", middle, style)));
-        }
-        scale.draw(area, 46 + 18 * self.notes.len() as i32)
-    }
-
-    fn draw_bars<B: DrawingBackend>(&self, area: &Area<B>) -> Result<()> {
-        let devices = &self.matrix.devices;
-        let title = text(TITLE, HPos::Left, VPos::Top);
-        drawn(area.draw(&Text::new("Accesses by device", (14, 6), title)))?;
-        if devices.is_empty() {
-            let style = text(TEXT, HPos::Left, VPos::Top);
-            return drawn(area.draw(&Text::new("no accesses", (14, 36), style)));
-        }
-        let total: u64 = devices.iter().map(|(_, counts)| counts.count).sum();
-        let most = devices
-            .iter()
-            .map(|(_, counts)| counts.count)
-            .max()
-            .unwrap_or(1);
-        let mut chart = drawn(
-            ChartBuilder::on(area)
-                .margin_top(44)
-                .margin_right(RIGHT)
-                .set_label_area_size(LabelAreaPosition::Left, self.left())
-                .set_label_area_size(LabelAreaPosition::Bottom, 46)
-                .build_cartesian_2d(0.0..most as f64 * 1.02, devices.len().max(1) as f64..0.0),
-        )?;
-        drawn(
-            chart
-                .configure_mesh()
-                .disable_y_mesh()
-                .light_line_style(WHITE)
-                .bold_line_style(NOTHING)
-                .x_labels(8)
-                .y_labels(0)
-                .x_desc("accesses")
-                .x_label_formatter(&|count| grouped(*count as u64))
-                .x_label_style(("sans-serif", TEXT))
-                .axis_desc_style(("sans-serif", TEXT))
-                .draw(),
-        )?;
-        let (left, top) = area.get_base_pixel();
-        for (place, (name, counts)) in devices.iter().enumerate() {
-            let (low, high) = (place as f64 + 0.15, place as f64 + 0.85);
-            let mut from = 0.0;
-            for (count, color, _) in parts(counts) {
-                let to = from + count as f64;
-                let bar = Rectangle::new([(from, low), (to, high)], color.filled());
-                drawn(chart.draw_series([bar]))?;
-                from = to;
-            }
-            let middle = place as f64 + 0.5;
-            let at = |x| {
-                let (x, y) = chart.backend_coord(&(x, middle));
-                (x - left, y - top)
-            };
-            let ((zero, y), (end, _)) = (at(0.0), at(from));
-            let share = counts.count as f64 / total.max(1) as f64 * 100.0;
-            let count = format!("{} ({share:.1} %)", grouped(counts.count));
-            let style = text(TEXT, HPos::Right, VPos::Center);
-            drawn(area.draw(&Text::new(short(name, 60), (zero - 8, y), style)))?;
-            let style = text(TEXT, HPos::Left, VPos::Center);
-            drawn(area.draw(&Text::new(count, (end + 6, y), style)))?;
-        }
-        let mut x = self.left() as i32;
-        for (_, color, name) in parts(&Counts::default()) {
-            let style = text(TEXT, HPos::Left, VPos::Center);
-            let (width, _) = drawn(style.font.box_size(name))?;
-            drawn(area.draw(&Rectangle::new([(x, 28), (x + 12, 40)], color.filled())))?;
-            drawn(area.draw(&Text::new(name, (x + 18, 34), style)))?;
-            x += width as i32 + 46;
+    fn draw_notes<B: DrawingBackend>(&self, area: &Area<B>) -> Result<()> {
+        let title = style(TITLE, HPos::Left, VPos::Top);
+        drawn(area.draw(&Text::new(self.title.as_str(), (MARGIN as i32, 12), title)))?;
+        for (text, y) in self
+            .lines()
+            .into_iter()
+            .zip((TITLE_HEIGHT..).step_by(LINE as usize))
+        {
+            let note = style(TEXT, HPos::Left, VPos::Top);
+            drawn(area.draw(&Text::new(text, (MARGIN as i32, y as i32), note)))?;
         }
         Ok(())
     }
-}
 
-/// What the accesses to a device are made of, with colour and legend.
-fn parts(counts: &Counts) -> [(u64, RGBColor, &'static str); 2] {
-    [
-        (counts.kernel, KERNEL, "done in the kernel"),
-        (counts.userspace, USERSPACE, "exit to userspace"),
-    ]
-}
-
-/// Neighbours of the same rate, as (from, to, rate); nothing for what is not accessed.
-fn runs(cells: &[f64]) -> Vec<(usize, usize, f64)> {
-    let mut runs: Vec<(usize, usize, f64)> = Vec::new();
-    for (place, &rate) in cells.iter().enumerate() {
-        match runs.last_mut() {
-            Some((_, to, last)) if *last == rate => *to = place + 1,
-            _ => runs.push((place, place + 1, rate)),
-        }
-    }
-    runs
-}
-
-/// Rates as colours, on a logarithmic scale over powers of ten.
-struct Scale {
-    low: f64,
-    high: f64,
-}
-
-impl Scale {
-    fn of(matrix: &Matrix) -> Self {
-        let rates = || {
-            matrix
-                .cells
-                .iter()
-                .flatten()
-                .copied()
-                .filter(|rate| *rate > 0.0)
-        };
-        let low = rates().fold(f64::INFINITY, f64::min);
-        let high = rates().fold(0.0, f64::max);
-        if high == 0.0 {
-            return Self {
-                low: 0.0,
-                high: 1.0,
-            };
-        }
-        let low = low.log10().floor();
-        Self {
-            low,
-            high: high.log10().ceil().max(low + 1.0),
-        }
-    }
-
-    fn color(&self, rate: f64) -> RGBColor {
-        if rate <= 0.0 {
-            return NOTHING;
-        }
-        let place = (rate.log10() - self.low) / (self.high - self.low);
-        // From bright to dark, as the paper is bright.
-        let color = ViridisRGB.get_color(1.0 - place as f32);
-        let (r, g, b) = color.rgb();
-        RGBColor(r, g, b)
-    }
-
-    /// The legend, to the right of the rows.
-    fn draw<B: DrawingBackend>(&self, area: &Area<B>, top: i32) -> Result<()> {
-        const STEPS: i32 = 64;
-        let (x, height) = (WIDTH as i32 - RIGHT as i32 + 30, 96);
-        let title = text(TEXT, HPos::Left, VPos::Bottom);
-        drawn(area.draw(&Text::new("accesses/s", (x, top - 6), title)))?;
-        let y = |exponent: f64| {
-            let place = (exponent - self.low) / (self.high - self.low);
-            top + height - (place * f64::from(height)) as i32
-        };
-        for step in 0..STEPS {
-            let exponent =
-                |step| self.low + f64::from(step) / f64::from(STEPS) * (self.high - self.low);
-            let color = self.color(10f64.powf((exponent(step) + exponent(step + 1)) / 2.0));
-            let corners = [(x, y(exponent(step + 1))), (x + 18, y(exponent(step)))];
-            drawn(area.draw(&Rectangle::new(corners, color.filled())))?;
-        }
-        // Every decade, or as many as have room.
-        let skip = ((self.high - self.low) / 6.0).ceil().max(1.0) as usize;
-        for exponent in (self.low as i32..=self.high as i32).step_by(skip) {
-            let style = text(TEXT, HPos::Left, VPos::Center);
-            let place = (x + 24, y(exponent.into()));
-            drawn(area.draw(&Text::new(power_of_ten(exponent), place, style)))?;
-        }
-        let bottom = top + height + 10;
-        drawn(area.draw(&Rectangle::new(
-            [(x, bottom), (x + 18, bottom + 12)],
-            NOTHING.filled(),
-        )))?;
-        let style = text(TEXT, HPos::Left, VPos::Center);
-        drawn(area.draw(&Text::new("none", (x + 24, bottom + 6), style)))
-    }
-}
-
-fn power_of_ten(exponent: i32) -> String {
-    match exponent {
-        0.. => grouped(10u64.saturating_pow(exponent as u32)),
-        _ => format!(
-            "{:.*}",
-            exponent.unsigned_abs() as usize,
-            10f64.powi(exponent)
-        ),
+    /// In place of rows.
+    fn draw_nothing<B: DrawingBackend>(&self, area: &Area<B>) -> Result<()> {
+        let why = output::nothing(self.matrix.unmatched.as_deref());
+        let label = style(TEXT, HPos::Left, VPos::Center);
+        let y = (self.legend() + scale::HEIGHT / 2) as i32;
+        let why = fit(&why, WIDTH - 2 * MARGIN);
+        drawn(area.draw(&Text::new(why, (MARGIN as i32, y), label)))
     }
 }
 
 /// A number with a thin gap between its thousands.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -357,6 +129,7 @@ mod tests {
     use super::*;
     use crate::device::sample;
     use crate::plot::{Collector, png, svg};
+    use crate::reading::Vm;
     use crate::region::{Given, Names, Owner, Region, Source};
     use crate::view::Filter;
 
@@ -407,11 +180,13 @@ mod tests {
         for word in [
             "MMIO",
             "a note",
-            "accesses/s",
+            "accesses/s:",
             "none",
             "time since the start of the recording, seconds",
-            "VM 1  web  <doorbell> & \"friends\"  0xfe003000",
-            "VM 2  HPET  0xfed00000",
+            "VM 1: web [4711]",
+            "<doorbell> & \"friends\"  0xfe003000",
+            "VM 2: PID 4712",
+            "HPET  0xfed00000",
             "web [4711]: local APIC",
             "PID 4712: HPET",
             "accesses",
@@ -450,8 +225,104 @@ mod tests {
     #[test]
     fn numbers() {
         assert_eq!(grouped(1234567), "1\u{202f}234\u{202f}567");
-        assert_eq!(power_of_ten(-2), "0.01");
-        assert_eq!(power_of_ten(3), "1\u{202f}000");
-        assert_eq!(short("abcdef", 4), "abc…");
+    }
+
+    /// VMs with long names, each with three devices.
+    fn many(vms: u64) -> Matrix {
+        let one = sample::two_vms().vms[&1].clone();
+        let mut reading = sample::two_vms();
+        reading.vms.clear();
+        let name = "a-virtual-machine-with-a-long-name-as-they-are-made-by-machines";
+        let mut processes = std::collections::BTreeMap::new();
+        for vm in 1..=vms {
+            let tgid = 1_000_000 + vm as u32;
+            reading.vms.insert(
+                vm,
+                Vm {
+                    tgid,
+                    ..one.clone()
+                },
+            );
+            processes.insert(tgid, format!("{name}-{}", vm / 2));
+        }
+        let region = Region {
+            name: "virtio-pci-notify-virtio-net-with-a-longer-name-than-usual".to_owned(),
+            start: 0xfe00_3000,
+            last: 0xfe00_3fff,
+            source: Source::User,
+        };
+        let owner = Owner::All;
+        let mut collector = Collector::new(Filter::default());
+        collector.add(&reading, Duration::from_secs(86_400));
+        collector.matrix(&Names::new(vec![Given { owner, region }], processes), 30)
+    }
+
+    struct Placed {
+        text: String,
+        /// Of the text, in pixels: from the left, and from the top.
+        x: (f64, f64),
+        y: (f64, f64),
+        size: f64,
+    }
+
+    fn placed(node: roxmltree::Node) -> Placed {
+        let number = |name| node.attribute(name).unwrap().parse::<f64>().unwrap();
+        let text = node.text().unwrap().trim().to_owned();
+        let (x, y, size) = (number("x"), number("y"), number("font-size"));
+        // The font is measured by its height.
+        let font = ("sans-serif", size * 1.24).into_font();
+        let wide = f64::from(font.box_size(&text).unwrap().0);
+        let left = match node.attribute("text-anchor").unwrap() {
+            "start" => x,
+            "middle" => x - wide / 2.0,
+            _ => x - wide,
+        };
+        let down = match node.attribute("dy").unwrap() {
+            "0.76em" => 0.76,
+            "0.5ex" => 0.25,
+            _ => -0.25,
+        };
+        let baseline = y + down * size;
+        Placed {
+            text,
+            x: (left, left + wide),
+            y: (baseline - 0.76 * size, baseline + 0.24 * size),
+            size,
+        }
+    }
+
+    #[test]
+    fn no_text_passes_an_edge_and_all_can_be_read() {
+        for vms in [1, 2, 100] {
+            let matrix = many(vms);
+            let mut picture = picture(&matrix);
+            picture.notes = vec!["many words ".repeat(40), "x".repeat(300)];
+            let (width, height) = picture.size();
+            let (width, height) = (f64::from(width), f64::from(height));
+            assert!(width <= 800.0 && height <= 2200.0, "{width} x {height}");
+            let text = String::from_utf8(svg(&picture).unwrap()).unwrap();
+            let document = roxmltree::Document::parse(&text).unwrap();
+            let texts = document
+                .descendants()
+                .filter(|node| node.has_tag_name("text"));
+            for Placed { text, x, y, size } in texts.map(placed) {
+                let told = format!("{text:?} of {vms} VMs at {x:?}, {y:?}");
+                assert!(x.0 >= 0.0 && x.1 <= width, "{told}");
+                assert!(y.0 >= 0.0 && y.1 <= height, "{told}");
+                assert!(size >= 11.0, "{text:?} of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() {
+        let matrix = many(100);
+        let text = String::from_utf8(svg(&picture(&matrix)).unwrap()).unwrap();
+        assert!(
+            text.contains("280 more devices with "),
+            "{:?}",
+            matrix.devices_hidden
+        );
+        assert!(text.contains("[1000001]: "));
     }
 }

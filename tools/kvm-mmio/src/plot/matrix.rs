@@ -7,12 +7,15 @@ use std::time::Duration;
 use crate::counts::Counts;
 use crate::reading::Reading;
 use crate::region::Names;
-use crate::row::{Key, Row, by_device, page_rows, rows};
+use crate::row::{Key, Row, by_device, page_rows, rows, unmatched};
 use crate::view::By;
 use crate::view::{Filter, Sort, View};
 
 /// More columns could not be seen.
 const MAX_COLUMNS: usize = 240;
+
+/// More bars than this are a picture of their own.
+const MAX_DEVICES: usize = 20;
 
 /// Collects what has happened between the samples of a recording.
 #[derive(Default)]
@@ -40,14 +43,20 @@ pub struct Matrix {
     pub ends: Vec<f64>,
     /// A rate for each row and column.
     pub cells: Vec<Vec<f64>>,
-    /// Accesses by device, of all pages.
+    /// Accesses by device, of all pages; those with the most.
     pub devices: Vec<(String, Counts)>,
+    /// Devices that are left out, and their accesses.
+    pub devices_hidden: (usize, u64),
+    /// Accesses of all.
+    pub accesses: u64,
     /// VMs with any of all pages.
     pub vms: usize,
     /// The processes of these VMs: what they are called, and the VMs of each.
     pub processes: BTreeMap<u32, (String, BTreeSet<u64>)>,
-    /// There are names of pages of which it is not known whose they are.
-    pub names_unused: bool,
+    /// The options with names of which it is not known whose they are.
+    pub names_unused: BTreeSet<&'static str>,
+    /// What names had to match, if none did.
+    pub unmatched: Option<String>,
 }
 
 impl Collector {
@@ -91,7 +100,11 @@ impl Collector {
             by: By::Page,
         };
         let mut shown = page_rows(&self.total, names, &view);
-        let devices = by_device(&rows(&self.total, names, &view));
+        let mut devices = by_device(&rows(&self.total, names, &view));
+        let devices_left = devices.split_off(MAX_DEVICES.min(devices.len()));
+        let sum = |devices: &[(String, Counts)]| devices.iter().map(|(_, sum)| sum.count).sum();
+        let (drawn, left): (u64, u64) = (sum(&devices), sum(&devices_left));
+        let unmatched = unmatched(&shown, &self.total, &view);
         let vms: BTreeSet<u64> = shown.iter().map(|row| row.key.vm).collect();
         let mut processes: BTreeMap<u32, (String, BTreeSet<u64>)> = BTreeMap::new();
         for row in &shown {
@@ -114,9 +127,12 @@ impl Collector {
             cells: self.cells(&shown),
             rows: shown,
             devices,
+            devices_hidden: (devices_left.len(), left),
+            accesses: drawn + left,
             vms: vms.len(),
             processes,
             names_unused: names.maps(&all).unused,
+            unmatched,
         }
     }
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Pictures of a recording.
 
+mod bars;
 mod draw;
+mod heat;
 mod matrix;
+mod scale;
+mod text;
 
 use anyhow::{Context, Result, anyhow};
 use plotters::backend::{BitMapBackend, SVGBackend};

@@ -25,6 +25,10 @@ pub struct Start {
     pub counters: Vec<String>,
     /// Names that the user has given to pages, in version 2 of the format.
     pub regions: Vec<Region>,
+    /// What the machine is called, of a frame of its own; empty if it has no name, and up to
+    /// version 5 of the format.
+    #[serde(skip)]
+    pub host: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -71,12 +75,14 @@ pub enum Frame {
     Start(Start),
     Sample(Sample),
     End,
-    /// Names that the user has given to pages.
+    /// Names that pages have from here on.
     Given(Vec<Given>),
     /// Names of processes that are new.
     Processes(BTreeMap<u32, String>),
     /// What of instructions has changed with the sample that follows.
     Sites(Vec<SiteState>),
+    /// What the machine is called.
+    Host(String),
 }
 
 /// The instructions that have changed.

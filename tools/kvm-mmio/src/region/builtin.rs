@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Where a PC has its devices, whatever the VMM.
+//! Where a PC has its devices, whatever the VMM. Its PCI holes are not among them: that a device is
+//! in one says nothing of which device it is.
 
 use super::range::{Region, Source};
 
-/// First and last byte. Only pages without memory trap, so the holes may be given generously: a
+/// First and last byte. Only pages without memory trap, so the ranges may be given generously: a
 /// VMM that has memory in them causes no wrong name.
 const REGIONS: &[(&str, u64, u64)] = &[
     ("VGA window", 0xa_0000, 0xb_ffff),
-    ("PCI hole", 0x8000_0000, 0xfebf_ffff),
     ("IOAPIC", 0xfec0_0000, 0xfec0_0fff),
     ("HPET", 0xfed0_0000, 0xfed0_03ff),
     // SDM volume 3, "Local APIC Registers" and "Message Address Register Format": the processor
@@ -15,7 +15,6 @@ const REGIONS: &[(&str, u64, u64)] = &[
     ("local APIC", 0xfee0_0000, 0xfee0_0fff),
     ("MSI range", 0xfee0_0000, 0xfeef_ffff),
     ("firmware flash", 0xff00_0000, 0xffff_ffff),
-    ("64-bit PCI hole", 0x1_0000_0000, 0xf_ffff_ffff_ffff),
 ];
 
 pub fn regions() -> impl Iterator<Item = Region> {
@@ -25,9 +24,4 @@ pub fn regions() -> impl Iterator<Item = Region> {
         last,
         source: Source::Builtin,
     })
-}
-
-/// Whether a range is where devices may be, and says nothing of which one is.
-pub fn is_hole(region: &Region) -> bool {
-    region.source == Source::Builtin && region.name.ends_with("PCI hole")
 }

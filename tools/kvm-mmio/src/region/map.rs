@@ -74,10 +74,11 @@ impl Map {
         })
     }
 
-    /// The name of the device that a page is part of, or of those that share it.
+    /// The name of the device that a page is part of, or of those that share it. Its address if
+    /// nobody knows what is there, so that unknown devices are not taken for one.
     pub fn device(&self, gpa: u64) -> String {
         match self.find(gpa).as_slice() {
-            [] => "unknown".to_owned(),
+            [] => format!("{gpa:#x}"),
             [region] => region.name.clone(),
             several => names(several),
         }
@@ -105,7 +106,6 @@ impl Map {
     pub fn page(&self, gpa: u64) -> String {
         match self.find(gpa).as_slice() {
             [] => format!("{gpa:#x}"),
-            [region] if builtin::is_hole(region) => format!("{gpa:#x}"),
             [region] if region.last - region.first_page() < PAGE => region.name.clone(),
             [region] => format!("{} +{:#x}", region.name, gpa - region.first_page()),
             several => names(several),
@@ -165,6 +165,19 @@ mod tests {
             (0x10_0000, "0x100000"),
         ] {
             assert_eq!(map.page(gpa), name, "{gpa:#x}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_device_is_an_address() {
+        let map = Map::default();
+        for (gpa, name) in [
+            (0xd000_1000, "0xd0001000"),
+            (0xfeb0_0000, "0xfeb00000"),
+            (0x10_0000_2000, "0x1000002000"),
+            (0x10_0000, "0x100000"),
+        ] {
+            assert_eq!(map.device(gpa), name);
         }
     }
 

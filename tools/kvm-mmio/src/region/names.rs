@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::map::Map;
 use super::monitor::Monitor;
-use super::range::{Given, Owner};
+use super::range::{Given, Owner, Source};
 use crate::device::System;
+use crate::failure::warn;
 use crate::reading::Reading;
 use crate::symbols::Symbols;
 
@@ -31,8 +32,7 @@ impl Names {
     }
 
     /// Asks the running kernel for the names of processes that are not known yet, and monitors for
-    /// what has changed. Of those that
-    /// have ended, somebody else may have the number.
+    /// what has changed. Of those that have ended, somebody else may have the number.
     pub fn learn(&mut self, system: &System, reading: &Reading) {
         for vm in reading.vms.values().filter(|vm| !vm.ended) {
             if !self.processes.contains_key(&vm.tgid) {
@@ -42,6 +42,21 @@ impl Names {
         }
         let monitors = self.monitors.iter_mut();
         monitors.for_each(|monitor| monitor.follow(reading));
+    }
+
+    /// The same; what was not to be complained of before is said on standard error.
+    pub fn learn_aloud(&mut self, system: &System, reading: &Reading) {
+        let before = self.complaints();
+        self.learn(system, reading);
+        let new = self.complaints().into_iter();
+        new.filter(|complaint| !before.contains(complaint))
+            .for_each(warn);
+    }
+
+    /// Of monitors that do not answer now.
+    pub fn complaints(&self) -> Vec<String> {
+        let complaints = self.monitors.iter().filter_map(Monitor::complaint);
+        complaints.collect()
     }
 
     /// All ranges that are known now.
@@ -68,23 +83,38 @@ impl Names {
                 .iter()
                 .map(|&process| (process, map(process)))
                 .collect(),
-            unused: !alone && self.owners().any(|owner| owner == Owner::Only),
+            unused: if alone {
+                BTreeSet::new()
+            } else {
+                self.of_nobody()
+            },
             symbols: &self.symbols,
             alone,
         }
     }
 
-    fn owners(&self) -> impl Iterator<Item = Owner> {
-        let symbols = self.symbols.iter().map(|(owner, _)| *owner);
-        self.given.iter().map(|given| given.owner).chain(symbols)
+    /// The options that files without an owner were given to.
+    fn of_nobody(&self) -> BTreeSet<&'static str> {
+        let symbols = self.symbols.iter().map(|(owner, _)| (*owner, "--symbols"));
+        let given = self.given.iter().map(|given| {
+            let option = match given.region.source {
+                Source::User => "--regions",
+                Source::Qemu | Source::Builtin => "--mtree",
+            };
+            (given.owner, option)
+        });
+        let all = given.chain(symbols);
+        all.filter(|(owner, _)| *owner == Owner::Only)
+            .map(|(_, option)| option)
+            .collect()
     }
 }
 
 /// The names of pages, by process.
 pub struct Maps<'a> {
     maps: BTreeMap<u32, Map>,
-    /// There are names that nobody has, as it is not known whose they are.
-    pub unused: bool,
+    /// The options with names that nobody has, as it is not known whose they are.
+    pub unused: BTreeSet<&'static str>,
     symbols: &'a [(Owner, Symbols)],
     /// There is one process.
     alone: bool,
@@ -108,7 +138,7 @@ impl Maps<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::range::{Region, Source};
+    use crate::region::range::Region;
 
     fn given(owner: Owner, name: &str) -> Given {
         let region = Region {
@@ -120,22 +150,22 @@ mod tests {
         Given { owner, region }
     }
 
-    fn device(given: &[Given], processes: &[u32], of: u32) -> (String, bool) {
+    fn device(given: &[Given], processes: &[u32], of: u32) -> (String, usize) {
         let names = Names::new(given.to_vec(), BTreeMap::new());
         let maps = names.maps(&processes.iter().copied().collect());
-        (maps.of(of).device(0xd000_0000), maps.unused)
+        (maps.of(of).device(0xd000_0000), maps.unused.len())
     }
 
     #[test]
     fn a_range_is_of_its_owner() {
         let only = [given(Owner::Only, "a")];
-        assert_eq!(device(&only, &[7], 7), ("a".to_owned(), false));
-        assert_eq!(device(&only, &[7, 8], 7), ("PCI hole".to_owned(), true));
+        assert_eq!(device(&only, &[7], 7), ("a".to_owned(), 0));
+        assert_eq!(device(&only, &[7, 8], 7), ("0xd0000000".to_owned(), 1));
         let all = [given(Owner::All, "a")];
-        assert_eq!(device(&all, &[7, 8], 8), ("a".to_owned(), false));
+        assert_eq!(device(&all, &[7, 8], 8), ("a".to_owned(), 0));
         let own = [given(Owner::Process(7), "a"), given(Owner::Process(8), "b")];
-        assert_eq!(device(&own, &[7, 8], 7), ("a".to_owned(), false));
-        assert_eq!(device(&own, &[7, 8], 8), ("b".to_owned(), false));
-        assert_eq!(device(&own, &[9], 9), ("PCI hole".to_owned(), false));
+        assert_eq!(device(&own, &[7, 8], 7), ("a".to_owned(), 0));
+        assert_eq!(device(&own, &[7, 8], 8), ("b".to_owned(), 0));
+        assert_eq!(device(&own, &[9], 9), ("0xd0000000".to_owned(), 0));
     }
 }

@@ -39,6 +39,11 @@ impl Region {
         self.first_page() <= gpa && gpa <= self.last
     }
 
+    /// Whether there is a page that both have.
+    pub(super) fn shares_page(&self, other: &Self) -> bool {
+        self.first_page() <= other.last && other.first_page() <= self.last
+    }
+
     /// First and last byte in a page that it has.
     pub(super) fn part(&self, gpa: u64) -> (u64, u64) {
         (self.start.max(gpa), self.last.min(gpa | (PAGE - 1)))

@@ -88,6 +88,16 @@ fn the_module_does_not_tell_times() {
 }
 
 #[test]
+fn symbols_of_nobody_are_told_of() {
+    let kernel = Kernel::with(&sample::two_vms());
+    recorded(&kernel);
+    kernel.write("kallsyms", "ffffffff81000000 T vp_notify\n");
+    let report = ["report", "rec", "--by", "rip", "--symbols", "kallsyms"];
+    let done = kernel.run(&report).expect(0, "--symbols PID=FILE, or", "");
+    assert!(!done.out.contains("--mtree"), "{}", done.out);
+}
+
+#[test]
 fn a_part_of_a_recording() {
     let kernel = Kernel::bare();
     traced(&kernel);

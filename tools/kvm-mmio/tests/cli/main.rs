@@ -82,6 +82,25 @@ fn monitor(socket: &Path, maps: &[&'static str]) {
     });
 }
 
+/// Answers one client as the monitor for people does: with a prompt, and what was typed.
+fn monitor_for_people(socket: &Path, map: &'static str) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        let (mut output, _) = listener.accept().unwrap();
+        write!(
+            output,
+            "QEMU 10.0.13 monitor - type 'help' for more information\r\n(qemu) "
+        )
+        .unwrap();
+        let mut question = String::new();
+        let mut input = BufReader::new(output.try_clone().unwrap());
+        input.read_line(&mut question).unwrap();
+        assert_eq!(question, "info mtree\n");
+        let map = map.replace('\n', "\r\n");
+        write!(output, "i\x1b[K\x1b[Dinfo mtree\x1b[K\r\n{map}(qemu) ").unwrap();
+    });
+}
+
 fn converse(stream: UnixStream, map: &str) -> std::io::Result<()> {
     let mut output = stream.try_clone()?;
     let mut input = BufReader::new(stream).lines();
@@ -127,6 +146,7 @@ fn traced(kernel: &Kernel) {
         interval_ms: 1000,
         counters: sample::idle().counters,
         regions: Vec::new(),
+        host: String::new(),
     };
     let file = fs::File::create(kernel.path("kvm-mmio.rec")).unwrap();
     let mut recorder = Recorder::new(file, start).unwrap();

@@ -21,8 +21,8 @@ fn names_come_from_qemu() {
         for (page, device) in [
             ("0xfea03000", "virtio-pci-notify-virtio-net"),
             ("0xfe440000", "virtio-net-pci-msix"),
-            ("0xfd000000", "PCI hole"),
-            ("0x30000", "unknown"),
+            ("0xfd000000", "0xfd000000"),
+            ("0x30000", "0x30000"),
         ] {
             let labels = format!("page=\"{page}\",device=\"{device}\",completed=");
             assert!(done.out.contains(&labels), "{labels}: {}", done.out);
@@ -63,17 +63,40 @@ fn names_are_asked_for_again() {
     assert!(export.out.contains("device=\"HPET\""));
 }
 
+const BELL: &str = "address-space: memory\n  \
+    00000000fe003000-00000000fe003fff (prio 1, i/o): bell\n";
+
 #[test]
 fn a_recording_has_the_names_that_a_monitor_has_told() {
     let kernel = Kernel::with(&sample::two_vms());
-    let map = "address-space: memory\n  \
-        00000000fe003000-00000000fe003fff (prio 1, i/o): bell\n";
-    monitor(&kernel.path("qmp"), &[map]);
+    monitor(&kernel.path("qmp"), &[BELL]);
     let qmp = format!("4711={}", kernel.path("qmp").display());
     let script = change(&kernel, &doubled());
     let record = ["record", "--qmp", &qmp, "--", "sh", "-c", &script];
     kernel.run(&record).expect(0, "", "");
     kernel.run(&["report"]).expect(0, "0xfe003000  bell", "");
+}
+
+#[test]
+fn the_monitor_for_people_tells_names_too() {
+    let kernel = Kernel::with(&sample::two_vms());
+    monitor_for_people(&kernel.path("hmp"), BELL);
+    let hmp = format!("4711={}", kernel.path("hmp").display());
+    // It answers once, so this is what it has said; that it is gone then is said.
+    let complaint = "names may be out of date: QEMU's monitor at";
+    let export = ["export", "--qmp", &hmp];
+    let export = kernel.run(&export).expect(0, "device=\"bell\"", complaint);
+    assert_eq!(export.err.lines().count(), 1, "{}", export.err);
+}
+
+#[test]
+fn a_monitor_that_falls_silent_is_told_of_once() {
+    let kernel = Kernel::with(&sample::two_vms());
+    monitor_for_people(&kernel.path("hmp"), BELL);
+    let hmp = format!("4711={}", kernel.path("hmp").display());
+    let record = ["record", "-i", "0.05", "-d", "0.3", "--qmp", &hmp];
+    let done = kernel.run(&record).expect(0, "", "");
+    assert_eq!(done.err.matches("out of date").count(), 1, "{}", done.err);
 }
 
 #[test]
@@ -84,6 +107,14 @@ fn a_monitor_that_does_not_answer_is_explained() {
     kernel.run(&stat).expect(125, "", "QEMU's monitor at");
     monitor(&kernel.path("qmp"), &[""]);
     kernel.run(&stat).expect(125, "", "it refuses: not today");
+    let other = UnixListener::bind(kernel.path("other")).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        writeln!(stream, "220 ready").unwrap();
+    });
+    let other = format!("4711={}", kernel.path("other").display());
+    let stat = ["stat", "--qmp", &other, "--", "true"];
+    kernel.run(&stat).expect(125, "", "-qmp unix:SOCKET");
     let wrong = ["stat", "--qmp", "web=socket", "--", "true"];
     kernel.run(&wrong).expect(2, "", "not the PID of a QEMU");
 }

@@ -24,6 +24,7 @@ impl Kernel {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let kernel = Self { folder };
         kernel.write("proc/sys/kernel/osrelease", "7.3.4\n");
+        kernel.write("proc/sys/kernel/hostname", "a-host\n");
         kernel
     }
 

@@ -25,7 +25,7 @@ pub fn listen(system: &System, args: &Export, address: SocketAddr, mut names: Na
     // What counts does so from now on, not from the first scrape.
     match scraped.read() {
         Ok(reading) => {
-            names.learn(system, &reading);
+            names.learn_aloud(system, &reading);
             warn_of_names(&reading, &names);
         }
         // What was asked for by name is not waited for.
@@ -41,7 +41,7 @@ pub fn listen(system: &System, args: &Export, address: SocketAddr, mut names: Na
             let (scraped, names) = &mut *state;
             let reading = scraped.read().ok();
             if let Some(reading) = &reading {
-                names.learn(system, reading);
+                names.learn_aloud(system, reading);
             }
             let format = args.format.unwrap_or_else(|| welcome(request));
             let text = metrics(reading.as_ref(), names, args, format);

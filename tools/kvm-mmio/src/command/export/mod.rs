@@ -63,7 +63,7 @@ fn read(system: &System, names: &mut Names) -> Result<Reading> {
         Failure::Unavailable(text).into()
     })?;
     let reading = device.read()?;
-    names.learn(system, &reading);
+    names.learn_aloud(system, &reading);
     Ok(reading)
 }
 
@@ -81,8 +81,8 @@ fn has_tracepoints(system: &System) -> bool {
 /// Says so, if it is not known whose names there are.
 fn warn_of_names(reading: &Reading, names: &Names) {
     let processes = reading.vms.values().map(|vm| vm.tgid).collect();
-    if names.maps(&processes).unused {
-        warn(output::NAMES_UNUSED);
+    if let Some(unused) = output::names_unused(&names.maps(&processes).unused) {
+        warn(unused);
     }
 }
 

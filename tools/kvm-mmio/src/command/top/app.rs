@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What `top` shows, and what keys do to it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -143,8 +144,8 @@ impl App {
         self.last.clock
     }
 
-    /// Whether there are names of pages of which it is not known whose they are.
-    pub fn names_unused(&self) -> bool {
+    /// The options with names of which it is not known whose they are.
+    pub fn names_unused(&self) -> BTreeSet<&'static str> {
         let processes = self.last.vms.values().map(|vm| vm.tgid).collect();
         self.names.maps(&processes).unused
     }

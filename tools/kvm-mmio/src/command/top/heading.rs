@@ -6,7 +6,7 @@ use ratatui::widgets::Paragraph;
 
 use super::app::App;
 use super::level::{Level, Line, accesses};
-use crate::output::{NAMES_UNUSED, plural};
+use crate::output::{names_unused, plural};
 use crate::reading::{ENABLED, HEAT};
 
 pub fn heading(app: &App, lines: &[Line]) -> Paragraph<'static> {
@@ -21,9 +21,8 @@ pub fn heading(app: &App, lines: &[Line]) -> Paragraph<'static> {
             notes.push(text.to_owned());
         }
     }
-    if app.names_unused() {
-        notes.push(NAMES_UNUSED.to_owned());
-    }
+    notes.extend(names_unused(&app.names_unused()));
+    notes.extend(app.names.complaints());
     if app.dropped() != 0 {
         notes.push(plural(
             app.dropped(),

@@ -71,7 +71,7 @@ fn lines(
             break;
         }
         let now = source.read()?;
-        names.learn(system, &now);
+        names.learn_aloud(system, &now);
         let (grown, elapsed) = (now.since(&before), now.elapsed_since(&before));
         let summary = Summary::new(&grown, elapsed, &names, &args.list.view(), args.list.top);
         if json {
