@@ -5,6 +5,7 @@ A document has places for them: what is between `.. bench: NAME` and the next
 `.. bench: end` is replaced by what the function of that name returns.
 """
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -184,14 +185,19 @@ def fill(text, marker, places, run):
     return re.sub(rf"^\.\. {marker}: (?!end$)(\S+)\n.*?^\.\. {marker}: end$", place, text, flags=re.M | re.S)
 
 
-def write(run, path):
-    """Rewrite the documents and draw the chart of the run in the file `path`."""
-    texts = {document: fill(document.read_text(), "bench", PLACES, run) for document in DOCUMENTS}
+def draw(script, source, picture):
+    """Draw a picture of what is in a file, by a script of the lab that has matplotlib."""
     out = lib.call([lib.LAB / "setup", "--charts"], stdout=subprocess.PIPE)
     if out.returncode:
         sys.exit(out.returncode)
-    if lib.call([out.stdout.strip(), lib.LAB / "chart.py", path, CHART]).returncode:
-        lib.die("the chart could not be drawn")
+    if lib.call([out.stdout.strip(), lib.LAB / script, source, picture]).returncode:
+        lib.die(f"{pathlib.Path(picture).name} could not be drawn")
+
+
+def write(run, path):
+    """Rewrite the documents and draw the chart of the run in the file `path`."""
+    texts = {document: fill(document.read_text(), "bench", PLACES, run) for document in DOCUMENTS}
+    draw("chart.py", path, CHART)
     for document, text in texts.items():
         lib.write_atomically(document, text)
     lib.say("rewrote " + ", ".join(str(name.relative_to(lib.ROOT)) for name in [*DOCUMENTS, CHART]))
