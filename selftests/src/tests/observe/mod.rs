@@ -2,6 +2,7 @@
 //! What the extension shows of MMIO: the statistics file, heat, tracepoints.
 
 mod counts;
+mod exported;
 mod file;
 pub mod heat;
 mod instructions;
@@ -24,6 +25,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         programs::TESTS,
         traced::TESTS,
         many::TESTS,
+        exported::TESTS,
     ]
     .into_iter()
     .flatten()
