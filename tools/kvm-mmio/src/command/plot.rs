@@ -241,7 +241,6 @@ mod tests {
 
     /// `lab/demo` draws it, for which it takes a machine.
     #[test]
-    #[ignore = "the picture in the documentation is of before, until lab/demo has drawn it again"]
     fn the_documented_picture_is_what_is_drawn() {
         let mut collector = Collector::new(Filter::default());
         let mut reading = sample::two_vms();
