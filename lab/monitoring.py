@@ -13,7 +13,7 @@ import urllib.request
 import debian
 import lib
 
-PACKAGES = ("prometheus", "prometheus-node-exporter")
+PACKAGES = ("prometheus", "promtool", "prometheus-node-exporter")
 # As the tests of kvm-mmio want them named.
 PROGRAMS = {"PROMTOOL": "promtool", "PROMETHEUS": "prometheus", "NODE_EXPORTER": "prometheus-node-exporter"}
 SECONDS = 60

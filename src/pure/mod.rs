@@ -16,6 +16,7 @@ pub mod gpr;
 pub mod guest_walk;
 pub mod hash;
 pub mod heat;
+pub mod heat_page;
 pub mod hold;
 pub mod info_cache;
 pub mod mask;

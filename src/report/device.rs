@@ -10,6 +10,7 @@ use crate::{
     pure::{
         binary_stats::{descriptor_bytes, Header},
         heat,
+        heat_page,
         stats_format::{self as format, Direction, Outcome}, //
     },
     report::{
@@ -238,7 +239,7 @@ fn vcpu_block(vcpu: u32, counters: &Snapshot) -> format::Vcpu {
     }
 }
 
-fn page_block(vcpu: u32, page: &heat::Page) -> format::Page {
+fn page_block(vcpu: u32, page: &heat_page::Page) -> format::Page {
     format::Page {
         gpa: page.gfn.gpa().0,
         vcpu,

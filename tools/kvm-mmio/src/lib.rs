@@ -34,3 +34,4 @@ pub mod symbols;
 pub mod trace;
 pub mod values;
 pub mod view;
+pub mod words;

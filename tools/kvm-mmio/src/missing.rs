@@ -3,10 +3,10 @@
 
 use serde::Serialize;
 
-use crate::output::plural;
 use crate::reading::{Clock, HEAT, Reading};
 use crate::stats_format::INSTRUCTIONS;
 use crate::view::Filter;
+use crate::words::plural;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Missing {

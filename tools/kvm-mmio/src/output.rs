@@ -14,6 +14,7 @@ use crate::reading::Last;
 use crate::site::Times;
 use crate::summary::Summary;
 use crate::view::By;
+use crate::words::{plural, short};
 
 /// What the columns of tables mean, for the man page.
 pub const COLUMNS: &[(&str, &str)] = &[
@@ -318,15 +319,6 @@ pub fn short_process(text: &str, most: usize) -> String {
     }
 }
 
-/// A text that is not longer than there is room.
-pub fn short(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    let start: String = text.chars().take(most.saturating_sub(1)).collect();
-    format!("{start}…")
-}
-
 /// What one has to know of the figures.
 pub fn notes(summary: &Summary) -> Vec<String> {
     let mut notes = Vec::new();
@@ -378,10 +370,6 @@ pub fn utc(seconds: u64) -> String {
         month + 1,
         days + 1
     )
-}
-
-pub fn plural(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 #[cfg(test)]

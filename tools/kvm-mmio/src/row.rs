@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use regex_lite::Regex;
 
 use crate::counts::Counts;
-use crate::output::short;
 use crate::reading::{Last, Page, Reading, Vcpu, Vm};
 use crate::region::{Maps, Names, PAGE};
 use crate::share::{self, Share, Sites};
 use crate::site::{Place, SOMEWHERE, Site, Times};
 use crate::view::{By, Filter, View};
+use crate::words::short;
 
 /// A page of a VM, or of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -15,9 +15,10 @@ use super::report::{Played, Total, play};
 use crate::cli::Diff;
 use crate::json_lines;
 use crate::missing::Missing;
-use crate::output::{self, plural};
+use crate::output;
 use crate::row::{Row, rows, unmatched};
 use crate::view::{Filter, View};
+use crate::words::plural;
 
 pub fn run(out: &mut dyn Write, args: &Diff, json: bool) -> Result<()> {
     let filter = args.select.filter();

@@ -14,10 +14,11 @@ use crate::cli::{Format, Plot};
 use crate::failure::Failure;
 use crate::json_lines;
 use crate::missing::Missing;
-use crate::output::{self, plural};
+use crate::output;
 use crate::plot::{Collector, Matrix, Picture, png, svg};
 use crate::recording::Start;
 use crate::row::process_label;
+use crate::words::{plural, short};
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename = "plot")]
@@ -110,7 +111,7 @@ const PROCESS: usize = 60;
 /// Whose VMs these are: "VM 1: web [4711]; 2 VMs: db [4712]".
 fn processes(matrix: &Matrix) -> Option<String> {
     let process = |(tgid, (name, vms)): (&u32, &(String, BTreeSet<u64>))| {
-        let label = process_label(&output::short(name, PROCESS), *tgid);
+        let label = process_label(&short(name, PROCESS), *tgid);
         match vms.len() {
             1 => format!("VM {}: {label}", vms.iter().next().unwrap_or(&0)),
             count => format!("{count} VMs: {label}"),

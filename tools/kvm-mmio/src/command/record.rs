@@ -15,13 +15,13 @@ use crate::device::{System, warn_of_setting};
 use crate::failure::Failure;
 use crate::json_lines;
 use crate::missing::Missing;
-use crate::output;
 use crate::reading::Reading;
 use crate::recording::{Recorder, Start};
 use crate::region::Names;
 use crate::signal::{Stop, next_after};
 use crate::source::{Source, Wanted};
 use crate::view::Filter;
+use crate::words;
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Result<()> {
     if args.command.is_empty() {
@@ -49,9 +49,9 @@ impl Progress {
         format!(
             "{:.1} s{of}, {}, {:.1} KiB, {}",
             self.seconds,
-            output::plural(self.samples, "sample", "samples"),
+            words::plural(self.samples, "sample", "samples"),
             self.bytes as f64 / 1024.0,
-            output::plural(self.accesses, "access", "accesses"),
+            words::plural(self.accesses, "access", "accesses"),
         )
     }
 }

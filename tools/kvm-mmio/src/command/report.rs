@@ -21,6 +21,7 @@ use crate::recording::{Player, Start};
 use crate::region::Names;
 use crate::summary::Summary;
 use crate::view::Filter;
+use crate::words;
 
 pub fn run(out: &mut dyn Write, args: &Report, json: bool) -> Result<()> {
     let symbols = args.layout.symbols()?;
@@ -59,7 +60,7 @@ pub fn show(
     }
     output::summary_text(out, summary)?;
     for advice in &summary.advice {
-        let accesses = output::plural(advice.accesses, "access", "accesses");
+        let accesses = words::plural(advice.accesses, "access", "accesses");
         let Advice {
             topic,
             device,

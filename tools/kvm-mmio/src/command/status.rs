@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::device::System;
 use crate::failure::{Failure, Status};
 use crate::json_lines;
-use crate::output;
 use crate::trace;
+use crate::words;
 
 /// How a thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -282,8 +282,8 @@ fn statistics(system: &System) -> Check {
         Ok(reading) => {
             let pages = reading.vms.values().flat_map(|vm| vm.vcpus.values());
             let pages = pages.map(|vcpu| vcpu.pages.len() as u64).sum();
-            let vms = output::plural(reading.vms.len() as u64, "VM", "VMs");
-            let pages = output::plural(pages, "page record", "page records");
+            let vms = words::plural(reading.vms.len() as u64, "VM", "VMs");
+            let pages = words::plural(pages, "page record", "page records");
             Check::ok(name, format!("readable: {vms}, {pages}"))
         }
         Err(error) => {

@@ -4,6 +4,7 @@
 #[cfg(test)]
 pub mod sample;
 pub mod wire;
+mod wire_error;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};

@@ -6,10 +6,10 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Matrix;
-use super::draw::{Area, KERNEL, MARGIN, NOTHING, RIGHT, USERSPACE, drawn, grouped};
+use super::canvas::{Area, KERNEL, MARGIN, NOTHING, RIGHT, USERSPACE, drawn, grouped};
 use super::text::{LINE, TEXT, TITLE, fit, style, width};
 use crate::counts::Counts;
-use crate::output::plural;
+use crate::words::plural;
 
 const BAR: u32 = 26;
 /// Above and below the bars: title and legend, axis.

@@ -1,29 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The picture: what it is of, a row of heat for each page over time, a bar for each device.
 
-use anyhow::{Result, anyhow};
-use plotters::coord::Shift;
+use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
+use super::canvas::{Area, MARGIN, WIDTH, drawn};
 use super::scale::Scale;
 use super::text::{LINE, TEXT, TITLE, fit, style, width, wrap};
 use super::{Matrix, bars, heat, scale};
 use crate::output;
 
-/// As wide as a page of text: what is made smaller cannot be read.
-pub const WIDTH: u32 = 800;
-pub const MARGIN: u32 = 14;
-/// At the right of the rows there is half of the last number of the axis.
-pub const RIGHT: u32 = 36;
 /// Room for the names of rows and bars.
 const NAMES: u32 = 360;
 /// Above the first note: the title.
 const TITLE_HEIGHT: u32 = 38;
-
-pub const NOTHING: RGBColor = RGBColor(236, 236, 236);
-pub const KERNEL: RGBColor = RGBColor(0, 114, 178);
-pub const USERSPACE: RGBColor = RGBColor(230, 159, 0);
 
 pub struct Picture<'a> {
     pub matrix: &'a Matrix,
@@ -31,13 +22,6 @@ pub struct Picture<'a> {
     pub title: String,
     /// Below the title: what one has to know.
     pub notes: Vec<String>,
-}
-
-pub type Area<'a, B> = DrawingArea<B, Shift>;
-
-/// The backend's errors are not always thread-safe.
-pub fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
-    result.map_err(|error| anyhow!("cannot draw: {error}"))
 }
 
 impl Picture<'_> {
@@ -109,25 +93,13 @@ impl Picture<'_> {
     }
 }
 
-/// A number with a thin gap between its thousands.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place != 0 && (digits.len() - place) % 3 == 0 {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::device::sample;
+    use crate::plot::canvas::{KERNEL, NOTHING, USERSPACE, grouped};
     use crate::plot::{Collector, png, svg};
     use crate::reading::Vm;
     use crate::region::{Given, Names, Owner, Region, Source};

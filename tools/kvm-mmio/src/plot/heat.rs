@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Matrix;
-use super::draw::{Area, MARGIN, RIGHT, WIDTH, drawn};
+use super::canvas::{Area, MARGIN, RIGHT, WIDTH, drawn};
 use super::scale::Scale;
 use super::text::{TEXT, fit, style, width};
 use crate::row::{Row, process_label};

@@ -2,6 +2,7 @@
 //! Pictures of a recording.
 
 mod bars;
+mod canvas;
 mod draw;
 mod heat;
 mod matrix;

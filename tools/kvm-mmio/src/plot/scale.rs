@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::Matrix;
-use super::draw::{Area, MARGIN, NOTHING, drawn, grouped};
+use super::canvas::{Area, MARGIN, NOTHING, drawn, grouped};
 use super::text::{TEXT, style, width};
 
 /// Of the legend: pixels of the strip of colours, and of all with the numbers below.

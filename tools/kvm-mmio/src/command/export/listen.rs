@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
-use super::{metrics, warn_of_names};
+use super::prometheus::{metrics, warn_of_names};
 use crate::cli::Export;
 use crate::device::{Device, System};
 use crate::failure::warn;

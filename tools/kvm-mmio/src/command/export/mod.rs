@@ -2,6 +2,7 @@
 //! `kvm-mmio export`: all counts, for Prometheus.
 
 mod listen;
+mod prometheus;
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,10 +14,8 @@ use anyhow::{Context, Result};
 
 use crate::cli::Export;
 use crate::device::System;
-use crate::failure::{Failure, warn};
+use crate::failure::Failure;
 use crate::json_lines;
-use crate::metrics::{Format, Limits, render};
-use crate::output;
 use crate::reading::Reading;
 use crate::region::Names;
 use crate::source::Choice;
@@ -24,6 +23,7 @@ use crate::summary::Summary;
 use crate::trace;
 use crate::view::View;
 use listen::listen;
+use prometheus::{metrics, warn_of_names};
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> Result<()> {
     let mut names = args.names.names()?;
@@ -76,22 +76,6 @@ fn has_tracepoints(system: &System) -> bool {
         trace::explain_absence(system),
         Some(Failure::Unavailable(_))
     )
-}
-
-/// Says so, if it is not known whose names there are.
-fn warn_of_names(reading: &Reading, names: &Names) {
-    let processes = reading.vms.values().map(|vm| vm.tgid).collect();
-    if let Some(unused) = output::names_unused(&names.maps(&processes).unused) {
-        warn(unused);
-    }
-}
-
-fn metrics(reading: Option<&Reading>, names: &Names, args: &Export, format: Format) -> String {
-    let limits = Limits {
-        vms: args.vms,
-        pages: args.top,
-    };
-    render(reading, names, limits, format)
 }
 
 fn lines(reading: Option<&Reading>, names: &Names, top: usize) -> Result<Vec<u8>> {

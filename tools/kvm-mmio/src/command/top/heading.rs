@@ -6,8 +6,9 @@ use ratatui::widgets::Paragraph;
 
 use super::app::App;
 use super::level::{Level, Line, accesses};
-use crate::output::{names_unused, plural};
+use crate::output::names_unused;
 use crate::reading::{ENABLED, HEAT};
+use crate::words::plural;
 
 pub fn heading(app: &App, lines: &[Line]) -> Paragraph<'static> {
     let clock = app.clock();

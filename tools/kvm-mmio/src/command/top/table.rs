@@ -9,6 +9,7 @@ use ratatui::widgets::{Cell, Row, Table};
 use super::app::App;
 use super::level::{Id, Level, Line, accesses};
 use crate::output;
+use crate::words;
 
 /// A column of the table. What does not fit is left out, the highest `rank` first.
 struct Column {
@@ -167,7 +168,7 @@ pub fn table<'a>(app: &App, lines: &'a [Line], from: usize, width: u16) -> Table
         };
         let short = match column.title {
             PROCESS => output::short_process,
-            _ => output::short,
+            _ => words::short,
         };
         let line = TextLine::from(short(&text, room.into()));
         Cell::from(if column.left {
