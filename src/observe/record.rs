@@ -34,29 +34,6 @@ pub(crate) fn record_heat_quickly(
         .is_some()
 }
 
-/// The record of what is accessed, if it is found at once, or told by instruction.
-#[inline(always)]
-pub(super) fn look<'a>(vcpu: &'a Vcpu<'_>, gfn: Gfn) -> Option<&'a Record> {
-    if instructions_are_told() {
-        return find(vcpu, gfn);
-    }
-    vcpu.state().recorder.look(gfn)
-}
-
-#[cold]
-#[inline(never)]
-fn find<'a>(vcpu: &'a Vcpu<'_>, gfn: Gfn) -> Option<&'a Record> {
-    vcpu.state().recorder.find(site(vcpu, gfn))
-}
-
-/// What is accessed. RIP is that of the instruction until the access is done.
-fn site(vcpu: &Vcpu<'_>, gfn: Gfn) -> Site {
-    Site {
-        gfn,
-        rip: instructions_are_told().then(|| vcpu.rip()),
-    }
-}
-
 /// The same, however long it takes. An access that there is no room for is counted as dropped.
 #[cold]
 #[inline(never)]
@@ -155,6 +132,29 @@ fn add_emulated(
     }
     record.add(&Access { kind, size, now });
     now
+}
+
+/// The record of what is accessed, if it is found at once, or told by instruction.
+#[inline(always)]
+pub(super) fn look<'a>(vcpu: &'a Vcpu<'_>, gfn: Gfn) -> Option<&'a Record> {
+    if instructions_are_told() {
+        return find(vcpu, gfn);
+    }
+    vcpu.state().recorder.look(gfn)
+}
+
+#[cold]
+#[inline(never)]
+fn find<'a>(vcpu: &'a Vcpu<'_>, gfn: Gfn) -> Option<&'a Record> {
+    vcpu.state().recorder.find(site(vcpu, gfn))
+}
+
+/// What is accessed. RIP is that of the instruction until the access is done.
+fn site(vcpu: &Vcpu<'_>, gfn: Gfn) -> Site {
+    Site {
+        gfn,
+        rip: instructions_are_told().then(|| vcpu.rip()),
+    }
 }
 
 /// Makes records if there are none. Whoever finds none then counts an access as dropped.

@@ -231,6 +231,11 @@ pub struct Counting {
     /// What counts
     #[arg(long, value_enum, default_value_t, value_name = "SOURCE")]
     pub source: Choice,
+}
+
+/// What `report --by rip` and the instructions of `top` take.
+#[derive(Args, Debug)]
+pub struct Telling {
     /// Tell instructions apart, which tracepoints do in any case
     #[arg(long)]
     pub instructions: bool,
@@ -267,6 +272,8 @@ pub struct Latency {
 pub struct Top {
     #[command(flatten)]
     pub counting: Counting,
+    #[command(flatten)]
+    pub telling: Telling,
     /// Time between two updates, in seconds or as 500ms, 10s, 5m, 1h
     #[arg(long, short, value_name = "TIME", default_value = "1s", value_parser = duration)]
     pub interval: Duration,
@@ -288,6 +295,8 @@ pub struct Top {
 pub struct Record {
     #[command(flatten)]
     pub counting: Counting,
+    #[command(flatten)]
+    pub telling: Telling,
     #[command(flatten)]
     pub latency: Latency,
     /// The file to write, `-` for standard output

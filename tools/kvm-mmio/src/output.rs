@@ -93,7 +93,7 @@ const ONE_COUNT: &str = "one count for all of them: count, or record, with --sou
     tell them apart";
 
 /// The module tells instructions apart if it is asked to.
-const NO_SITES: &str = "instructions were not told apart: count, or record, with --instructions";
+const NO_SITES: &str = "instructions were not told apart: record with --instructions";
 
 /// A table without lines, numbers to the right.
 pub fn table(titles: &[&str], left: &[usize]) -> Table {

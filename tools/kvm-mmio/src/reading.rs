@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -127,6 +128,16 @@ impl fmt::Display for Direction {
 pub struct Page {
     pub counts: Counts,
     pub last: Last,
+}
+
+impl AddAssign<&Self> for Page {
+    /// The last access is that of the one or the other that was later.
+    fn add_assign(&mut self, other: &Self) {
+        self.counts += other.counts;
+        if other.last.tsc >= self.last.tsc {
+            self.last = other.last;
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -187,10 +187,7 @@ pub struct Sum<'a> {
 
 impl Sum<'_> {
     fn add(&mut self, vcpu: &Vcpu, gpa: u64, page: &Page) {
-        self.page.counts += page.counts;
-        if page.last.tsc >= self.page.last.tsc {
-            self.page.last = page.last;
-        }
+        self.page += page;
         for from in [gpa, gpa | SOMEWHERE] {
             let places = (from, None)..=(from | (PAGE - 1), Some(u64::MAX));
             for (place, site) in vcpu.sites.range(places) {

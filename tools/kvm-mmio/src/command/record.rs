@@ -156,7 +156,7 @@ fn record(out: &mut dyn Write, system: &System, args: &Record, json: bool) -> Re
     let names = args.names.names()?;
     let stop = Stop::on_signals()?;
     let wanted = Wanted {
-        sites: args.counting.instructions,
+        sites: args.telling.instructions,
         times: args.latency.latency,
     };
     let source = Source::open(system, args.counting.source, wanted)?;

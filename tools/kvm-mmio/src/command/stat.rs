@@ -39,7 +39,7 @@ fn measure(system: &System, args: &Stat, mut names: Names) -> Result<(ExitStatus
     let stop = Stop::on_signals()?;
     // Open all the time: the kernel keeps the counts of VMs that end meanwhile.
     let wanted = Wanted {
-        sites: args.counting.instructions || args.layout.by == By::Rip,
+        sites: args.layout.by == By::Rip,
         times: args.latency.latency,
     };
     let source = Source::open(system, args.counting.source, wanted)?;

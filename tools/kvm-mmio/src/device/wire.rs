@@ -341,11 +341,7 @@ impl<'a> Walk<'a> {
         let vm = self.vm.and_then(|id| self.vms.get_mut(&id));
         let vcpu = vm.zip(self.vcpu).and_then(|(vm, id)| vm.vcpus.get_mut(&id));
         let vcpu = vcpu.ok_or_else(|| at(block.offset)(Fault::Stray))?;
-        let sum = vcpu.pages.entry(gpa).or_default();
-        sum.counts += page.counts;
-        if page.last.tsc >= sum.last.tsc {
-            sum.last = page.last;
-        }
+        *vcpu.pages.entry(gpa).or_default() += &page;
         if rip.is_some() {
             let site = vcpu.sites.entry((gpa | SOMEWHERE, rip)).or_default();
             *site += &Site::from(page.counts);

@@ -34,7 +34,7 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Top, json: bool) -> Resu
     names.symbols = args.symbols.read()?;
     let stop = Stop::on_signals()?;
     let wanted = Wanted {
-        sites: args.counting.instructions,
+        sites: args.telling.instructions,
         ..Wanted::default()
     };
     let source = Source::open(system, args.counting.source, wanted)?;
