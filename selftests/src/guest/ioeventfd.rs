@@ -97,6 +97,11 @@ impl Doorbell {
         }
     }
 
+    /// For others that are to wait for it.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
     /// How often it, or one that it shares its eventfd with, rang since the last call.
     pub fn rings(&self) -> Result<u64> {
         match self.event.read() {

@@ -147,6 +147,12 @@ impl Machine {
         Ok(Self::cpuid(7)?.is_some_and(|leaf| leaf.ebx & SMAP != 0))
     }
 
+    /// Whether guests can have protection keys here.
+    pub fn supports_protection_keys() -> Result<bool> {
+        const PKU: u32 = 1 << 3;
+        Ok(Self::cpuid(7)?.is_some_and(|leaf| leaf.ecx & PKU != 0))
+    }
+
     /// How guests can have guests of their own here as on AMD's processors, if they can.
     pub fn svm() -> Result<Option<Svm>> {
         const SVM: u32 = 1 << 2;

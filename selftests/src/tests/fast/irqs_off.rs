@@ -4,9 +4,11 @@
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
+use kvm_bindings::kvm_regs;
 
 use super::program::code_page;
 use super::ways::Switch;
+use crate::guest::paging::SUPERVISOR;
 use crate::guest::{
     Bus, Doorbell, Event, Machine, Match, Mode, PAGE, Region, Registers, Request, SlotKind, Vcpu,
     on_write,
@@ -25,6 +27,9 @@ crate::test_table! {
     fast_irqs_off_queues: ANSWERED => queues(),
     fast_irqs_off_address_spaces: ANSWERED => address_spaces(),
     fast_irqs_off_registers: ANSWERED => registers(),
+    fast_irqs_off_protection_keys:
+        "fast-path.rst: a guest's keys deny it the early answer, and nothing else"
+        => protection_keys(),
     fast_irqs_off_switched_off: ANSWERED => switched_off(),
     fast_irqs_off_memory_in_place: FORGOTTEN => memory_in_place(),
     fast_irqs_off_removed: FORGOTTEN => removed(),
@@ -62,7 +67,7 @@ impl IrqsOff {
 /// Rings that come before: one makes the MMIO SPTE, one is remembered. Where the processor tells
 /// the instruction but not always all of it, the page of the code is walked to only when it first
 /// does not, i.e. sooner or later.
-fn before() -> u64 {
+pub(super) fn before() -> u64 {
     match silicon() {
         Some(mask) if mask & silicon::CUT != 0 => RINGS,
         _ => 2,
@@ -199,6 +204,35 @@ fn registers() -> Result<()> {
 
         file.remove(&request.place())?;
         expect_eq!(vcpu.write(gva, 4, 7)?, [Event::write(gpa, 4, 7)]);
+    }
+    Ok(())
+}
+
+/// A guest that denies itself pages of users denies the kernel those of the VMM, as long as
+/// interrupts are off: its code cannot be looked at. Later the VMM's keys are in force again.
+fn protection_keys() -> Result<()> {
+    const CR4_PKE: u64 = 1 << 22;
+    const NO_ACCESS: [u32; 2] = [0, 1];
+    let _switch = IrqsOff::on()?;
+    if !Machine::supports_protection_keys()? {
+        skip!("no protection keys: CONFIG_X86_INTEL_MEMORY_PROTECTION_KEYS");
+    }
+    if silicon().is_some_and(|mask| mask & silicon::BYTES != 0) {
+        skip!("the processor tells what the code is");
+    }
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let tables = machine.tables();
+    tables.map(machine.gva(1), machine.gpa(1), SUPERVISOR);
+    vcpu.change_sregs(|sregs| sregs.cr4 |= CR4_PKE)?;
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
+    for (keys, expected) in NO_ACCESS.into_iter().zip([RINGS, 0]) {
+        let regs = kvm_regs {
+            rax: keys.into(),
+            ..Default::default()
+        };
+        vcpu.exec(regs, |a| a.wrpkru())?.done()?;
+        let answered = answered(&machine, &mut vcpu, &bell, 1, 0)?;
+        expect_eq!(answered, expected, "PKRU {keys}");
     }
     Ok(())
 }

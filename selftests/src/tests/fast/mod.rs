@@ -19,6 +19,7 @@ mod roots;
 mod silicon;
 mod smm;
 mod split;
+mod waiters;
 mod ways;
 
 use crate::tap::Test;
@@ -40,6 +41,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         silicon::TESTS,
         flush::TESTS,
         irqs_off::TESTS,
+        waiters::TESTS,
         read_only::TESTS,
         roots::TESTS,
     ]
