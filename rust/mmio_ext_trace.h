@@ -47,7 +47,8 @@ TRACE_EVENT_FN(mmio_access,
 				   { 1, "fast_userspace" },
 				   { 2, "emulated_kernel" },
 				   { 3, "emulated_userspace" },
-				   { 4, "wildcard" })),
+				   { 4, "wildcard" },
+				   { 5, "fast_irqsoff" })),
 
 	mmio_ext_trace_access_reg, mmio_ext_trace_access_unreg
 );

@@ -6,7 +6,7 @@ use crate::{
     addr::Gpa,
     generation::MemslotGeneration,
     iodev::{Again, Answer, BellKind, Bus, Write},
-    kvm::{access_is_traced, mmio_is_traced, page_fault_is_traced, Exit},
+    kvm::{mmio_is_traced, page_fault_is_traced, Exit},
     observe::fast as see_fast,
     pure::doorbell::{self, first_device},
     registers::{Bell, IoBus},
@@ -15,10 +15,10 @@ use crate::{
 };
 use core::cell::Cell;
 
-/// Whether accesses are traced, which the ordinary path does.
+/// Whether KVM's own tracepoints are on, which the ordinary path serves.
 #[inline(always)]
 fn is_traced() -> bool {
-    access_is_traced() || mmio_is_traced() || page_fault_is_traced()
+    mmio_is_traced() || page_fault_is_traced()
 }
 
 /// For whom a write counts.

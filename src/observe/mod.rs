@@ -10,7 +10,10 @@ use crate::{
     iodev::Write,
     kvm::{access_is_traced, heat_is_on, miss_is_traced, tsc, Exit},
     observe::record::{record_emulated, record_heat, record_heat_quickly},
-    pure::access_kind::Kind,
+    pure::{
+        access_kind::Kind,
+        stats_format::{Direction, Outcome}, //
+    },
     report::stats::{Event, Taker},
     state::Vcpu, //
 };
@@ -56,6 +59,15 @@ impl Rung {
             let kind = Kind::fast(true, false);
             record_heat_quickly(vcpu, write.gpa, kind, write.size, write.value, since);
         }
+        if access_is_traced() {
+            trace(
+                vcpu,
+                write.gpa,
+                Direction::Write,
+                write.size,
+                Outcome::FastIrqsoff,
+            );
+        }
     }
 }
 
@@ -71,7 +83,7 @@ fn see(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8, value: u64) {
         record_heat(vcpu, gpa, kind, size, value);
     }
     if access_is_traced() {
-        trace(vcpu, gpa, kind, size);
+        trace(vcpu, gpa, kind.direction(), size, kind.outcome());
     }
 }
 
@@ -118,14 +130,14 @@ pub(crate) fn emulated(vcpu: &mut Vcpu<'_>, gpa: Gpa, kind: Kind, size: u32) {
         vcpu.stats().count_emulated(kind, size);
     }
     if access_is_traced() {
-        trace(vcpu, gpa, kind, size as u8);
+        trace(vcpu, gpa, kind.direction(), size as u8, kind.outcome());
     }
 }
 
 #[cold]
 #[inline(never)]
-fn trace(vcpu: &Vcpu<'_>, gpa: Gpa, kind: Kind, size: u8) {
-    let (direction, outcome) = (kind.direction() as u8, kind.outcome() as u8);
+fn trace(vcpu: &Vcpu<'_>, gpa: Gpa, direction: Direction, size: u8, outcome: Outcome) {
+    let (direction, outcome) = (direction as u8, outcome as u8);
     vcpu.id().trace_access(gpa, size, direction, outcome);
 }
 

@@ -157,6 +157,9 @@ pub enum Outcome {
     EmulatedUserspace,
     /// Signalled a zero-length ioeventfd.
     Wildcard,
+    /// Completed by the fast path, in the kernel, before interrupts were on again. Of tracepoints
+    /// only: in the file these are among those of `FastKernel`.
+    FastIrqsoff,
 }
 
 /// A field of one kind of block.

@@ -12,6 +12,7 @@ use super::heat::Heat;
 use super::watch::{access, need_faults, values, watched};
 use crate::guest::{Bus, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu};
 use crate::host::{Modes, Vendor};
+use crate::stats::Mark;
 use crate::stats::device::{Device, Vm};
 use crate::{expect_eq, skip};
 
@@ -20,6 +21,9 @@ const EVENTS: &str = "tracepoints: one event for each access, with all that is k
 crate::test_table! {
     observe_trace_access: EVENTS => accesses(),
     observe_trace_with_heat: "tracepoints and heat: either is whole with the other" => with_heat(),
+    observe_trace_irqs_off: "tracepoints: a doorbell that is answered before interrupts are on says \
+            so, and is answered so all the same"
+        => irqs_off(),
     observe_trace_miss: "tracepoints: one event for each MMIO fault that is no access" => misses(),
     observe_kvm_trace: "KVM's tracepoint kvm_mmio: one event for each write, with its bytes and no \
             others (CVE-2017-17741)" => kvm_trace(),
@@ -131,7 +135,10 @@ pub(super) fn expect_program(events: &[String], machine: &Machine) -> Result<u64
     expect_eq!(events.len(), wanted.len(), "{events:?}");
     let mut fast = 0;
     for (event, (want, may_be_fast)) in events.iter().zip(wanted) {
-        let plain = event.replace("fast_", "").replace("emulated_", "");
+        let plain = event
+            .replace("fast_irqsoff", "kernel")
+            .replace("fast_", "")
+            .replace("emulated_", "");
         let want = format!("{me}{want}");
         expect_eq!(plain, want);
         let is_fast = event.contains("fast_");
@@ -153,6 +160,35 @@ fn accesses() -> Result<()> {
     expect_eq!(fast, vm.vcpus[0].fields["fast"]);
     // Nobody asked for heat.
     expect_eq!(vm.vcpus[0].pages.len(), 0);
+    Ok(())
+}
+
+/// How many these are depends on the machine; `fast_irqs_off_rings` has the number.
+fn irqs_off() -> Result<()> {
+    const RINGS: u64 = 20;
+    let (_heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
+    let mut answered = || -> Result<u64> {
+        let start = Mark::here(&[])?;
+        for _ in 0..RINGS {
+            expect_eq!(vcpu.write(machine.gva(1), 4, 5)?, []);
+        }
+        let count = start.delta(&[])?.ext("fast_irqsoff")?;
+        count.context("no counters")
+    };
+    answered()?;
+    let untraced = answered()?;
+
+    let trace = Trace::start(EXTENSION)?;
+    let traced = answered()?;
+    let events = trace.stop("mmio_access", my_vm(&device)?.fields["vm"])?;
+    expect_eq!(traced, untraced);
+    expect_eq!(events.len() as u64, RINGS, "{events:?}");
+    let said = events
+        .iter()
+        .filter(|event| event.ends_with("size 4 write fast_irqsoff"));
+    expect_eq!(said.count() as u64, traced, "{events:?}");
+    expect_eq!(bell.rings()?, 3 * RINGS);
     Ok(())
 }
 
