@@ -113,6 +113,38 @@ build = importlib.machinery.SourceFileLoader("build", "stock/build").load_module
         self.assertRegex(self.within(code.format("'mine'")), "^kvmgt is loaded, .*modprobe -r kvmgt, [^\n]*\n$")
         self.assertEqual(self.within(code.format("'another'")), "\n")
 
+    def test_key_not_enrolled(self):
+        """Nothing is built that the kernel would refuse, and KVM with it."""
+        cert, other, keys = (self.folder / name for name in ("mok.pub", "another.pub", "keys"))
+        for path in (cert, other):
+            subprocess.run(["openssl", "req", "-new", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=DKMS",
+                            "-outform", "DER", "-keyout", "/dev/null", "-out", path],
+                           check=True, stderr=subprocess.DEVNULL)
+        said = subprocess.run(["openssl", "x509", "-inform", "DER", "-in", cert, "-noout", "-ext", "subjectKeyIdentifier"],
+                              check=True, stdout=subprocess.PIPE, text=True).stdout
+        identifier = said.split()[-1].replace(":", "").lower()
+        # As the kernel prints it.
+        keys.write_text("1a2b3c4d I------     1 perm 1f030000     0     0 keyring   .platform: 1\n"
+                        f"2b3c4d5e I------     1 perm 1f030000     0     0 asymmetri DKMS: {identifier}: "
+                        f"X509.rsa {identifier[-8:]} []\n")
+        enforce, lockdown = "sys/module/module/parameters/sig_enforce", "sys/kernel/security/lockdown"
+
+        def refused(path):
+            return self.within(f"import signing\nprint(*signing.refused(*(pathlib.Path({str(self.folder)!r}, name) "
+                               f"for name in ({path.name!r}, 'sys', 'keys'))))")
+
+        for sig_enforce, locked, taken in (("N", "[none] integrity confidentiality", True),
+                                           ("Y", "[none] integrity confidentiality", False),
+                                           ("N", "none [integrity] confidentiality", False)):
+            self.write(enforce, f"{sig_enforce}\n")
+            self.write(lockdown, f"{locked}\n")
+            self.assertEqual(refused(cert), "\n")
+            for path in (other, self.folder / "none.pub"):
+                made = "sudo dkms generate_mok, " if path != other else ""
+                self.assertEqual(refused(path), "\n" if taken else (
+                    "the running kernel takes signed modules only, and DKMS' key is not enrolled: "
+                    f"{made}sudo mokutil --import {path}, reboot and confirm it, then sudo dkms autoinstall\n"))
+
     def test_settings_that_differ(self):
         """Versions in words are the compilers' names; what they can do is compared."""
         code = """print(build.different({"CONFIG_RUST": "y", "CONFIG_A": "m", "CONFIG_CC_VERSION_TEXT": "one"},
