@@ -256,7 +256,7 @@ mod tests {
     }
 
     /// q35 with two root ports, a device behind each, and one beside them: the first version that
-    /// is of interest, and the lab's.
+    /// is of interest, the lab's, and one that calls containers so (trimmed, the tree with -o -D).
     #[test]
     fn root_ports_of_several_versions() {
         let common = [
@@ -270,6 +270,7 @@ mod tests {
         for tree in [
             include_str!("../../tests/data/mtree-ports-7.2.22.txt"),
             include_str!("../../tests/data/mtree-ports-10.0.13.txt"),
+            include_str!("../../tests/data/mtree-ports-11.1.3.txt"),
         ] {
             expect_names(tree, &common);
             expect_names(tree, &[(0xfe44_0000, "virtio-net-pci-msix")]);
@@ -277,6 +278,7 @@ mod tests {
         for flat in [
             include_str!("../../tests/data/mtree-ports-flat-7.2.22.txt"),
             include_str!("../../tests/data/mtree-ports-flat-10.0.13.txt"),
+            include_str!("../../tests/data/mtree-ports-flat-11.1.3.txt"),
         ] {
             expect_names(flat, &common);
             expect_names(flat, &[(0xfe44_0000, "msix-table + msix-pba")]);
