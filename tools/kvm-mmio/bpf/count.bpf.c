@@ -1,28 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Counts accesses in the kernel, from KVM's tracepoints. What they mean is as in
- * src/trace/follow.rs, which does the same with events that were copied to it; a difference
- * between the two is a mistake. src/trace/bpf/ loads this and reads what it has counted.
+ * src/trace/perf/follow.rs, which does the same with events that were copied to it; a difference
+ * between the two is a mistake. src/trace/bpf/ loads this, reads what it has counted, and frees
+ * what VMs had that have ended.
  */
-#include "bpf.h"
+#include "counts.h"
 
 #define PAGE_MASK (~0xfffUL)
-
-/*
- * Most places in all; and of a vCPU, from where on only the page is told apart, not the
- * instruction either, and not even the page.
- */
-#define PLACES 65536
-#define VCPU_ADDRESSES 4096
-#define VCPU_SITES 8192
-#define VCPU_PAGES 12288
-#define TIMES 65536
-#define THREADS 65536
-
-/* Of a place: no page has this address, no instruction begins there. */
-#define NOWHERE (~0UL)
-/* In an address: it is that of a page, see src/site.rs. */
-#define SOMEWHERE (1UL << 63)
 
 /* As KVM's tracepoint kvm_mmio has them. */
 #define READ_UNSATISFIED 0
@@ -48,121 +33,6 @@ const volatile u32 userspace_errno_at;
 
 /* Whether kvm_entry() is attached. */
 const volatile u32 is_timed;
-
-/* What an instruction of a vCPU does to an address. */
-struct key {
-	u64 gpa;
-	u64 rip;
-	u32 tgid;
-	u32 vcpu;
-};
-
-/* The next three are read by src/trace/bpf/tally.rs as words of 64 bits. */
-struct place {
-	struct key key;
-	u64 reads;
-	u64 writes;
-	/* Zero-length ioeventfds, which tell neither. */
-	u64 bells;
-	/* Of these, left to userspace. */
-	u64 userspace;
-	/* The last one. */
-	u64 time;
-	u64 value;
-	u32 size;
-	u8 type;
-	u8 by_userspace;
-	u8 unused[2];
-};
-
-struct time_key {
-	u32 place;
-	u32 bucket;
-};
-
-struct time {
-	struct time_key key;
-	u64 count;
-};
-
-struct totals {
-	u64 places;
-	u64 times;
-	/* Events that had no room. */
-	u64 lost;
-};
-
-/* What a thread that runs a vCPU is about. Places are one more than their index; 0 is none. */
-struct thread {
-	/* The instruction that has left the guest, and when it has. */
-	u64 rip;
-	u64 left;
-	u32 tgid;
-	u32 vcpu;
-	/* What it has first accessed. */
-	u32 first;
-	/* The last writes, of which it is not known yet who takes them. */
-	u32 written;
-	u32 written_before;
-	/* Userspace has been asked for a value; what is read next is its answer. */
-	u32 asked;
-	/* Places that it has made. */
-	u32 used;
-	u32 unused;
-};
-
-/*
- * The counts themselves are in arrays that the reader has mapped: a system call that looks into a
- * map would keep the programs from being run on its processor meanwhile.
- */
-SEC("maps") struct bpf_map_def places = {
-	.type = BPF_MAP_TYPE_ARRAY,
-	.key_size = sizeof(u32),
-	.value_size = sizeof(struct place),
-	.max_entries = PLACES,
-	.map_flags = BPF_F_MMAPABLE,
-};
-
-SEC("maps") struct bpf_map_def times = {
-	.type = BPF_MAP_TYPE_ARRAY,
-	.key_size = sizeof(u32),
-	.value_size = sizeof(struct time),
-	.max_entries = TIMES,
-	.map_flags = BPF_F_MMAPABLE,
-};
-
-SEC("maps") struct bpf_map_def totals = {
-	.type = BPF_MAP_TYPE_ARRAY,
-	.key_size = sizeof(u32),
-	.value_size = sizeof(struct totals),
-	.max_entries = 1,
-	.map_flags = BPF_F_MMAPABLE,
-};
-
-/* Where in the arrays something is, plus one. */
-SEC("maps") struct bpf_map_def place_of = {
-	.type = BPF_MAP_TYPE_HASH,
-	.key_size = sizeof(struct key),
-	.value_size = sizeof(u32),
-	.max_entries = PLACES,
-	.map_flags = BPF_F_NO_PREALLOC,
-};
-
-SEC("maps") struct bpf_map_def time_of = {
-	.type = BPF_MAP_TYPE_HASH,
-	.key_size = sizeof(struct time_key),
-	.value_size = sizeof(u32),
-	.max_entries = TIMES,
-	.map_flags = BPF_F_NO_PREALLOC,
-};
-
-SEC("maps") struct bpf_map_def threads = {
-	.type = BPF_MAP_TYPE_HASH,
-	.key_size = sizeof(u32),
-	.value_size = sizeof(struct thread),
-	.max_entries = THREADS,
-	.map_flags = BPF_F_NO_PREALLOC,
-};
 
 /*
  * The verifier takes constant offsets only. As it knows what the variables above hold, it drops
@@ -226,6 +96,31 @@ static __always_inline u32 take(u64 *used, u32 most)
 	return index < most ? index + 1 : 0;
 }
 
+/* More often, others were quicker. */
+#define TRIES 4
+
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+
+/* A number that was freed; 0 if there is none. */
+static __always_inline u32 take_spare(struct spares *spares, void *ring, u32 size)
+{
+	for (int i = 0; i < TRIES; i++) {
+		u64 taken = READ_ONCE(spares->taken), *number;
+		u32 index = taken % size, spare;
+
+		if (taken == READ_ONCE(spares->given))
+			return 0;
+		number = bpf_map_lookup_elem(ring, &index);
+		if (!number)
+			return 0;
+		/* Once it is taken, the reader may put another one there. */
+		spare = READ_ONCE(*number);
+		if (__sync_val_compare_and_swap(&spares->taken, taken, taken + 1) == taken)
+			return spare;
+	}
+	return 0;
+}
+
 static __always_inline struct place *place_at(u32 number)
 {
 	u32 index = number - 1;
@@ -241,7 +136,9 @@ static __always_inline u32 make_place(const struct key *key)
 
 	if (!sums)
 		return 0;
-	number = take(&sums->places, PLACES);
+	number = take_spare(&sums->spare_places, &spare_places, PLACES);
+	if (!number)
+		number = take(&sums->places, PLACES);
 	place = place_at(number);
 	if (!place)
 		return 0;
@@ -334,12 +231,17 @@ static __always_inline int may_access(u32 reason)
 	       reason == 0x4e || (reason >= 0x400 && reason <= 0x402);
 }
 
-static __always_inline struct thread *new_thread(void)
+/* The thread that leaves a guest, be it a new one. */
+static __always_inline struct thread *leaving_thread(void)
 {
 	u64 ids = bpf_get_current_pid_tgid();
 	struct thread fresh = { .tgid = ids >> 32 };
 	u32 tid = ids;
+	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
 
+	/* One of another process may have had its number. */
+	if (thread && thread->tgid == fresh.tgid)
+		return thread;
 	bpf_map_update_elem(&threads, &tid, &fresh, BPF_ANY);
 	return bpf_map_lookup_elem(&threads, &tid);
 }
@@ -353,9 +255,7 @@ SEC("tracepoint/kvm_exit") int kvm_exit(void *context)
 
 	if (!may_access(field32(context, exit_reason_at)))
 		return PASS_ON;
-	thread = current_thread();
-	if (!thread)
-		thread = new_thread();
+	thread = leaving_thread();
 	if (!thread) {
 		lose();
 		return PASS_ON;
@@ -458,13 +358,16 @@ static __always_inline u32 bucket(u64 value)
 
 static __always_inline struct time *find_time(const struct time_key *key)
 {
-	u32 *known = bpf_map_lookup_elem(&time_of, key), number, index;
+	u32 *known = bpf_map_lookup_elem(&time_of, key), number = known ? *known : 0, index;
 	struct totals *sums = all();
 	struct time *time;
 
 	if (!sums)
 		return 0;
-	number = known ? *known : take(&sums->times, TIMES);
+	if (!number)
+		number = take_spare(&sums->spare_times, &spare_times, TIMES);
+	if (!number)
+		number = take(&sums->times, TIMES);
 	index = number - 1;
 	time = bpf_map_lookup_elem(&times, &index);
 	if (time && !known) {

@@ -18,13 +18,13 @@ crate::test_table! {
 }
 
 /// `kvm-mmio export`, which listens.
-struct Exporter {
+pub(super) struct Exporter {
     program: Child,
     address: String,
 }
 
 impl Exporter {
-    fn start(source: &str) -> Result<Self> {
+    pub fn start(source: &str) -> Result<Self> {
         let mut command = Command::new("kvm-mmio");
         command.args(["export", "--listen", "0", "--source", source]);
         if source == "module" {
@@ -49,7 +49,7 @@ impl Exporter {
         Ok(Self { program, address })
     }
 
-    fn scrape(&self) -> Result<String> {
+    pub fn scrape(&self) -> Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
         write!(stream, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
         let mut text = String::new();
@@ -72,8 +72,13 @@ fn accesses(text: &str, gpa: u64) -> Result<u64> {
         format!("page=\"{gpa:#x}\""),
         format!("pid=\"{}\"", std::process::id()),
     ];
+    sum(text, "kvm_mmio_page_accesses_total", &labels)
+}
+
+/// The sum of the series of a name that have these labels.
+pub(super) fn sum(text: &str, name: &str, labels: &[String]) -> Result<u64> {
     let lines = text.lines().filter(|line| {
-        line.starts_with("kvm_mmio_page_accesses_total{")
+        line.split(['{', ' ']).next() == Some(name)
             && labels.iter().all(|label| line.contains(label))
     });
     lines

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::exported::{Exporter, sum};
 use super::programs::{Recorder, Scratch, need, number};
 use super::traced::{has_bpf, sources};
 use crate::host;
@@ -18,6 +19,9 @@ crate::test_table! {
         => many_vms(),
     observe_by_many_places: "kvm-mmio says how many accesses of many VMs BPF had no room for"
         => many_places(),
+    observe_by_ended_vms:
+        "kvm-mmio has BPF count on, and loses nothing, where VMs that end were more than it has room for"
+        => ended_vms(),
 }
 
 /// A VM that has stored to some bytes, one after another, and waits for its end.
@@ -145,4 +149,41 @@ fn many_places() -> Result<()> {
     let sum = |name| vms.iter().map(|vm| number(vm, name)).sum::<u64>();
     expect_eq!(["count", "userspace"].map(sum), [PLACES; 2], "{vms:?}");
     guests.iter_mut().try_for_each(Held::end)
+}
+
+/// As many pairs of an address and an instruction as BPF has places for, and some more, of VMs that
+/// end one after another, with a scrape now and then.
+fn ended_vms() -> Result<()> {
+    const BYTES: u64 = 4000;
+    const VMS: u64 = 20;
+
+    need("kvm-mmio")?;
+    if host::extension_enabled().is_some() {
+        skip!("BPF counts the same without the extension, where this is tested");
+    }
+    if !has_bpf()? {
+        skip!("the kernel is built without BPF");
+    }
+    let exporter = Exporter::start("bpf")?;
+    let mut lives = Held::start(BYTES)?;
+    lives.wait_until_it_holds()?;
+    let accesses = |text: &str, vm: &Held| {
+        let label = format!("pid=\"{}\"", vm.process.id());
+        sum(text, "kvm_mmio_accesses_total", &[label])
+    };
+    for number in 1..=VMS {
+        let mut guest = Held::start(BYTES)?;
+        guest.wait_until_it_holds()?;
+        // Of one half, there is no scrape before they end.
+        if number % 2 == 0 {
+            let text = exporter.scrape()?;
+            expect_eq!(accesses(&text, &guest)?, BYTES, "VM {number}: {text}");
+        }
+        guest.end()?;
+        let text = exporter.scrape()?;
+        expect_eq!(accesses(&text, &guest)?, BYTES, "VM {number}: {text}");
+        expect_eq!(accesses(&text, &lives)?, BYTES, "VM {number}: {text}");
+        expect_eq!(sum(&text, "kvm_mmio_events_lost_total", &[])?, 0, "{text}");
+    }
+    lives.end()
 }

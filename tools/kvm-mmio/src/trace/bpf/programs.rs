@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::Map;
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::TracePoint;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, Pod};
 use perf_event_open::config::{Cpu, Opts, Proc};
 use perf_event_open::count::Counter;
 use perf_event_open::event::tp::Tracepoint;
@@ -67,6 +67,12 @@ impl Programs {
             misses(&fs::read_to_string(format!("/proc/self/fdinfo/{file}")).ok()?)
         });
         missed.sum()
+    }
+
+    /// A map of theirs, from now on the caller's alone.
+    pub fn take_hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<MapData, K, V>> {
+        let map = self.all.take_map(name).context(name.to_owned())?;
+        Ok(HashMap::try_from(map)?)
     }
 
     /// An array of theirs.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! What the programs of BPF have counted, as words of the structures in bpf/count.bpf.c.
+//! What the programs of BPF have counted, as words of the structures in bpf/counts.h.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::counts::Counts;
 use crate::reading::{Direction, KERNEL, Last, Page, USERSPACE, Vcpu, Vm};
@@ -19,16 +19,23 @@ pub struct Totals {
     pub times: usize,
     /// Events that had no room.
     pub lost: u64,
+    /// Places and times that were freed.
+    pub given: [u64; 2],
 }
 
 impl Totals {
-    pub const WORDS: usize = 3;
+    pub const WORDS: usize = 7;
 
-    pub fn new([places, times, lost]: [u64; Self::WORDS]) -> Self {
+    /// The words of [`given`](Self::given).
+    pub const GIVEN: [usize; 2] = [3, 5];
+
+    pub fn new(words: [u64; Self::WORDS]) -> Self {
+        let [places, times, lost, ..] = words;
         Self {
             places: places as usize,
             times: times as usize,
             lost,
+            given: Self::GIVEN.map(|word| words[word]),
         }
     }
 }
@@ -36,6 +43,8 @@ impl Totals {
 /// `struct place`: what an instruction of a vCPU does to an address.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
+    /// What it is found by.
+    pub key: [u64; 3],
     gpa: u64,
     rip: Option<u64>,
     tgid: u32,
@@ -69,6 +78,7 @@ impl Place {
         ] = words;
         let count = reads.saturating_add(writes).saturating_add(bells);
         Self {
+            key: [gpa, rip, whose],
             gpa,
             rip: (rip != NOWHERE).then_some(rip),
             tgid: whose as u32,
@@ -125,6 +135,8 @@ fn last_access(time: u64, value: u64, word: u64) -> Last {
 /// `struct time`: how often something took so long, to be added to a place.
 #[derive(Clone, Copy, Debug)]
 pub struct Time {
+    /// What it is found by.
+    pub key: u64,
     /// The index of the place.
     place: usize,
     bucket: u16,
@@ -136,6 +148,7 @@ impl Time {
 
     pub fn new([whose, count]: [u64; Self::WORDS]) -> Self {
         Self {
+            key: whose,
             // It is one more there; 0 is none, which is in no list.
             place: (whose as u32).wrapping_sub(1) as usize,
             bucket: (whose >> 32) as u16,
@@ -144,20 +157,58 @@ impl Time {
     }
 }
 
-/// All VMs, by process: the tracepoints do not tell the VMs of one apart.
-pub fn vms(places: &[Place], times: &[Time]) -> BTreeMap<u64, Vm> {
-    let mut vms = BTreeMap::new();
-    // What has no count is being made.
-    for place in places.iter().filter(|place| place.counts.count != 0) {
-        add_place(&mut vms, place);
+/// All that has been counted, at a moment.
+#[derive(Default)]
+pub struct Tally {
+    pub places: Vec<Place>,
+    pub times: Vec<Time>,
+}
+
+impl Tally {
+    /// The processes that it is of.
+    pub fn processes(&self) -> BTreeSet<u32> {
+        self.counted().map(|(_, place)| place.tgid).collect()
     }
-    for time in times {
-        if let Some(place) = places.get(time.place).filter(|place| place.gpa != NOWHERE) {
-            let site = vcpu_of(&mut vms, place).sites.entry((place.gpa, place.rip));
-            site.or_default().times.add(time.bucket, time.count);
+
+    /// VMs of these processes, by process: the tracepoints do not tell the VMs of one apart.
+    pub fn vms(&self, whose: impl Fn(u32) -> bool) -> BTreeMap<u64, Vm> {
+        let mut vms = BTreeMap::new();
+        for (_, place) in self.counted().filter(|(_, place)| whose(place.tgid)) {
+            add_place(&mut vms, place);
         }
+        for time in &self.times {
+            let place = self.place_of(time);
+            if let Some(place) = place.filter(|it| it.gpa != NOWHERE && whose(it.tgid)) {
+                let site = vcpu_of(&mut vms, place).sites.entry((place.gpa, place.rip));
+                site.or_default().times.add(time.bucket, time.count);
+            }
+        }
+        vms
     }
-    vms
+
+    /// The indices of the places that processes have, and of the times of these.
+    pub fn of(&self, processes: &BTreeSet<u32>) -> [Vec<usize>; 2] {
+        let theirs = |place: &Place| processes.contains(&place.tgid);
+        let places = self.counted().filter(|(_, place)| theirs(place));
+        let times = (0..).zip(&self.times);
+        let times = times.filter(|(_, time)| self.place_of(time).is_some_and(theirs));
+        [
+            places.map(|(index, _)| index).collect(),
+            times.map(|(index, _)| index).collect(),
+        ]
+    }
+
+    /// None if either was freed.
+    fn place_of(&self, time: &Time) -> Option<&Place> {
+        let place = self.places.get(time.place).filter(|_| time.count != 0)?;
+        (place.counts.count != 0).then_some(place)
+    }
+
+    /// What has no count is being made, or was freed.
+    fn counted(&self) -> impl Iterator<Item = (usize, &Place)> {
+        let all = (0..).zip(&self.places);
+        all.filter(|(_, place)| place.counts.count != 0)
+    }
 }
 
 fn vcpu_of<'a>(vms: &'a mut BTreeMap<u64, Vm>, place: &Place) -> &'a mut Vcpu {
@@ -212,7 +263,8 @@ mod tests {
             place(AT + 2 * PAGE, RIP, [0, 0, 9, 0], 5, 3),
         ];
         let times = [[1 | 17 << 32, 4], [1 | 18 << 32, 1], [3 | 18 << 32, 7]].map(Time::new);
-        let vms = vms(&places, &times);
+        let (places, times) = (places.to_vec(), times.to_vec());
+        let vms = Tally { places, times }.vms(|_| true);
         assert_eq!(vms.len(), 1);
         let vm = &vms[&100];
         assert_eq!((vm.tgid, vm.heat_dropped), (100, 7));
@@ -254,6 +306,29 @@ mod tests {
         );
         let took = vcpu.sites[&(AT + 8, Some(RIP))].times.quantiles().unwrap();
         assert_eq!((took.min, took.p50, took.max), (17, 17, 18));
+    }
+
+    #[test]
+    fn what_processes_have() {
+        let other = |gpa| {
+            let mut place = place(gpa, RIP, [1, 0, 0, 0], 1, kind::READ);
+            place.tgid = 101;
+            place
+        };
+        let freed = Place::new([0; Place::WORDS]);
+        let mine = |gpa| place(gpa, RIP, [0, 1, 0, 1], 1, kind::WRITE);
+        let tally = Tally {
+            places: vec![mine(AT), freed, other(AT), mine(NOWHERE), other(AT + 8)],
+            // Of the first, of what was freed, of the last, freed, and of the one of no page.
+            times: [[1, 1], [2, 1], [5, 1], [1, 0], [4, 1]]
+                .map(Time::new)
+                .to_vec(),
+        };
+        assert_eq!(tally.processes(), [100, 101].into());
+        assert_eq!(tally.of(&[100].into()), [vec![0, 3], vec![0, 4]]);
+        assert_eq!(tally.of(&[101].into()), [vec![2, 4], vec![2]]);
+        let vms = tally.vms(|process| process != 100);
+        assert_eq!(vms.into_keys().collect::<Vec<_>>(), [101]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Memory that programs of BPF write at any time, and this one reads.
+//! Memory that programs of BPF and this one read and write at any time.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ pub struct Words {
     count: usize,
 }
 
-// SAFETY: it is memory of the process, not of a thread, and only read.
+// SAFETY: it is memory of the process, not of a thread, and all of it atomics.
 unsafe impl Send for Words {}
 
 impl Words {
@@ -29,7 +29,7 @@ impl Words {
             mmap(
                 ptr::null_mut(),
                 bytes,
-                ProtFlags::READ,
+                ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
                 array,
                 0,
@@ -46,14 +46,28 @@ impl Words {
     fn as_slice(&self) -> &[AtomicU64] {
         // SAFETY:
         // - By the type's invariants, they are there as long as `self`.
-        // - Who writes them meanwhile is the kernel, and atomics are read as such.
+        // - Who writes them meanwhile is the kernel, or this program, all of it as atomics.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 
-    /// The first so many, as they are now.
-    pub fn first(&self, count: usize) -> impl Iterator<Item = u64> {
-        let words = self.as_slice().iter().take(count);
-        words.map(|word| word.load(Ordering::Relaxed))
+    /// The first so many records of some words each, as they are now. The last word of each is read
+    /// first: what it counts was written after what it is a count of.
+    pub fn records<const WORDS: usize>(&self, count: usize) -> impl Iterator<Item = [u64; WORDS]> {
+        let records = self.as_slice().chunks_exact(WORDS).take(count);
+        records.map(|words| {
+            let mut record = [0; WORDS];
+            for (value, word) in record.iter_mut().zip(words).rev() {
+                *value = word.load(Ordering::Acquire);
+            }
+            record
+        })
+    }
+
+    /// Writes a word, behind all that was written before. There is nothing beyond the end.
+    pub fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.as_slice().get(index) {
+            word.store(value, Ordering::Release);
+        }
     }
 }
 
