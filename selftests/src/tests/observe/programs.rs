@@ -317,7 +317,7 @@ fn own_vm() -> Result<()> {
     Ok(())
 }
 
-const NOBODY: u32 = 65534;
+pub(super) const NOBODY: u32 = 65534;
 
 fn nobody() -> Result<()> {
     need("kvm-mmio")?;

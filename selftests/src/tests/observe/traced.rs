@@ -2,12 +2,13 @@
 //! kvm-mmio counts by KVM's own tracepoints, which need neither the extension nor a patch.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::programs::{MANY, Recorder, Scratch, Stat, finish, need, number, run_guest};
+use super::programs::{MANY, NOBODY, Recorder, Scratch, Stat, finish, need, number, run_guest};
 use super::watch::{PAGE_COUNTS, machine_with};
 use crate::guest::vcpu::{mov_from_memory, mov_to_memory};
 use crate::guest::{Machine, Mode, PAGE, Vcpu};
@@ -25,6 +26,8 @@ crate::test_table! {
         "kvm-mmio counts each access where addresses are more than it keeps apart"
         => many_addresses(),
     observe_by_bpf: "kvm-mmio counts the same by BPF in the kernel as from each event" => bpf(),
+    observe_rights: "kvm-mmio promises tracepoints to those who may follow them, and to nobody else"
+        => rights(),
 }
 
 /// Whether the kernel can count by BPF. If not, kvm-mmio has to say so.
@@ -254,6 +257,37 @@ fn bpf() -> Result<()> {
     let (by_bpf, by_perf) = (by_bpf?, by_perf?);
     ensure!(by_perf.len() > 10, "{by_perf:?}");
     expect_eq!(by_bpf, by_perf);
+    Ok(())
+}
+
+/// Which source `kvm-mmio status` names, and how it is.
+fn source_of(uid: u32) -> Result<String> {
+    let output = Command::new("kvm-mmio")
+        .arg("status")
+        .uid(uid)
+        .gid(uid)
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let mut lines = text.lines();
+    let source = lines.find(|line| line.split_whitespace().nth(1) == Some("source"));
+    Ok(source.with_context(|| text.clone())?.to_owned())
+}
+
+fn rights() -> Result<()> {
+    need("kvm-mmio")?;
+    let module = host::extension_enabled().is_some();
+    let (of_root, of_nobody) = (source_of(0)?, source_of(NOBODY)?);
+    let way = match has_bpf()? {
+        _ if module => "the module",
+        true => "tracepoints, by BPF",
+        false => "tracepoints, by perf",
+    };
+    ensure!(of_root.ends_with(way), "{of_root}");
+    ensure!(
+        of_nobody.contains("you may not read tracefs"),
+        "{of_nobody}"
+    );
+    expect_eq!(of_nobody.starts_with("denied"), !module, "{of_nobody}");
     Ok(())
 }
 

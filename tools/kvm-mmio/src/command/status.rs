@@ -105,10 +105,12 @@ fn print(out: &mut dyn Write, check: &Check) -> Result<()> {
 }
 
 fn checks(system: &System) -> Vec<Check> {
+    let no_perf = trace::explain_no_perf(system);
+    let no_bpf = trace::explain_no_bpf(system);
     // How it is that the extension is not there: without it, tracepoints will do.
-    let absent = match trace::explain_absence(system) {
-        None => State::Note,
-        Some(_) => State::Missing,
+    let absent = match (&no_perf, &no_bpf) {
+        (None, _) | (_, None) | (Some(Failure::Denied(_)), _) => State::Note,
+        _ => State::Missing,
     };
     let mut checks = vec![
         kernel(system, absent),
@@ -129,7 +131,7 @@ fn checks(system: &System) -> Vec<Check> {
         checks.push(statistics(system));
         checks.extend(readers(system));
     }
-    checks.extend(sources(system));
+    checks.extend(sources(system.has_module(MODULE), no_perf, no_bpf));
     checks
 }
 
@@ -298,23 +300,20 @@ fn statistics(system: &System) -> Check {
     }
 }
 
-/// What counts, what the others would add, and at what cost.
-fn sources(system: &System) -> Vec<Check> {
-    let has_module = system.has_module(MODULE);
-    match trace::explain_absence(system) {
-        None => {
-            let no_bpf = trace::explain_no_bpf(system);
+/// What counts, what the others would add, and at what cost. What was opened has shown that.
+fn sources(has_module: bool, no_perf: Option<Failure>, no_bpf: Option<Failure>) -> Vec<Check> {
+    let check = match (no_perf, no_bpf) {
+        (None, no_bpf) | (_, no_bpf @ None) => {
             let source = source(has_module, no_bpf.is_none());
-            vec![source, tracepoints(no_bpf), Check::ok("cost", COST)]
+            return vec![source, tracepoints(no_bpf), Check::ok("cost", COST)];
         }
-        Some(why) if has_module => {
-            vec![Check::ok("source", format!("the module only: {why}"))]
+        (Some(why), _) if has_module => Check::ok("source", format!("the module only: {why}")),
+        (Some(Failure::Denied(why)), _) => {
+            Check::new("source", State::Denied, format!("none: {why}"), "")
         }
-        Some(why) => {
-            let value = format!("none: {why}");
-            vec![Check::new("source", State::Note, value, "")]
-        }
-    }
+        (Some(why), _) => Check::new("source", State::Note, format!("none: {why}"), ""),
+    };
+    vec![check]
 }
 
 /// As measured, see Documentation/kvm-mmio.rst.
@@ -377,6 +376,61 @@ fn readers(system: &System) -> Option<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The source that is said to count, and how the check of it is.
+    fn source_of(
+        has_module: bool,
+        no_perf: Option<Failure>,
+        no_bpf: Option<Failure>,
+    ) -> (State, String, usize) {
+        let checks = sources(has_module, no_perf, no_bpf);
+        let source = &checks[0];
+        assert_eq!(source.name, "source");
+        (source.state, source.value.clone(), checks.len())
+    }
+
+    #[test]
+    fn a_source_that_was_opened_is_promised() {
+        let denied = || Some(Failure::Denied("you may not".to_owned()));
+        let old = || Some(Failure::Unavailable("it is old".to_owned()));
+        for (has_module, no_perf, no_bpf, state, text, checks) in [
+            (false, None, None, State::Note, "by BPF", 3),
+            (false, None, denied(), State::Note, "by perf", 3),
+            (false, old(), None, State::Note, "by BPF", 3),
+            (
+                false,
+                denied(),
+                denied(),
+                State::Denied,
+                "none: you may not",
+                1,
+            ),
+            (
+                false,
+                denied(),
+                old(),
+                State::Denied,
+                "none: you may not",
+                1,
+            ),
+            (false, old(), old(), State::Note, "none: it is old", 1),
+            (true, None, None, State::Ok, "the module", 3),
+            (
+                true,
+                denied(),
+                old(),
+                State::Ok,
+                "the module only: you may not",
+                1,
+            ),
+        ] {
+            let (found, said, count) = source_of(has_module, no_perf, no_bpf);
+            assert!(
+                found == state && said.contains(text) && count == checks,
+                "{said}"
+            );
+        }
+    }
 
     #[test]
     fn all_kernels_with_patches_are_named() {

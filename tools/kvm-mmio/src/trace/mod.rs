@@ -6,6 +6,7 @@ mod bpf;
 mod clock;
 mod event;
 mod perf;
+mod rights;
 
 use std::io;
 
@@ -15,6 +16,7 @@ use crate::device::System;
 use crate::failure::Failure;
 use crate::reading::Reading;
 use event::{Format, Kind};
+use rights::Refused;
 
 /// Who counts what the tracepoints tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,8 @@ impl Trace {
 
 impl Counter {
     fn start(system: &System, way: Way, times: bool) -> Result<Self, Failure> {
-        let perf = || perf::Counter::start(system, times).map_err(|error| explain(&error));
+        let perf =
+            || perf::Counter::start(system, times).map_err(|error| not_opened(system, &error));
         let bpf = || bpf::Counter::start(system, times);
         match way {
             Way::Bpf => Ok(Self::Bpf(bpf()?)),
@@ -79,26 +82,39 @@ impl Counter {
 /// Why the tracepoints cannot be read, if so.
 pub fn explain_absence(system: &System) -> Option<Failure> {
     let mut formats = Kind::COUNTED.iter().map(|kind| Format::read(system, *kind));
-    formats.find_map(|format| Some(explain(&format.err()?)))
+    formats.find_map(|format| Some(explain(system, &format.err()?)))
 }
 
-/// Why it is not the kernel that counts what they tell, if so.
+/// Why this program cannot follow their events, if so, as one that was opened has shown.
+pub fn explain_no_perf(system: &System) -> Option<Failure> {
+    let refused = || Some(not_opened(system, &perf::try_event(system).err()?));
+    explain_absence(system).or_else(refused)
+}
+
+/// Why it is not the kernel that counts what they tell, if so, as programs that were attached have
+/// shown.
 pub fn explain_no_bpf(system: &System) -> Option<Failure> {
     bpf::explain_absence(system)
 }
 
-fn explain(error: &io::Error) -> Failure {
+fn explain(system: &System, error: &io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => Failure::Denied(
-            "you may not read KVM's tracepoints: run this as root, or with CAP_PERFMON \
-             (CAP_SYS_ADMIN where kernel.perf_event_paranoid is 3) and tracefs readable"
-                .to_owned(),
-        ),
+        io::ErrorKind::PermissionDenied => rights::explain(system, Refused::Tracefs),
         io::ErrorKind::NotFound => Failure::Unavailable(
             "there are no tracepoints of KVM: load it with `modprobe kvm`, and mount tracefs at \
              /sys/kernel/tracing"
                 .to_owned(),
         ),
         _ => Failure::Unavailable(format!("KVM's tracepoints cannot be read: {error}")),
+    }
+}
+
+/// What is there to be read, but not to be followed.
+fn not_opened(system: &System, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => rights::explain(system, Refused::Perf),
+        _ => Failure::Unavailable(format!(
+            "events of KVM's tracepoints cannot be opened: {error}"
+        )),
     }
 }

@@ -36,11 +36,14 @@ impl Kernel {
         kernel
     }
 
-    /// A distribution's: KVM without hooks, and with its tracepoints.
+    /// A distribution's: KVM without hooks, and with its tracepoints, which can be read. No kernel
+    /// has events of their number.
     pub fn stock() -> Self {
         let kernel = Self::bare();
         kernel.load_kvm();
         kernel.write("proc/kallsyms", "0000 T kvm_init\t[kvm]\n");
+        kernel.write("proc/sys/kernel/perf_event_paranoid", "3\n");
+        kernel.write("sys/devices/system/cpu/online", "0\n");
         for (name, fields) in [
             (
                 "kvm_exit",
@@ -58,7 +61,7 @@ impl Kernel {
             let fields: String = fields.iter().enumerate().map(field).collect();
             kernel.write(
                 &format!("sys/kernel/tracing/events/kvm/{name}/format"),
-                format!("name: {name}\nID: 1\nformat:\n{fields}"),
+                format!("name: {name}\nID: 99999\nformat:\n{fields}"),
             );
         }
         kernel

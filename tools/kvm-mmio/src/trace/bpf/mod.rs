@@ -42,7 +42,7 @@ struct Past {
 
 impl Counter {
     pub fn start(system: &System, times: bool) -> Result<Self, Failure> {
-        Self::attach(system, times).map_err(|error| problem::explain(&error))
+        Self::attach(system, times).map_err(|error| problem::explain(system, &error))
     }
 
     fn attach(system: &System, times: bool) -> Result<Self> {
@@ -108,7 +108,7 @@ impl Counter {
     }
 }
 
-/// Why the kernel does not count, if so.
+/// Why the kernel does not count, if so: what a start has shown, which has ended since.
 pub fn explain_absence(system: &System) -> Option<Failure> {
-    Some(problem::explain(&Programs::load(system, false).err()?))
+    Counter::start(system, false).err()
 }

@@ -7,9 +7,11 @@ use anyhow::Error;
 use aya::programs::ProgramError;
 use rustix::io::Errno;
 
+use crate::device::System;
 use crate::failure::Failure;
+use crate::trace::rights::{self, Refused};
 
-pub fn explain(error: &Error) -> Failure {
+pub fn explain(system: &System, error: &Error) -> Failure {
     if let Some(log) = error.chain().find_map(verifier_log) {
         return Failure::Unavailable(format!("the kernel refuses the program of BPF: {log}"));
     }
@@ -18,12 +20,7 @@ pub fn explain(error: &Error) -> Failure {
         Errno::from_io_error(error)
     });
     match code {
-        Some(Errno::PERM | Errno::ACCESS) => Failure::Denied(
-            "you may not load programs of BPF, or not attach them: run this as root, or with \
-             CAP_BPF, CAP_PERFMON (CAP_SYS_ADMIN where kernel.perf_event_paranoid is 3) and tracefs \
-             readable"
-                .to_owned(),
-        ),
+        Some(Errno::PERM | Errno::ACCESS) => rights::explain(system, Refused::Bpf),
         Some(Errno::NOSYS) => Failure::Unavailable("the kernel is built without BPF".to_owned()),
         _ => Failure::Unavailable(format!("BPF cannot be used: {error:#}")),
     }
@@ -54,7 +51,7 @@ mod tests {
 
     fn of(code: Errno) -> Failure {
         let error = Error::new(io::Error::from(code)).context("the map is not made");
-        explain(&error)
+        explain(&System::at("/"), &error)
     }
 
     #[test]

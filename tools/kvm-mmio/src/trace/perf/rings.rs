@@ -32,9 +32,7 @@ pub struct Rings {
 
 impl Rings {
     pub fn open(system: &System, kinds: &[Kind]) -> io::Result<Self> {
-        let cpus = cpus(&fs::read_to_string(
-            system.path("/sys/devices/system/cpu/online"),
-        )?);
+        let cpus = online(system)?;
         allow_files();
         let mut rings = Vec::new();
         for kind in kinds {
@@ -50,6 +48,12 @@ impl Rings {
             rings,
             waiting: Vec::new(),
         })
+    }
+
+    /// Opens one ring, and closes it.
+    pub fn try_one(system: &System, kind: Kind) -> io::Result<()> {
+        let cpu = online(system)?.first().copied().unwrap_or_default();
+        Ring::open(kind, Format::read(system, kind)?, cpu).map(drop)
     }
 
     /// Hands on all events up to a time, in their order. How many were lost.
@@ -104,6 +108,11 @@ impl Ring {
             event: self.format.decode(sample.raw.as_ref()?)?,
         })
     }
+}
+
+fn online(system: &System) -> io::Result<Vec<u32>> {
+    let path = system.path("/sys/devices/system/cpu/online");
+    Ok(cpus(&fs::read_to_string(path)?))
 }
 
 /// `0-3,8` as numbers.
