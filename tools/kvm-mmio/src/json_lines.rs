@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::counts::Counts;
 use crate::group::Group;
+use crate::histogram::{Bin, bins};
 use crate::missing::Missing;
 use crate::reading::{Clock, KERNEL, Last, USERSPACE};
 use crate::site::{Quantiles, Times};
@@ -35,6 +36,8 @@ pub enum Line<'a> {
         accesses: u64,
         pages_hidden: usize,
         accesses_hidden: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        latency_ns: Option<LatencyLine>,
         #[serde(flatten)]
         missing: Missing,
     },
@@ -65,7 +68,25 @@ struct CountsLine {
     cycles: Option<u64>,
     seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    latency_ns: Option<Quantiles>,
+    latency_ns: Option<LatencyLine>,
+}
+
+/// How long accesses took, in nanoseconds.
+#[derive(Serialize)]
+pub struct LatencyLine {
+    #[serde(flatten)]
+    quantiles: Quantiles,
+    histogram: Vec<Bin>,
+}
+
+impl LatencyLine {
+    /// None if that is not known.
+    fn new(times: &Times) -> Option<Self> {
+        Some(Self {
+            quantiles: times.quantiles()?,
+            histogram: bins(times),
+        })
+    }
 }
 
 impl CountsLine {
@@ -81,7 +102,7 @@ impl CountsLine {
             wildcard: counts.wildcard,
             cycles: known(counts.cycles),
             seconds: known(counts.cycles).map(|cycles| clock.seconds(cycles)),
-            latency_ns: times.quantiles(),
+            latency_ns: LatencyLine::new(times),
         }
     }
 }
@@ -168,6 +189,7 @@ pub fn summary_json(out: &mut dyn Write, summary: &Summary) -> Result<()> {
             accesses: summary.accesses,
             pages_hidden: summary.hidden.0,
             accesses_hidden: summary.hidden.1,
+            latency_ns: LatencyLine::new(&summary.times),
             missing: summary.missing,
         },
     )?;

@@ -12,6 +12,7 @@ pub mod csv;
 pub mod device;
 pub mod failure;
 pub mod group;
+pub mod histogram;
 pub mod http;
 pub mod json_lines;
 pub mod metrics;

@@ -9,6 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::counts::Counts;
 use crate::group::Group;
+use crate::histogram::{bars, bins};
 use crate::json_lines::known_width;
 use crate::reading::Last;
 use crate::site::Times;
@@ -180,9 +181,24 @@ pub fn summary_text(out: &mut dyn Write, summary: &Summary) -> Result<()> {
             plural(total, "access", "accesses"),
             seconds(summary)
         )?;
+        histogram(out, &summary.times)?;
     }
     for note in notes(summary) {
         writeln!(out, "{note}")?;
+    }
+    Ok(())
+}
+
+/// Of all accesses that are shown or left out, if it is known how long they took.
+fn histogram(out: &mut dyn Write, times: &Times) -> Result<()> {
+    let bins = bins(times);
+    if !bins.is_empty() {
+        writeln!(
+            out,
+            "\nfrom VM exit to VM entry, exits with accesses to these:"
+        )?;
+        bars(out, &bins)?;
+        writeln!(out)?;
     }
     Ok(())
 }

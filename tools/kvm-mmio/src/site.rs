@@ -74,6 +74,13 @@ impl Times {
         *sum = sum.saturating_add(count);
     }
 
+    /// The buckets: the least time in each, in nanoseconds, and how many there are, in order.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0
+            .iter()
+            .map(|(bucket, count)| (least(*bucket), *count))
+    }
+
     fn since(&self, earlier: &Self) -> Self {
         let grown = self.0.iter().map(|(bucket, count)| {
             let before = earlier.0.get(bucket).copied().unwrap_or_default();

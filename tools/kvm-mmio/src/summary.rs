@@ -13,6 +13,7 @@ use crate::missing::Missing;
 use crate::reading::{Clock, Reading, Vcpu, Vm};
 use crate::region::Names;
 use crate::row::{Row, maps, rows, unmatched};
+use crate::site::Times;
 use crate::view::{By, Sort, View};
 
 /// The time and the place of a summary.
@@ -35,6 +36,8 @@ pub struct Summary {
     pub vms_hidden: (usize, u64),
     /// Accesses of all, shown or not.
     pub accesses: u64,
+    /// How long they took, if that is known.
+    pub times: Times,
     /// The options with names of which it is not known whose they are.
     pub names_unused: BTreeSet<&'static str>,
     /// Pages of several devices that have one count.
@@ -72,6 +75,8 @@ impl Summary {
         let mut rows = rows(grown, names, view);
         let unmatched = unmatched(&rows, grown, view);
         let accesses = rows.iter().map(|row| row.counts.count).sum();
+        let mut times = Times::default();
+        rows.iter().for_each(|row| times += &row.times());
         let advice = advice(&rows, grown.clock.is_traced());
         let no_sites = view.by == By::Rip && rows.iter().any(|row| row.sites.is_empty());
         let shared = match grown.clock.is_exact() {
@@ -115,6 +120,7 @@ impl Summary {
             vm_sums,
             vms_hidden: counts_of(vms_left, |vm| vm.counts),
             accesses,
+            times,
             names_unused: maps(grown, names, &view.filter).unused,
             unmatched,
             shared,

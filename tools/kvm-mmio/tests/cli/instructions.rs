@@ -34,6 +34,13 @@ fn instructions_are_told_apart_and_named() {
     assert_eq!(groups[0]["symbol"], "vp_notify+0x10");
     assert_eq!(groups[0]["count"], 3 * 9990);
     assert_eq!(groups[0]["latency_ns"]["max"], 2048);
+    let bins = serde_json::json!([
+        {"from": 1024, "below": 2048, "count": 3}, {"from": 2048, "below": 4096, "count": 3},
+    ]);
+    assert_eq!(groups[0]["latency_ns"]["histogram"], bins);
+    assert_eq!(lines[1]["latency_ns"]["histogram"], bins);
+    // Of what no time is known.
+    assert!(groups[1].get("latency_ns").is_none());
     assert_eq!(groups[1]["rip"], serde_json::Value::Null);
     // Those of another VM's guest are not.
     let report = ["report", "--by", "rip", "--symbols", "4712=kallsyms"];
@@ -47,7 +54,11 @@ fn instructions_are_told_apart_and_named() {
         .run(&["report", "--by", "vcpu"])
         .expect(0, "vCPU", "");
     let titles = ["min ns", "p50 ns", "p99 ns", "max ns"];
-    let done = kernel.run(&["report"]).expect(0, "1024", "");
+    let done = kernel.run(&["report"]).expect(0, "1024", "").expect(
+        0,
+        "    2048      4096         3   50.0  ####",
+        "",
+    );
     assert!(
         titles.iter().all(|title| done.out.contains(title)),
         "{}",
