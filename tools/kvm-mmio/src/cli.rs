@@ -419,8 +419,13 @@ pub struct Export {
     #[command(flatten)]
     pub counting: Counting,
     /// Have the module count by page while answering; tracepoints do so anyway
-    #[arg(long, requires = "listen")]
+    #[arg(long, requires = "listen", conflicts_with = "latency")]
     pub heat: bool,
+    #[command(flatten)]
+    pub latency: Latency,
+    /// Refused, with the reason
+    #[arg(long, value_enum, hide = true)]
+    pub by: Option<By>,
     /// Most pages that have metrics, over all VMs
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,

@@ -73,7 +73,8 @@ impl Source {
     }
 }
 
-const NOT_OF_MODULE: &str = "the module does not tell single times: leave out --source module";
+/// Why it is no source of times.
+pub const NOT_OF_MODULE: &str = "the module does not tell single times: leave out --source module";
 
 /// That the module is not there either.
 fn with_module(error: anyhow::Error) -> anyhow::Error {

@@ -5,6 +5,7 @@
 //! the kernel's list of counters. What is left out is a metric of its own; what the source does not
 //! know has no series.
 
+mod latency;
 mod text;
 
 use std::cmp::Reverse;
@@ -14,6 +15,7 @@ use crate::reading::{Clock, ENABLED, FAST, HEAT, Reading, Vm};
 use crate::region::Names;
 use crate::row::{Row, rows};
 use crate::view::View;
+use latency::latency;
 use text::{Text, Type};
 
 pub use text::Format;
@@ -256,6 +258,10 @@ fn pages(text: &mut Text, reading: &Reading, names: &Names, limit: usize) {
             text.sample(&labels.with(&[]), reading.clock.seconds(row.counts.cycles));
         }
     }
+    latency(
+        text,
+        of_pages().map(|(row, labels)| (labels.with(&[]), row.times())),
+    );
     let help = "Pages that are left out, as they have fewer accesses.";
     text.single(Type::Gauge, "kvm_mmio_pages_truncated", help, hidden.len());
     let accesses: u64 = hidden.iter().map(|row| row.counts.count).sum();

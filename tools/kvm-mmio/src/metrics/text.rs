@@ -32,6 +32,8 @@ impl Format {
 pub enum Type {
     Gauge,
     Counter,
+    /// Its samples are those of [`Text::histogram`].
+    Histogram,
     Info,
 }
 
@@ -42,12 +44,13 @@ impl Type {
             Self::Info if format == Format::OpenMetrics => "info",
             Self::Gauge | Self::Info => "gauge",
             Self::Counter => "counter",
+            Self::Histogram => "histogram",
         }
     }
 
     fn suffix(self) -> &'static str {
         match self {
-            Self::Gauge => "",
+            Self::Gauge | Self::Histogram => "",
             Self::Counter => "_total",
             Self::Info => "_info",
         }
@@ -88,7 +91,27 @@ impl Text {
     }
 
     pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
-        let _ = write!(self.text, "{}{}", self.name, self.suffix);
+        self.line(self.suffix, labels, value);
+    }
+
+    /// By how many are not above each limit, the sum and the number of all.
+    pub fn histogram(
+        &mut self,
+        labels: &[(&str, &str)],
+        buckets: impl IntoIterator<Item = (f64, u64)>,
+        (sum, count): (f64, u64),
+    ) {
+        let buckets = buckets.into_iter();
+        let buckets = buckets.map(|(limit, count)| (limit.to_string(), count));
+        for (limit, count) in buckets.chain([("+Inf".to_owned(), count)]) {
+            self.line("_bucket", &[labels, &[("le", &limit)]].concat(), count);
+        }
+        self.line("_sum", labels, sum);
+        self.line("_count", labels, count);
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        let _ = write!(self.text, "{}{suffix}", self.name);
         for (place, (name, value)) in (0..).zip(labels) {
             let open = if place == 0 { '{' } else { ',' };
             let _ = write!(self.text, "{open}{name}=\"{}\"", escape(value));

@@ -151,6 +151,34 @@ fn export_of_a_stock_kernel_has_to_listen() {
     Kernel::with(&sample::two_vms())
         .run(&["export", "--source", "module"])
         .expect(0, "kvm_mmio_up 1", "");
+    kernel
+        .run(&["export", "--latency"])
+        .expect(2, "", "count only while somebody reads them");
+}
+
+#[test]
+fn export_has_what_its_source_tells() {
+    let kernel = Kernel::with(&sample::two_vms());
+    let latency = ["export", "--listen", "0", "--latency"];
+    for (arguments, wrong) in [
+        (&["--source", "module"][..], "leave out --source module"),
+        (&["--heat"], "cannot be used with"),
+        (&["--json"], "exclude each other"),
+    ] {
+        let arguments = [&latency[..], arguments].concat();
+        kernel.run(&arguments).expect(2, "", wrong);
+    }
+    // The module's figures have no histogram.
+    let metrics = kernel.run(&["export"]).expect(0, "", "").out;
+    assert!(!metrics.contains("kvm_mmio_page_exit_seconds"), "{metrics}");
+    kernel.run(&["export", "--by", "page"]).expect(0, "", "");
+    for by in ["rip", "vm"] {
+        kernel.run(&["export", "--by", by]).expect(
+            2,
+            "",
+            "metrics are by page only, as there is no bound to the series",
+        );
+    }
 }
 
 /// The package's units start what this program understands.

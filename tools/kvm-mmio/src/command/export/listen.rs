@@ -88,14 +88,16 @@ impl<'a> Scraped<'a> {
     fn read(&mut self) -> Result<Reading> {
         let choice = self.args.counting.source;
         let (system, loaded) = (self.system, self.system.has_module("kvm_mmio_ext"));
-        if choice == Choice::Module || choice == Choice::Auto && loaded {
+        let wanted = Wanted {
+            times: self.args.latency.latency,
+            ..Wanted::default()
+        };
+        if choice == Choice::Module || choice == Choice::Auto && loaded && !wanted.times {
             self.tracepoints = Kept(None);
             return self.read_module();
         }
-        self.tracepoints.read(
-            || Source::open(system, choice, Wanted::default()),
-            Source::read,
-        )
+        self.tracepoints
+            .read(|| Source::open(system, choice, wanted), Source::read)
     }
 
     /// Closed at once: an open reader would keep the module from being unloaded.

@@ -18,23 +18,20 @@ use crate::failure::Failure;
 use crate::json_lines;
 use crate::reading::Reading;
 use crate::region::Names;
-use crate::source::Choice;
+use crate::source::{Choice, NOT_OF_MODULE};
 use crate::summary::Summary;
 use crate::trace;
-use crate::view::View;
+use crate::view::{By, View};
 use listen::listen;
 use prometheus::{metrics, warn_of_names};
 
 pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> Result<()> {
+    if let Some(wrong) = misuse(args, json) {
+        return Err(Failure::Usage(wrong.to_owned()).into());
+    }
     let mut names = args.names.names()?;
     if let Some(address) = args.listen {
-        if json {
-            return Err(Failure::Usage("--listen and --json exclude each other".to_owned()).into());
-        }
         return listen(system, args, address, names);
-    }
-    if !matches!(args.counting.source, Choice::Auto | Choice::Module) {
-        return Err(Failure::Usage(NOT_ONCE.to_owned()).into());
     }
     let read = read(system, &mut names);
     let reading = read.as_ref().ok();
@@ -52,6 +49,24 @@ pub fn run(out: &mut dyn Write, system: &System, args: &Export, json: bool) -> R
     // Whoever scrapes has been told; whoever has called it shall know why.
     read.map(drop)
 }
+
+/// What is wrong with options that exclude each other, if so.
+fn misuse(args: &Export, json: bool) -> Option<&'static str> {
+    let traced = !matches!(args.counting.source, Choice::Auto | Choice::Module);
+    let latency = args.latency.latency;
+    if args.by.is_some_and(|by| by != By::Page) {
+        return Some(BY_PAGE);
+    }
+    match args.listen {
+        Some(_) if json => Some("--listen and --json exclude each other"),
+        Some(_) if latency && args.counting.source == Choice::Module => Some(NOT_OF_MODULE),
+        None if traced || latency => Some(NOT_ONCE),
+        _ => None,
+    }
+}
+
+const BY_PAGE: &str = "metrics are by page only, as there is no bound to the series of addresses that \
+    guests choose: each boot and each program has others. `kvm-mmio stat --by` has them of some time";
 
 /// What the module has counted until now. Nothing else counts while nobody reads.
 fn read(system: &System, names: &mut Names) -> Result<Reading> {
