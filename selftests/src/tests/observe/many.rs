@@ -19,9 +19,9 @@ crate::test_table! {
         => many_vms(),
     observe_by_many_places: "kvm-mmio says how many accesses of many VMs BPF had no room for"
         => many_places(),
-    observe_by_ended_vms:
+    observe_by_many_ended:
         "kvm-mmio has BPF count on, and loses nothing, where VMs that end were more than it has room for"
-        => ended_vms(),
+        => many_ended(),
 }
 
 /// A VM that has stored to some bytes, one after another, and waits for its end.
@@ -153,7 +153,7 @@ fn many_places() -> Result<()> {
 
 /// As many pairs of an address and an instruction as BPF has places for, and some more, of VMs that
 /// end one after another, with a scrape now and then.
-fn ended_vms() -> Result<()> {
+fn many_ended() -> Result<()> {
     const BYTES: u64 = 4000;
     const VMS: u64 = 20;
 
