@@ -19,7 +19,8 @@ mod stats_format;
 #[allow(dead_code)]
 mod support;
 
-use support::{Done, Kernel};
+use kvm_mmio::metrics::Format;
+use support::{Done, Kernel, traced_metrics};
 
 /// A program by its name, unless an environment variable says where it is.
 fn program(variable: &str, name: &str) -> Command {
@@ -84,11 +85,16 @@ const NAME: &str = "a \\\"b\\\" \\\\ c";
 fn needs_promtool_to_find_no_fault() {
     let kernel = kernel();
     kernel.run(&["export", "-o", "metrics"]).expect(0, "", "");
-    let metrics = std::fs::File::open(kernel.path("metrics")).unwrap();
-    let mut promtool = program("PROMTOOL", "promtool");
-    promtool.args(["check", "metrics"]).stdin(metrics);
-    let done = Done::from(promtool.output().unwrap()).expect(0, "", "");
-    assert_eq!((done.out.as_str(), done.err.as_str()), ("", ""));
+    let histograms = traced_metrics(Format::Prometheus);
+    assert!(histograms.contains("_bucket{"), "{histograms}");
+    kernel.write("histograms", histograms);
+    for file in ["metrics", "histograms"] {
+        let metrics = std::fs::File::open(kernel.path(file)).unwrap();
+        let mut promtool = program("PROMTOOL", "promtool");
+        promtool.args(["check", "metrics"]).stdin(metrics);
+        let done = Done::from(promtool.output().unwrap()).expect(0, "", "");
+        assert_eq!((done.out.as_str(), done.err.as_str()), ("", ""), "{file}");
+    }
 }
 
 #[test]

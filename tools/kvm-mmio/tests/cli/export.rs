@@ -3,6 +3,8 @@
 
 use std::process::{Child, ChildStderr};
 
+use kvm_mmio::metrics::Format;
+
 use super::*;
 
 #[test]
@@ -332,6 +334,19 @@ fn export_is_openmetrics() {
         }
     }
     let kernel = Kernel::bare();
+    kernel.write("histograms", support::traced_metrics(Format::OpenMetrics));
+    let mut parser = Command::new(&python);
+    parser
+        .arg(tool("openmetrics.py"))
+        .arg(kernel.path("histograms"));
+    let parsed = Done::from(parser.output().unwrap())
+        .expect(0, "", "")
+        .json();
+    let sample = parsed
+        .iter()
+        .find(|sample| sample["name"] == "kvm_mmio_page_exit_seconds_count")
+        .unwrap();
+    assert_eq!(sample["value"], 2);
     kernel
         .run(&["export", "--format", "openmetrics", "-o", "metrics"])
         .expect(3, "", "insmod");

@@ -2,13 +2,14 @@
 //! The program as it is started, on a kernel made of files.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 // The generator of statistics files finds the types that it needs at this crate's root.
 use kvm_mmio::recording::{Recorder, Start};
@@ -47,7 +48,15 @@ fn as_nobody(kernel: &Kernel, arguments: &[&str]) -> Done {
     if root.uid() == 0 {
         command.uid(NOBODY).gid(NOBODY);
     }
-    Done::from(command.output().unwrap())
+    loop {
+        // A process that another test has begun just now may have the copy open still.
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return Done::from(done.unwrap()),
+        }
+    }
 }
 
 /// Makes the device say something else, as a command that is run: how the program has it open,

@@ -7,9 +7,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use kvm_mmio::metrics::{Format, Limits, render};
+use kvm_mmio::region::Names;
 use tempfile::TempDir;
 
-use crate::reading::Reading;
+use crate::reading::{Reading, TRACED};
 use crate::sample;
 
 /// A folder with the files of a kernel.
@@ -162,6 +164,17 @@ impl Done {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }
+}
+
+/// Metrics of what tracepoints have told, with times.
+pub fn traced_metrics(format: Format) -> String {
+    let mut reading = sample::traced();
+    reading.clock.flags |= TRACED;
+    let limits = Limits {
+        vms: 100,
+        pages: 100,
+    };
+    render(Some(&reading), &Names::default(), limits, format)
 }
 
 /// What the kernel says after everything has happened once more.
