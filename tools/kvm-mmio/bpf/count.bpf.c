@@ -231,19 +231,23 @@ static __always_inline int may_access(u32 reason)
 	       reason == 0x4e || (reason >= 0x400 && reason <= 0x402);
 }
 
+static __always_inline struct thread *new_thread(u32 tgid, u32 tid)
+{
+	struct thread fresh = { .tgid = tgid };
+
+	bpf_map_update_elem(&threads, &tid, &fresh, BPF_ANY);
+	return bpf_map_lookup_elem(&threads, &tid);
+}
+
 /* The thread that leaves a guest, be it a new one. */
 static __always_inline struct thread *leaving_thread(void)
 {
 	u64 ids = bpf_get_current_pid_tgid();
-	struct thread fresh = { .tgid = ids >> 32 };
-	u32 tid = ids;
+	u32 tgid = ids >> 32, tid = ids;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
 
 	/* One of another process may have had its number. */
-	if (thread && thread->tgid == fresh.tgid)
-		return thread;
-	bpf_map_update_elem(&threads, &tid, &fresh, BPF_ANY);
-	return bpf_map_lookup_elem(&threads, &tid);
+	return thread && thread->tgid == tgid ? thread : new_thread(tgid, tid);
 }
 
 /* From each: others who follow the tracepoint get the event, too. With 0, perf would not. */
