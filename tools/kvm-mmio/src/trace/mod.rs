@@ -36,7 +36,7 @@ pub struct Trace {
 }
 
 enum Counter {
-    Bpf(bpf::Counter),
+    Bpf(Box<bpf::Counter>),
     Perf(perf::Counter),
 }
 
@@ -70,7 +70,7 @@ impl Counter {
     fn start(system: &System, way: Way, times: bool) -> Result<Self, Failure> {
         let perf =
             || perf::Counter::start(system, times).map_err(|error| not_opened(system, &error));
-        let bpf = || bpf::Counter::start(system, times);
+        let bpf = || bpf::Counter::start(system, times).map(Box::new);
         match way {
             Way::Bpf => Ok(Self::Bpf(bpf()?)),
             Way::Perf => Ok(Self::Perf(perf()?)),
