@@ -50,6 +50,10 @@ pub const COLUMNS: &[(&str, &str)] = &[
     ("userspace, user/s", "left to the VMM, by an exit"),
     ("fast", "done without KVM's instruction emulator"),
     (
+        "irqs off",
+        "with --by vm: of these, answered before interrupts were on again",
+    ),
+    (
         "ns each",
         "time of one access in the host kernel, on average; without the VM entry and what \
          userspace does",
@@ -117,6 +121,13 @@ fn fast(summary: &Summary, counts: &Counts) -> String {
         true => "-".to_owned(),
         false => counts.fast.to_string(),
     }
+}
+
+/// Accesses of a VM that were answered before interrupts were on again, where that is known.
+fn irqs_off(summary: &Summary, vm: u64) -> String {
+    let vm = summary.vms.iter().find(|it| it.vm == vm);
+    let count = vm.and_then(|vm| vm.counters.get("fast_irqsoff"));
+    count.map_or_else(|| "-".to_owned(), u64::to_string)
 }
 
 /// The time of one access on average, in nanoseconds, where that is known.
@@ -285,6 +296,9 @@ fn group_table(summary: &Summary, groups: &[Group], by: By) -> Table {
     }
     titles.extend(["pages", "accesses", "%", "reads", "writes", "kernel"]);
     titles.extend(["userspace", "fast"]);
+    if by == By::Vm {
+        titles.push("irqs off");
+    }
     titles.extend(time_titles(summary));
     let mut table = table(&titles, &left);
     let total = summary.accesses.max(1);
@@ -313,6 +327,9 @@ fn group_table(summary: &Summary, groups: &[Group], by: By) -> Table {
             counts.userspace.to_string(),
             fast(summary, counts),
         ]);
+        if by == By::Vm {
+            cells.push(irqs_off(summary, group.vm));
+        }
         cells.extend(time_cells(summary, counts, &group.times));
         table.add_row(cells);
     }
@@ -424,9 +441,9 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "\
-VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
- 1  4711  -              3     10620  99.6    120   10500   10600         20  10620      750
- 2  4712  - (ended)      1        42   0.4     40       2       0         42     42      750
+VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   fast  irqs off  ns each
+ 1  4711  -              3     10620  99.6    120   10500   10600         20  10620      5300      750
+ 2  4712  - (ended)      1        42   0.4     40       2       0         42     42         0      750
 
 VM   PID  process        page  name        accesses     %  reads  writes  kernel  userspace   fast  ns each  last
  1  4711  -        0xfe003000  0xfe003000     10000  93.8      0   10000   10000          0  10000      750  write 4 (1 bit)
@@ -464,9 +481,9 @@ VM   PID  process  device      pages  accesses     %  reads  writes  kernel  use
             table(By::Device)
         );
         let vms = "\
-VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   fast  ns each
- 1  4711  -              3     10620  99.6    120   10500   10600         20  10620      750
- 2  4712  - (ended)      1        42   0.4     40       2       0         42     42      750
+VM   PID  process    pages  accesses     %  reads  writes  kernel  userspace   fast  irqs off  ns each
+ 1  4711  -              3     10620  99.6    120   10500   10600         20  10620      5300      750
+ 2  4712  - (ended)      1        42   0.4     40       2       0         42     42         0      750
 10662 accesses in 0.000 s
 ";
         assert!(table(By::Vm).starts_with(vms), "{}", table(By::Vm));
