@@ -9,6 +9,7 @@ use crate::counts::Counts;
 use crate::reading::Clock;
 use crate::site::{Quantiles, Times};
 use crate::summary::Summary;
+use crate::view::By;
 
 /// A summary: its groups if there are any, else its pages.
 pub fn summary(out: &mut dyn Write, summary: &Summary) -> Result<()> {
@@ -18,12 +19,23 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> Result<()> {
         let parts = summary.by.titles().iter().map(|title| title.to_lowercase());
         let parts: Vec<_> = parts.collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        line(out, &[&vm, &parts[..], &["pages"], &COUNTS].concat())?;
+        let of_vms: &[&str] = match summary.by {
+            By::Vm => &["irqs_off"],
+            _ => &[],
+        };
+        line(
+            out,
+            &[&vm, &parts[..], &["pages"], &COUNTS, of_vms].concat(),
+        )?;
         for group in &summary.groups {
             let mut cells = of_vm(group.vm, group.tgid, &group.process, group.ended);
             cells.extend(group.part.cells());
             cells.push(group.pages.to_string());
             cells.extend(counts(&group.counts, &group.times, clock));
+            if !of_vms.is_empty() {
+                let known = group.irqs_off.map(|count| count.to_string());
+                cells.push(known.unwrap_or_default());
+            }
             line(out, &cells)?;
         }
         return Ok(());
@@ -123,7 +135,6 @@ mod tests {
     use super::*;
     use crate::device::sample;
     use crate::region::Names;
-    use crate::view::By;
     use crate::view::View;
 
     fn text(by: By) -> String {
@@ -152,9 +163,10 @@ mod tests {
     #[test]
     fn groups() {
         let wanted = "vm,pid,process,ended,pages,\
-            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds,min_ns,p50_ns,p99_ns,max_ns\r\n\
-            1,4711,\"a \"\"b\"\", c\",0,3,10620,120,10500,10600,20,10620,0,0.007965,,,,\r\n\
-            2,4712,,1,1,42,40,2,0,42,42,0,0.0000315,,,,\r\n";
+            accesses,reads,writes,kernel,userspace,fast,wildcard,seconds,min_ns,p50_ns,p99_ns,max_ns,\
+            irqs_off\r\n\
+            1,4711,\"a \"\"b\"\", c\",0,3,10620,120,10500,10600,20,10620,0,0.007965,,,,,5300\r\n\
+            2,4712,,1,1,42,40,2,0,42,42,0,0.0000315,,,,,0\r\n";
         assert_eq!(text(By::Vm), wanted);
     }
 }

@@ -84,6 +84,9 @@ pub struct Group {
     pub counts: Counts,
     #[serde(skip)]
     pub times: Times,
+    /// Of a whole VM, how many were answered before interrupts were on again, if that is known.
+    #[serde(skip)]
+    pub irqs_off: Option<u64>,
 }
 
 impl Group {
@@ -97,6 +100,7 @@ impl Group {
             pages: 0,
             counts: Counts::default(),
             times: Times::default(),
+            irqs_off: None,
         }
     }
 }

@@ -123,13 +123,6 @@ fn fast(summary: &Summary, counts: &Counts) -> String {
     }
 }
 
-/// Accesses of a VM that were answered before interrupts were on again, where that is known.
-fn irqs_off(summary: &Summary, vm: u64) -> String {
-    let vm = summary.vms.iter().find(|it| it.vm == vm);
-    let count = vm.and_then(|vm| vm.counters.get("fast_irqsoff"));
-    count.map_or_else(|| "-".to_owned(), u64::to_string)
-}
-
 /// The time of one access on average, in nanoseconds, where that is known.
 pub fn time_each(summary: &Summary, counts: &Counts) -> String {
     if summary.clock.is_traced() {
@@ -328,7 +321,8 @@ fn group_table(summary: &Summary, groups: &[Group], by: By) -> Table {
             fast(summary, counts),
         ]);
         if by == By::Vm {
-            cells.push(irqs_off(summary, group.vm));
+            let known = group.irqs_off.map(|count| count.to_string());
+            cells.push(known.unwrap_or_else(|| "-".to_owned()));
         }
         cells.extend(time_cells(summary, counts, &group.times));
         table.add_row(cells);

@@ -89,6 +89,14 @@ impl Summary {
         };
         let vms_left = vm_sums.split_off(VM_SUMS.min(vm_sums.len()));
         let mut groups = groups(&rows, view.by, view.sort);
+        // Counters are of vCPUs, not of pages.
+        if view.filter.has_whole_vms() {
+            let of_vms = groups.iter_mut().filter(|_| view.by == By::Vm);
+            for group in vm_sums.iter_mut().chain(of_vms) {
+                let vm = grown.vms.get(&group.vm);
+                group.irqs_off = vm.and_then(|vm| grown.counter(vm, "fast_irqsoff"));
+            }
+        }
         if view.by != By::Page {
             rows.clear();
         }

@@ -29,6 +29,11 @@ impl Filter {
         self.vcpus.is_empty() || self.vcpus.contains(&id)
     }
 
+    /// Whether all is shown of the VMs of which anything is.
+    pub fn has_whole_vms(&self) -> bool {
+        self.vcpus.is_empty() && self.name.is_none()
+    }
+
     /// Takes away what is not to be shown, pages by name excepted.
     pub fn apply(&self, reading: &mut Reading) {
         reading.vms.retain(|id, vm| self.has_vm(*id, vm));

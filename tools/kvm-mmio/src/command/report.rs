@@ -67,7 +67,10 @@ pub fn show(
             text,
             ..
         } = advice;
-        writeln!(out, "advice ({topic}): {device}, {accesses}: {text}")?;
+        writeln!(
+            out,
+            "advice: {device}, {accesses}: {text} (kvm-mmio.rst, Advice: {topic})"
+        )?;
     }
     Ok(())
 }

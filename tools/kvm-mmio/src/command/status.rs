@@ -140,8 +140,9 @@ const ENABLE: &str = "echo Y > /sys/module/kvm_mmio_ext/parameters/enabled";
 const NO_HEAT: &str = "echo N > /sys/module/kvm_mmio_ext/parameters/heat";
 
 /// The kernels that there are patches for.
-const SUPPORTED: &str = "the hooks are for Linux 7.3 (patches/7.3) and Linux 7.2 (the same, with \
-     what patches/7.2 has in place of some): patches/README.rst says how to build one";
+const SUPPORTED: &str = "Debian's 7.2 and 7.3 need no build of the kernel: apt install $(make -s deb), \
+     see Documentation/stock-kernels.rst; another Linux 7.2 or Linux 7.3 needs a build with patches/7.2 or patches/7.3, see \
+     patches/README.rst";
 
 /// Whether KVM has the hooks: a function of theirs is among the symbols of the kernel.
 fn kernel(system: &System, absent: State) -> Check {
@@ -209,7 +210,8 @@ fn module(system: &System, absent: State) -> Check {
     if system.has_module(MODULE) {
         return Check::ok("module", "kvm_mmio_ext is loaded");
     }
-    let advice = "insmod kvm_mmio_ext.ko, best before kvm_intel or kvm_amd";
+    let advice =
+        "modprobe kvm_mmio_ext, or insmod kvm_mmio_ext.ko, best before kvm_intel or kvm_amd";
     Check::new("module", absent, "kvm_mmio_ext is not loaded", advice)
 }
 
@@ -326,8 +328,8 @@ fn source(has_module: bool, has_bpf: bool) -> Check {
         (true, _) => (
             State::Ok,
             "the module",
-            "KVM's tracepoints add instructions, single times and devices that share a page (--by \
-             rip, --latency), and cost more",
+            "KVM's tracepoints add single times (--latency) and devices that share a page, and cost \
+             more",
         ),
         (false, true) => (State::Note, "KVM's tracepoints, by BPF", MODULE_ADDS),
         (false, false) => (State::Note, "KVM's tracepoints, by perf", MODULE_ADDS),

@@ -231,8 +231,8 @@ fn explain(system: &System, path: &Path, error: &io::Error) -> Failure {
              this program, or /dev is not the kernel's own"
         )),
         ErrorKind::NotFound => Failure::Unavailable(
-            "the module kvm_mmio_ext is not loaded: load it with `insmod kvm_mmio_ext.ko`; \
-             `kvm-mmio status` says what else is missing"
+            "the module kvm_mmio_ext is not loaded: load it with `modprobe kvm_mmio_ext` \
+             or `insmod kvm_mmio_ext.ko`; `kvm-mmio status` says what else is missing"
                 .to_owned(),
         ),
         ErrorKind::WouldBlock => {

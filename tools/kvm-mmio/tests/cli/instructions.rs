@@ -200,9 +200,7 @@ fn what_is_well_known_is_said() {
         "-c",
         &script,
     ];
-    kernel.run(&stat).expect(
-        0,
-        "",
-        "advice (msi-x): net-msix, 5000 accesses: the guest masks",
-    );
+    kernel
+        .run(&stat)
+        .expect(0, "", "advice: net-msix, 5000 accesses: the guest masks");
 }

@@ -44,13 +44,13 @@ fn status_says_who_keeps_the_module() {
 fn status_says_what_is_missing() {
     Kernel::bare()
         .run(&["status"])
-        .expect(3, "insmod kvm_mmio_ext.ko", "");
+        .expect(3, "modprobe kvm_mmio_ext", "");
     let unpatched = Kernel::bare();
     unpatched.write("sys/module/kvm/parameters/mmio_caching", "N\n");
     unpatched.write("proc/kallsyms", "0000 T kvm_init\t[kvm]\n");
     unpatched
         .run(&["status"])
-        .expect(3, "patches/7.3", "")
+        .expect(3, "make -s deb", "")
         .expect(3, "mmio_caching=0", "");
 }
 
