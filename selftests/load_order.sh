@@ -13,6 +13,9 @@
 # extension, runs a guest and unloads it.
 #
 # Written for the smallest shell and tools (busybox).
+#
+# More than 500 lines: each test is a few lines on what all of them share (load, expect, refuse),
+# and as files of their own these parts would have to find one another in the test machine.
 
 : "${LAB_MODULES:?names the folder with the kernel modules}"
 
