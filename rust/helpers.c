@@ -1,5 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
-/* What KVM has as inline functions or macros only, for Rust. */
+/*
+ * What KVM has as inline functions or macros, for Rust.  More than one of them,
+ * or more than these, are in
+ *
+ * - mmio_ext_enter_irqs_off(), mmio_ext_leave_irqs_off(): one call for two or
+ *   three of them, as each call is a part of what an access costs;
+ * - mmio_ext_code_is_current(), mmio_ext_read_code(): unsafe_get_user() jumps to
+ *   a label, which is for C only, and nothing else may be called meanwhile;
+ * - gva_walk(): the layout of 7.2 and 7.3, see rust/kvm/layout.rs, with what asks
+ *   it (mmio_ext_flat_pdpte(), mmio_ext_translate());
+ * - mmio_ext_levels(), mmio_ext_has_pse(): bitfields, which are C's to lay out;
+ * - mmio_ext_user_pointer(): a memslot's lookup and the inline functions that go
+ *   on from it, in one call.
+ *
+ * Two could be Rust, and are here beside what they are like: mmio_ext_is_read_only()
+ * (the same lookup, and flags) and mmio_ext_can_emulate() (a function of KVM, and
+ * a field of its emulator).
+ */
 #include <linux/module.h>
 #include <linux/kvm_host.h>
 #include <kvm/iodev.h>

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Seeing accesses: tracepoints, clocks. */
+/*
+ * Seeing accesses: tracepoints, clocks.
+ *
+ * In C because tracepoints are made by macros, and the functions that are called
+ * when one is switched on or off are named there.  Who observes KVM's emulator is
+ * beside them: these functions and the parameter "heat" (params.c) decide it.
+ */
 #include <linux/bitops.h>
 #include <linux/cleanup.h>
 #include <linux/kvm_host.h>
