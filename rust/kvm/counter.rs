@@ -2,6 +2,9 @@
 
 //! Statistics counters with one writer.
 
+// Not `kernel::sync::atomic`: there each load and each store is a call of a C helper, unless the
+// kernel has CONFIG_RUST_INLINE_HELPERS, which those that are tested have not, and there is no
+// `u8`. Besides, the host tests compile this file without a kernel.
 use core::sync::atomic::{
     AtomicU64,
     AtomicU8,

@@ -5,6 +5,8 @@
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h), `pin_user_pages_fast()`.
 
 use super::word::Word;
+// The atomics of `kernel::sync::atomic` have neither `fetch_and()` nor `fetch_or()`, and are of no
+// `u8` or `u16`.
 use core::{
     ptr::{self, NonNull},
     sync::atomic::{
