@@ -41,9 +41,10 @@ use src::*;
 
 // SAFETY: All zero, it knows nothing; it consists of integers.
 unsafe impl Zeroable for pure::info_cache::InfoCache {}
-// SAFETY: The same, with cells.
+// SAFETY: All zero, it has refused nothing; it consists of cells with integers.
 unsafe impl Zeroable for pure::refused::Refused {}
-// SAFETY: The same; zero is `None` of a bell.
+// SAFETY: All zero, it knows nothing: it consists of integers, and of an `Option` of a bell, whose
+// pointer is never null, so that zero is `None`.
 unsafe impl Zeroable for pure::bells::Bells<registers::Bell> {}
 
 module! {

@@ -68,7 +68,8 @@ impl<'a, D: IoDevice> IoBus<'a, D> {
     /// The entry of the device `index`, which must be less than [`Bus::count`].
     #[inline(always)]
     fn entry(&self, index: usize) -> *const bindings::kvm_io_range {
-        // SAFETY: The bus is alive and has the device.
+        // SAFETY: By the type's invariants the bus is alive; it has the device, as is asked for
+        // above.
         unsafe { entry_of(self.bus, index) }
     }
 }
@@ -113,7 +114,7 @@ impl<D: IoDevice> IoBus<'_, D> {
     /// A number for this state of the bus, which no other bus of the VM has.
     #[inline(always)]
     fn generation(&self) -> u64 {
-        // SAFETY: The bus is alive.
+        // SAFETY: By the type's invariants the bus is alive.
         unsafe { (*self.bus).generation }
     }
 
@@ -186,13 +187,14 @@ impl<D: IoDevice> Bus for IoBus<'_, D> {
 
     #[inline(always)]
     fn count(&self) -> usize {
-        // SAFETY: The bus is alive. It is never negative.
+        // SAFETY: By the type's invariants the bus is alive. The number is never negative.
         unsafe { (*self.bus).dev_count as usize }
     }
 
     #[inline(always)]
     fn range(&self, index: usize) -> Range {
-        // SAFETY: The bus is alive and has the device.
+        // SAFETY: By the type's invariants the bus is alive; it has the device, as `Bus::range()`
+        // asks for.
         unsafe { range_of(self.bus, index) }
     }
 
@@ -231,7 +233,8 @@ impl<D: IoDevice> Bus for IoBus<'_, D> {
     fn signal(&self, bell: Bell<D>) -> bool {
         let is_one = bell.state == self.generation();
         if is_one {
-            // SAFETY: The bus is alive, and so are its devices, one of which holds a reference.
+            // SAFETY: By the type's invariants the bus is alive, and so are its devices. By those
+            // of `Bell`, as this is the bus with its generation, one of them holds a reference.
             unsafe { bindings::eventfd_signal_mask(bell.of.as_ptr().cast(), 0) };
         }
         is_one
@@ -241,7 +244,8 @@ impl<D: IoDevice> Bus for IoBus<'_, D> {
     fn write_again(&self, bell: Bell<D>, value: u64) -> bool {
         let is_one = bell.state == self.generation() | IS_DEVICE;
         if is_one {
-            // SAFETY: The bus is alive, and so are its devices, one of which this is.
+            // SAFETY: By the type's invariants the bus is alive, and so are its devices. By those
+            // of `Bell`, as this is the bus with its generation, it is one of them, a `D`.
             unsafe { write_to_own::<D>(bell.of, value) };
         }
         is_one
@@ -255,7 +259,8 @@ impl<D: IoDevice> Bus for IoBus<'_, D> {
 /// `device` must be of the type `D` and on a bus, which stays there.
 #[inline(never)]
 unsafe fn write_to_own<D: IoDevice>(device: NonNull<c_void>, value: u64) {
-    // SAFETY: By the safety requirements.
+    // SAFETY: The caller says that `device` is a `D` on a bus that stays there; that is what
+    // `own_device()` wants.
     unsafe { own_device::<D>(device.as_ptr().cast()) }.write_again(value);
 }
 

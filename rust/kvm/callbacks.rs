@@ -136,9 +136,11 @@ unsafe fn handle_fault<T: MmioExt>(
     insn_len: c_int,
     handler: impl FnOnce(&mut Vcpu<'_, T::VcpuState>, AssistBytes<'_>) -> Exit,
 ) -> c_int {
-    // SAFETY: By the safety requirements; the bytes are used only until this returns.
+    // SAFETY: `insn` is null or points to 15 bytes, by the caller; they are used only until this
+    // returns.
     let insn = unsafe { AssistBytes::new(insn, insn_len) };
-    // SAFETY: By the safety requirements.
+    // SAFETY: The caller is in the vCPU's thread, with its mutex and `kvm->srcu` held, and may
+    // sleep.
     unsafe { handle_exit::<T>(vcpu, |vcpu| handler(vcpu, insn)) }
 }
 
@@ -380,8 +382,8 @@ pub(crate) unsafe fn record_access<T: MmioExt>(
 /// As for [`enter`], but for sleeping.
 #[inline(always)]
 unsafe fn record_access_quickly<T: MmioExt>(vcpu: RawVcpu, gfn: Gfn, access: Emulated) -> bool {
-    // SAFETY: This is the vCPU's thread, with its mutex and `kvm->srcu` held; there is state where
-    // that is asked for.
+    // SAFETY: This is the vCPU's thread, with its mutex and `kvm->srcu` held; `enter_with_state()`
+    // is called only if `has_state()` said so.
     unsafe {
         Vcpu::<T::VcpuState>::has_state(vcpu)
             && T::record_quickly(

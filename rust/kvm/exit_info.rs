@@ -107,7 +107,8 @@ impl AssistBytes<'_> {
     /// `bytes` must be null, or valid for reads of [`AssistBytes::MAX`] bytes as long as the value lives.
     #[inline(always)]
     pub(crate) unsafe fn new(bytes: *mut c_void, len: c_int) -> Self {
-        // INVARIANT: The caller promises it.
+        // INVARIANT: `bytes` is null, or valid for reads of 15 bytes as long as the value lives, by
+        // the caller.
         Self {
             bytes,
             len,

@@ -6,7 +6,7 @@
 macro_rules! global_mutex {
     ($(#[$meta:meta])* $vis:vis static $name:ident: $type:ty = $value:expr;) => {
         kernel::sync::global_lock! {
-            // SAFETY: See `Module::init()` in the crate's root.
+            // SAFETY: `Module::init()` initializes it once, before any callback is registered.
             $(#[$meta])* $vis unsafe(uninit) static $name: Mutex<$type> = $value;
         }
     };

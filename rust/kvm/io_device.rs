@@ -124,7 +124,8 @@ struct Bus {
     device: NonNull<bindings::kvm_io_device>,
 }
 
-// SAFETY: VMs and devices belong to no thread; what is done with the pointers is done under locks.
+// SAFETY: VMs and devices belong to no thread. Only `Registered::drop()` follows the pointers, that
+// of the VM with the `Place` locked, that of the device with `kvm->slots_lock` held.
 unsafe impl Send for Bus {}
 
 /// A device on the bus of a VM for MMIO. Dropping this takes it off the bus, unless it has gone

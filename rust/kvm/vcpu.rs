@@ -56,10 +56,11 @@ impl<'a, S: VcpuState> Vcpu<'a, S> {
     pub(crate) unsafe fn enter(ptr: *mut bindings::kvm_vcpu, srcu: Srcu<'a>) -> Option<Self> {
         // SAFETY: The vCPU is alive, and this is its thread.
         if !unsafe { Self::has_state(ptr) } {
-            // SAFETY: The same, and there is no state.
+            // SAFETY: The vCPU is alive, this is its thread, it has no state, and the caller may
+            // sleep.
             unsafe { Self::make_state(ptr) }?;
         }
-        // SAFETY: The same, and the state was seen or made above.
+        // SAFETY: The vCPU is alive, this is its thread, and state was seen or has just been made.
         Some(unsafe { Self::enter_with_state(ptr, srcu) })
     }
 
@@ -149,8 +150,8 @@ impl<'a, S: VcpuState> Vcpu<'a, S> {
     ///
     /// As for [`Vcpu::state_of`], and [`Vcpu::has_state`] must hold.
     pub(super) unsafe fn state_of_mut(ptr: *mut bindings::kvm_vcpu) -> &'a mut S {
-        // SAFETY: The vCPU is alive, its pointer is from `into_foreign()`, and nobody else uses what
-        // it points to.
+        // SAFETY: The vCPU is alive, its pointer is from `into_foreign()`, and nobody else uses
+        // what it points to.
         unsafe { KVBox::<S>::borrow_mut((*ptr).arch.mmio_ext) }
     }
 
@@ -165,7 +166,8 @@ impl<'a, S: VcpuState> Vcpu<'a, S> {
     /// The same, to be changed.
     #[inline(always)]
     pub(crate) fn state_mut(&mut self) -> &mut S {
-        // SAFETY: As above, and `self` is borrowed mutably.
+        // SAFETY: By the type's invariants the pointer is from a `KVBox<S>` that only this thread
+        // uses; `self` is borrowed mutably.
         unsafe { KVBox::<S>::borrow_mut((*self.arch()).mmio_ext) }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) unsafe fn mmio_ext_has_pse(_: u64) -> bool {
 ///
 /// The pointers must be those of something that can be read.
 pub(crate) unsafe fn mmio_ext_read_pte(from: *const u64, to: &mut u64) -> bool {
-    // SAFETY: By the contract of this function.
+    // SAFETY: The caller says that `from` can be read.
     *to = unsafe { from.read() };
     true
 }
@@ -42,7 +42,8 @@ pub(crate) unsafe fn mmio_ext_code_is_current(
     code: *const u64,
     bytes: *const u64,
 ) -> bool {
-    // SAFETY: By the contract of this function.
+    // SAFETY: The caller says that five entries, what they point to, 16 bytes of code and 16 of
+    // `bytes` can be read.
     unsafe {
         ptes_are_current(ptes) && code.cast::<[u64; 2]>().read() == bytes.cast::<[u64; 2]>().read()
     }
@@ -50,13 +51,14 @@ pub(crate) unsafe fn mmio_ext_code_is_current(
 
 /// # Safety
 ///
-/// As for [`mmio_ext_code_is_current`].
+/// As for [`mmio_ext_code_is_current`], with room for what is read at `bytes`.
 pub(crate) unsafe fn mmio_ext_read_code(
     ptes: *const mmio_ext_pte,
     code: *const u64,
     bytes: *mut u64,
 ) -> bool {
-    // SAFETY: By the contract of this function.
+    // SAFETY: The caller says that five entries, what they point to and 16 bytes of code can be
+    // read, and that there is room for these at `bytes`.
     unsafe {
         let same = ptes_are_current(ptes);
         if same {
@@ -72,7 +74,7 @@ pub(crate) unsafe fn mmio_ext_read_code(
 ///
 /// As for [`mmio_ext_code_is_current`].
 unsafe fn ptes_are_current(ptes: *const mmio_ext_pte) -> bool {
-    // SAFETY: By the contract of this function.
+    // SAFETY: The caller says that there are five entries, and that what they point to can be read.
     unsafe {
         std::slice::from_raw_parts(ptes, MMIO_EXT_ROOT_MAX_LEVEL as usize)
             .iter()

@@ -37,13 +37,15 @@ macro_rules! init {
 macro_rules! init_fields {
     ($place:ident, $field:ident <- $init:expr, $($others:tt)*) => {
         let init = $init;
-        // SAFETY: By the contract of `Init::write()`.
+        // SAFETY: `place`, which `Init::write()` is given, is good for writing, and so are its
+        // fields.
         unsafe { init.write(&raw mut (*$place).$field) };
         $crate::init_fields!($place, $($others)*);
     };
     ($place:ident, $field:ident: $value:expr, $($others:tt)*) => {
         let value = $value;
-        // SAFETY: By the contract of `Init::write()`.
+        // SAFETY: `place`, which `Init::write()` is given, is good for writing, and so are its
+        // fields.
         unsafe { (&raw mut (*$place).$field).write(value) };
         $crate::init_fields!($place, $($others)*);
     };
@@ -56,7 +58,7 @@ pub(crate) fn init_array_from_fn<T, const N: usize>(
 ) -> impl Init<[T; N]> {
     move |place: *mut [T; N]| {
         for i in 0..N {
-            // SAFETY: By the contract of `Init::write()`.
+            // SAFETY: `place`, which `Init::write()` is given, is good for writing `N` of them.
             unsafe { place.cast::<T>().add(i).write(make(i)) };
         }
     }
