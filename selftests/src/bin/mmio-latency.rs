@@ -98,6 +98,8 @@ impl Load {
     fn program(self, a: &mut CodeAssembler) -> Result<(), IcedError> {
         let mut again = a.create_label();
         a.mov(asm::rbx, asm::rcx)?;
+        // As guests run. Bochs leaves no other for the host's interrupts, see silicon.rst.
+        a.sti()?;
         a.set_label(&mut again)?;
         match self {
             Load::Doorbell => a.mov(operand(Mode::Long, 0), asm::eax)?,

@@ -89,6 +89,12 @@ impl Doorbell {
         self.ask(vm).context("KVM_IOEVENTFD, deassign")
     }
 
+    /// Puts it back where it was.
+    pub fn add(&mut self, vm: &VmFd) -> Result<()> {
+        self.request.flags &= !(1 << kvm_ioeventfd_flag_nr_deassign);
+        self.ask(vm).context("KVM_IOEVENTFD")
+    }
+
     fn ask(&self, vm: &VmFd) -> io::Result<()> {
         // SAFETY: `vm` is a VM's file descriptor, and the kernel only reads the structure.
         match unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &self.request) } {

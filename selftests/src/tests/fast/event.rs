@@ -32,7 +32,7 @@ crate::test_table! {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Nmi,
     Interrupt,
     Exception,
@@ -50,7 +50,7 @@ impl Kind {
     }
 
     /// Has the event delivered as soon as the vCPU runs the guest.
-    fn inject(self, vcpu: &Vcpu) -> Result<()> {
+    pub(super) fn inject(self, vcpu: &Vcpu) -> Result<()> {
         if let Self::Nmi = self {
             return vcpu.fd().nmi().context("KVM_NMI");
         }
@@ -104,7 +104,7 @@ fn pending(kind: Kind) -> Result<()> {
 }
 
 /// One exit, with RIP; an access is answered.
-fn exit(vcpu: &mut Vcpu) -> Result<String> {
+pub(super) fn exit(vcpu: &mut Vcpu) -> Result<String> {
     /// Far more than any exit takes.
     const LIMIT: Duration = Duration::from_millis(500);
     let _kick = Kick::after(LIMIT)?;

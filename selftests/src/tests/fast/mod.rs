@@ -12,6 +12,7 @@ mod flat_code;
 mod flush;
 mod hole;
 mod irqs_off;
+mod irqs_off_gate;
 mod pending;
 mod program;
 mod read_only;
@@ -41,6 +42,7 @@ pub fn tests() -> impl Iterator<Item = &'static Test> {
         silicon::TESTS,
         flush::TESTS,
         irqs_off::TESTS,
+        irqs_off_gate::TESTS,
         waiters::TESTS,
         read_only::TESTS,
         roots::TESTS,

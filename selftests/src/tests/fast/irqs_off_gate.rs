@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Doorbells that could be answered before interrupts are on again, but for what else is going on:
+//! traps, events, and all that has to stop a guest that rings as fast as it can.
+
+use std::ffi::CStr;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::debug::{Watch, is_debugged, set_breakpoint, stops_at_breakpoints};
+use super::event::{Kind, exit};
+use super::irqs_off::{IrqsOff, before};
+use super::program::{STORE, delta, ending, finish, mark, prepared, regs_for, run_at, start_with};
+use super::ways::needs_trap_flag;
+use crate::guest::{Bus, Doorbell, Event, Fault, Machine, Match, PAGE, Region, SlotKind, Vcpu};
+use crate::kick::Kick;
+use crate::{expect_eq, host};
+
+const GATE: &str = "src/ring.rs: a doorbell ends as with the emulator, whatever else is to happen";
+const STOP: &str =
+    "src/ring.rs: a guest that only rings is stopped as any other, and every ring counts";
+
+crate::test_table! {
+    fast_irqs_off_trap_flag: GATE => trap_flag(),
+    fast_irqs_off_guest_debug: GATE => guest_debug(),
+    fast_irqs_off_resume_flag: GATE => resume_flag(),
+    fast_irqs_off_window: GATE => window(),
+    fast_irqs_off_delivery: GATE => delivery(),
+    fast_irqs_off_signal: STOP => signal(),
+    fast_irqs_off_immediate_exit: STOP => immediate_exit(),
+    fast_irqs_off_disturbed: STOP => disturbed(),
+}
+
+const TF: u64 = 1 << 8;
+const IF: u64 = 1 << 9;
+const RF: u64 = 1 << 16;
+
+/// A guest that has rung so often that it is answered early.
+struct Ringing {
+    switch: IrqsOff,
+    machine: Machine,
+    vcpu: Vcpu,
+    bell: Doorbell,
+    regs: kvm_regs,
+    at: u64,
+}
+
+impl Ringing {
+    /// `code` stores to `offset` of page 1, where RDI is told to be, and rings there.
+    fn new(code: &[u8], offset: u64, kind: Match) -> Result<Self> {
+        let switch = IrqsOff::on()?;
+        let (machine, mut vcpu, at) = prepared(code)?;
+        let bell = machine.doorbell(Bus::Mmio(machine.gpa(1) + offset), kind)?;
+        let mut regs = regs_for(&machine);
+        regs.rdi += offset;
+        for _ in 0..before() {
+            expect_eq!(run_at(&mut vcpu, regs, at)?, []);
+        }
+        let start = mark(&vcpu)?;
+        expect_eq!(run_at(&mut vcpu, regs, at)?, []);
+        delta(&start, &vcpu)?.expect_ext("fast_irqsoff", 1)?;
+        bell.rings()?;
+        Ok(Self {
+            switch,
+            machine,
+            vcpu,
+            bell,
+            regs,
+            at,
+        })
+    }
+
+    fn store() -> Result<Self> {
+        Self::new(&STORE, 0, Match::Len(4))
+    }
+
+    /// All exits, with RIP at each, while userspace waits to inject an interrupt; so many rings are
+    /// answered early.
+    fn wait_for_window(&mut self, rings: u64) -> Result<Vec<String>> {
+        self.vcpu.start(self.regs, self.at)?;
+        self.vcpu.fd_mut().get_kvm_run().request_interrupt_window = 1;
+        let start = mark(&self.vcpu)?;
+        let mut seen = Vec::new();
+        while !seen
+            .last()
+            .is_some_and(|exit: &String| exit.starts_with("IoOut"))
+        {
+            let exit = exit(&mut self.vcpu)?;
+            let run = self.vcpu.fd_mut().get_kvm_run();
+            run.request_interrupt_window = (!exit.starts_with("IrqWindowOpen")).into();
+            seen.push(exit);
+        }
+        delta(&start, &self.vcpu)?.expect_ext("fast_irqsoff", rings)?;
+        Ok(seen)
+    }
+}
+
+/// The trap comes behind the store.
+fn trap_flag() -> Result<()> {
+    needs_trap_flag()?;
+    let mut it = Ringing::store()?;
+    start_with(&mut it.vcpu, it.regs, it.at, TF)?;
+    let start = mark(&it.vcpu)?;
+    let events = finish(&mut it.vcpu)?;
+    delta(&start, &it.vcpu)?.expect_ext("fast_irqsoff", 0)?;
+    let [Event::Fault(Fault { vector: 1, .. })] = events[..] else {
+        bail!("{events:?}: wanted a trap");
+    };
+    let regs = it.vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+    expect_eq!(
+        it.machine.ram().read_u64(regs.rsp),
+        it.at + STORE.len() as u64
+    );
+    expect_eq!(it.bell.rings()?, 1);
+    Ok(())
+}
+
+/// Userspace single-steps.
+fn guest_debug() -> Result<()> {
+    needs_trap_flag()?;
+    let mut it = Ringing::store()?;
+    start_with(&mut it.vcpu, it.regs, it.at, 0)?;
+    let debug = kvm_guest_debug {
+        control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+        ..Default::default()
+    };
+    let fd = it.vcpu.fd();
+    fd.set_guest_debug(&debug).context("KVM_SET_GUEST_DEBUG")?;
+    let start = mark(&it.vcpu)?;
+    let stopped = exit(&mut it.vcpu)?;
+    delta(&start, &it.vcpu)?.expect_ext("fast_irqsoff", 0)?;
+    let rip = format!(", rip {:#x}", it.at + STORE.len() as u64);
+    ensure!(
+        stopped.starts_with("Debug") && stopped.ends_with(&rip),
+        "{stopped}"
+    );
+    expect_eq!(it.bell.rings()?, 1);
+    Ok(())
+}
+
+/// The flag is for the store alone: a breakpoint at what is next is hit.
+fn resume_flag() -> Result<()> {
+    let stops = stops_at_breakpoints()?;
+    let mut it = Ringing::store()?;
+    let (dr0, dr7) = Watch::Next.registers(&it.machine, it.at);
+    set_breakpoint(&it.vcpu, dr0, dr7)?;
+    start_with(&mut it.vcpu, it.regs, it.at, RF)?;
+    let start = mark(&it.vcpu)?;
+    let events = finish(&mut it.vcpu)?;
+    delta(&start, &it.vcpu)?.expect_ext("fast_irqsoff", 1)?;
+    expect_eq!(is_debugged(&events), stops, "{events:?}");
+    expect_eq!(it.bell.rings()?, 1);
+    Ok(())
+}
+
+/// The store is in STI's shadow: the window for an interrupt opens behind it, as with the ordinary
+/// path.
+fn window() -> Result<()> {
+    const STI: u8 = 0xfb;
+    let mut it = Ringing::new(&[&[STI], &STORE[..]].concat(), 0, Match::Len(4))?;
+    let early = it.wait_for_window(1)?;
+    it.switch.set(false)?;
+    expect_eq!(it.wait_for_window(0)?, early);
+    Ok(())
+}
+
+/// An interrupt whose delivery writes to where the doorbell is, while RIP is at the store that
+/// would ring it: KVM cannot deliver through MMIO, and nothing has rung.
+fn delivery() -> Result<()> {
+    // mov [rdi], rax
+    const STORE_8: [u8; 3] = [0x48, 0x89, 0x07];
+    const STACK: u64 = 0x100;
+    let mut it = Ringing::new(&STORE_8, STACK - 8, Match::Len(8))?;
+    let regs = kvm_regs {
+        rsp: it.machine.gva(1) + STACK,
+        ..it.regs
+    };
+    start_with(&mut it.vcpu, regs, it.at, IF)?;
+    Kind::Interrupt.inject(&it.vcpu)?;
+    let start = mark(&it.vcpu)?;
+    let seen = exit(&mut it.vcpu)?;
+    delta(&start, &it.vcpu)?.expect_ext("fast_irqsoff", 0)?;
+    // KVM_INTERNAL_ERROR_DELIVERY_EV.
+    ensure!(seen.starts_with("internal error 3 "), "{seen}");
+    expect_eq!(it.bell.rings()?, 0);
+    Ok(())
+}
+
+/// A store, and its count in RCX, for ever.
+const FOREVER: [u8; 7] = [STORE[0], STORE[1], 0x48, 0xff, 0xc1, 0xeb, 0xf9];
+
+/// Where RIP is between the store and its count.
+const UNCOUNTED: u64 = STORE.len() as u64;
+
+impl Ringing {
+    /// One that will not end by itself.
+    fn forever() -> Result<Self> {
+        let mut it = Self::store()?;
+        it.machine.ram().write(it.at, &ending(&FOREVER));
+        it.regs.rcx = 0;
+        // As guests run. Bochs leaves no other for the host's interrupts, see silicon.rst.
+        start_with(&mut it.vcpu, it.regs, it.at, IF)?;
+        Ok(it)
+    }
+
+    /// How many stores it has made.
+    fn stores(&self) -> Result<u64> {
+        let regs = self.vcpu.fd().get_regs().context("KVM_GET_REGS")?;
+        Ok(regs.rcx + u64::from(regs.rip == self.at + UNCOUNTED))
+    }
+}
+
+/// What a run ended with.
+#[derive(Debug, PartialEq)]
+enum End {
+    Signal,
+    Write,
+}
+
+fn run(fd: &mut VcpuFd) -> Result<End> {
+    match fd.run() {
+        Ok(VcpuExit::MmioWrite(..)) => Ok(End::Write),
+        Ok(other) => bail!("unexpected exit {other:?}"),
+        Err(e) if e.errno() == libc::EINTR => Ok(End::Signal),
+        Err(e) => Err(e).context("KVM_RUN"),
+    }
+}
+
+/// A signal ends KVM_RUN soon, and all that was stored has rung.
+fn signal() -> Result<()> {
+    const AFTER: Duration = Duration::from_millis(50);
+    let mut it = Ringing::forever()?;
+    for _ in 0..10 {
+        let start = mark(&it.vcpu)?;
+        let before = it.stores()?;
+        {
+            let _kick = Kick::after(AFTER)?;
+            expect_eq!(run(it.vcpu.fd_mut())?, End::Signal);
+        }
+        let stores = it.stores()? - before;
+        expect_eq!(it.bell.rings()?, stores);
+        let early = delta(&start, &it.vcpu)?.ext("fast_irqsoff")?;
+        // The code is another one at first.
+        ensure!(early.context("no counters")? > 0, "{stores} stores");
+    }
+    Ok(())
+}
+
+/// Nothing is run, so nothing rings.
+fn immediate_exit() -> Result<()> {
+    let mut it = Ringing::forever()?;
+    it.vcpu.fd_mut().set_kvm_immediate_exit(1);
+    let end = run(it.vcpu.fd_mut());
+    it.vcpu.fd_mut().set_kvm_immediate_exit(0);
+    expect_eq!(end?, End::Signal);
+    expect_eq!((it.stores()?, it.bell.rings()?), (0, 0));
+    Ok(())
+}
+
+/// The error of an attempt to unload a module that is in use.
+fn unload(module: &CStr) -> io::Error {
+    // SAFETY: the name is a terminated string; with O_NONBLOCK a module in use is left alone.
+    unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) };
+    io::Error::last_os_error()
+}
+
+/// What waits for a guest to leave, or changes what it needs, does not wait long, and no store is
+/// lost.
+fn disturbed() -> Result<()> {
+    /// None of the changes takes so long.
+    const LIMIT: Duration = Duration::from_secs(20);
+    const OTHER_SLOT: u32 = 9;
+    let mut it = Ringing::forever()?;
+    let start = mark(&it.vcpu)?;
+    let done = AtomicBool::new(false);
+    let (machine, bell, switch) = (&it.machine, &mut it.bell, &it.switch);
+    let vcpu = &mut it.vcpu;
+    let exits = thread::scope(|scope| -> Result<u64> {
+        let guest = scope.spawn(|| -> Result<u64> {
+            let mut exits = 0;
+            while !done.load(Ordering::Relaxed) {
+                let _kick = Kick::after(Duration::from_millis(20))?;
+                exits += u64::from(run(vcpu.fd_mut())? == End::Write);
+            }
+            Ok(exits)
+        });
+        let memory = Region::new(PAGE)?;
+        let change = |what: &str, change: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+            thread::sleep(Duration::from_millis(20));
+            let start = Instant::now();
+            change().with_context(|| what.to_owned())?;
+            ensure!(start.elapsed() < LIMIT, "{what}: {:?}", start.elapsed());
+            Ok(())
+        };
+        let changed = (0..3).try_for_each(|_| {
+            change("a memslot elsewhere", &mut || {
+                machine.set_slot(OTHER_SLOT, machine.gpa(3), &memory, SlotKind::Ram)
+            })?;
+            change("no memslot elsewhere", &mut || {
+                machine.delete_slot(OTHER_SLOT)
+            })?;
+            for kind in [SlotKind::LogDirty, SlotKind::Ram] {
+                change("the dirty log of the code", &mut || {
+                    machine.set_slot(0, 0, machine.ram(), kind)
+                })?;
+            }
+            change("no ioeventfd", &mut || bell.remove(machine.vm()))?;
+            change("the ioeventfd", &mut || bell.add(machine.vm()))?;
+            for on in [false, true] {
+                change("irqsoff", &mut || switch.set(on))?;
+                change("fast", &mut || {
+                    host::set_fast_path(on).context("the parameter `fast`")
+                })?;
+                change("enabled", &mut || {
+                    host::set_extension(on).context("the parameter `enabled`")
+                })?;
+            }
+            change("unloading", &mut || {
+                let error = unload(c"kvm_mmio_ext");
+                ensure!(error.kind() == io::ErrorKind::WouldBlock, "{error}");
+                Ok(())
+            })
+        });
+        done.store(true, Ordering::Relaxed);
+        let exits = guest.join().expect("the guest's thread does not panic");
+        changed.and(exits)
+    })?;
+    // A store that userspace was asked about is done when the vCPU runs again.
+    it.vcpu.fd_mut().set_kvm_immediate_exit(1);
+    run(it.vcpu.fd_mut())?;
+    it.vcpu.fd_mut().set_kvm_immediate_exit(0);
+    let (stores, rings) = (it.stores()?, it.bell.rings()?);
+    expect_eq!(stores, rings + exits, "{rings} rings, {exits} exits");
+    let early = delta(&start, &it.vcpu)?.ext("fast_irqsoff")?;
+    ensure!(early.context("no counters")? > 0, "{stores} stores");
+    Ok(())
+}
