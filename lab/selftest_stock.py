@@ -127,6 +127,7 @@ build = importlib.machinery.SourceFileLoader("build", "stock/build").load_module
         keys.write_text("1a2b3c4d I------     1 perm 1f030000     0     0 keyring   .platform: 1\n"
                         f"2b3c4d5e I------     1 perm 1f030000     0     0 asymmetri DKMS: {identifier}: "
                         f"X509.rsa {identifier[-8:]} []\n")
+        whole = keys.read_text()
         enforce, lockdown = "sys/module/module/parameters/sig_enforce", "sys/kernel/security/lockdown"
 
         def refused(path):
@@ -144,6 +145,18 @@ build = importlib.machinery.SourceFileLoader("build", "stock/build").load_module
                 self.assertEqual(refused(path), "\n" if taken else (
                     "the running kernel takes signed modules only, and DKMS' key is not enrolled: "
                     f"{made}sudo mokutil --import {path}, reboot and confirm it, then sudo dkms autoinstall\n"))
+        # Where no key is to be seen, as in a container, none is known to be missing.
+        keys.write_text("")
+        self.assertEqual(refused(other), "\n")
+        # With Secure Boot a kernel is locked down, whether it shows that or not.
+        keys.write_text(whole)
+        self.write(enforce, "N\n")
+        (self.folder / lockdown).unlink()
+        for on in (0, 1):
+            variable = self.folder / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+            variable.parent.mkdir(parents=True, exist_ok=True)
+            variable.write_bytes(bytes((6, 0, 0, 0, on)))
+            self.assertEqual(refused(other) == "\n", not on)
 
     def test_settings_that_differ(self):
         """Versions in words are the compilers' names; what they can do is compared."""

@@ -17,7 +17,9 @@ SEGMENT = re.compile(r"^([FG]S) =[0-9a-f]{4} ([0-9a-f]{16})", re.M)
 REGISTERS = {name: getattr(iced_x86.Register, name)
              for name in [f"R{name}" for name in "AX BX CX DX SI DI BP SP 8 9 10 11 12 13 14 15".split()] + ["FS", "GS"]}
 
-# Addresses without a segment's base; `stack` are those that are near RSP.
+# What a stack begins at a multiple of (THREAD_SIZE).
+STACK = 16384
+# Lines by their numbers, of user memory addresses.
 Touched = collections.namedtuple("Touched", "code data stack user")
 
 
@@ -39,16 +41,14 @@ def registers(dump):
     return {REGISTERS[name]: int(value, 16) for name, value in values if name in REGISTERS}
 
 
-def accesses(data, address, values):
-    """(address, bytes, is it by the stack pointer, is it one of user memory) of one instruction."""
-    instruction = iced_x86.Decoder(64, data, ip=address).decode()
+def accesses(instruction, values):
+    """(address, bytes) of one instruction; of one that repeats itself, the first."""
     for memory in iced_x86.InstructionInfoFactory().info(instruction).used_memory():
         if memory.access in (iced_x86.OpAccess.NONE, iced_x86.OpAccess.NO_MEM_ACCESS):
             continue
         at = memory.displacement + values.get(memory.base, 0) + values.get(memory.index, 0) * memory.scale
         at += values.get(memory.segment, 0)
-        yield at % (1 << 64), iced_x86.MemorySizeExt.size(memory.memory_size) or 1, \
-            memory.base in (iced_x86.Register.RSP, iced_x86.Register.RBP)
+        yield at % (1 << 64), iced_x86.MemorySizeExt.size(memory.memory_size) or 1
 
 
 def touched(steps, code):
@@ -59,12 +59,12 @@ def touched(steps, code):
         data = code.get(address)
         if data is None:
             raise KeyError(f"{address:#x} was not translated while QEMU logged that")
-        lines.code.update({address // LINE, (address + len(data) - 1) // LINE})
-        for at, size, by_stack in accesses(data, address, registers(dump)):
+        instruction, values = iced_x86.Decoder(64, data, ip=address).decode(), registers(dump)
+        lines.code.update({address // LINE, (address + instruction.len - 1) // LINE})
+        for at, size in accesses(instruction, values):
             if at < KERNEL:
                 lines.user.append(at)
             else:
-                kind = lines.stack if by_stack else lines.data
+                kind = lines.stack if at // STACK == values[iced_x86.Register.RSP] // STACK else lines.data
                 kind.update(range(at // LINE, (at + size - 1) // LINE + 1))
-    lines.data.difference_update(lines.stack)
     return lines

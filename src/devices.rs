@@ -17,7 +17,7 @@ use core::cell::Cell;
 
 /// Whether KVM's own tracepoints are on, which the ordinary path serves.
 #[inline(always)]
-fn is_traced() -> bool {
+fn kvm_is_traced() -> bool {
     mmio_is_traced() || page_fault_is_traced()
 }
 
@@ -35,7 +35,7 @@ impl State {
     /// exits pay for it.
     #[inline(always)]
     pub(crate) fn may_ring(&self, gpa: Gpa) -> bool {
-        self.bells.may_be_at(gpa) && !is_traced()
+        self.bells.may_be_at(gpa) && !kvm_is_traced()
     }
 }
 

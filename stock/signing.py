@@ -12,18 +12,27 @@ import re
 KEY_IDENTIFIER = re.compile(rb"\x06\x03\x55\x1d\x0e\x04\x16\x04\x14(.{20})", re.S)
 
 
+# Of the firmware's variable SecureBoot the last byte, behind four of attributes, is 1 if it is on.
+SECURE_BOOT = "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
 def enforced(sys=pathlib.Path("/sys")):
-    """As the kernel was told, or because it is locked down."""
+    """As the kernel was told, or because it is locked down; if it does not say so, as it is with
+    Secure Boot."""
     def read(path):
-        return path.read_text() if path.exists() else ""
-    return (read(sys / "module/module/parameters/sig_enforce").strip() == "Y"
-            or re.search(r"\[(integrity|confidentiality)\]", read(sys / "kernel/security/lockdown")) is not None)
+        return path.read_bytes() if path.exists() else b""
+    lockdown = read(sys / "kernel/security/lockdown")
+    locked = re.search(rb"\[(integrity|confidentiality)\]", lockdown) if lockdown else read(sys / SECURE_BOOT)[4:] == b"\1"
+    return read(sys / "module/module/parameters/sig_enforce").strip() == b"Y" or bool(locked)
 
 
 def enrolled(certificate, keys):
-    """Whether the key of a certificate, its bytes, is in `keys`, the text of /proc/keys."""
+    """Whether the key of a certificate, its bytes, is in `keys`, the text of /proc/keys. None: it is not told,
+    as the certificate has no identifier, or this process may not see the kernel's own keys."""
     identifier = KEY_IDENTIFIER.search(certificate)
-    return identifier is not None and re.search(rf": {identifier[1].hex()}: X509\.", keys) is not None
+    if certificate and identifier is None or ": X509." not in keys:
+        return None
+    return identifier is not None and f": {identifier[1].hex()}: X509." in keys
 
 
 def refused(path, sys=pathlib.Path("/sys"), keys=pathlib.Path("/proc/keys")):
@@ -31,7 +40,7 @@ def refused(path, sys=pathlib.Path("/sys"), keys=pathlib.Path("/proc/keys")):
     if not enforced(sys):
         return
     certificate = path.read_bytes() if path.exists() else b""
-    if not enrolled(certificate, keys.read_text()):
+    if enrolled(certificate, keys.read_text(errors="replace")) is False:
         made = "" if certificate else "sudo dkms generate_mok, "
         yield (f"the running kernel takes signed modules only, and DKMS' key is not enrolled: {made}"
                f"sudo mokutil --import {path}, reboot and confirm it, then sudo dkms autoinstall")

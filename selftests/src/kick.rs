@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 
 extern "C" fn nothing(_: libc::c_int) {}
 
-/// Interrupts the calling thread by a signal when the time is up, unless it is dropped before.
+/// Interrupts the calling thread by a signal when the time is up, and again each time it is, unless it
+/// is dropped before: a signal that comes before a system call does not end it.
 pub struct Kick {
     cancel: Option<Sender<()>>,
     timer: Option<JoinHandle<()>>,
@@ -30,7 +31,7 @@ impl Kick {
         let target = unsafe { libc::pthread_self() };
         let (cancel, cancelled) = mpsc::channel();
         let timer = thread::spawn(move || {
-            if cancelled.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            while cancelled.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 // SAFETY: the target joins this thread before it ends, see `drop`.
                 unsafe { libc::pthread_kill(target, libc::SIGUSR1) };
             }

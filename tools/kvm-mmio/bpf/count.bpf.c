@@ -96,7 +96,7 @@ static __always_inline u32 take(u64 *used, u32 most)
 	return index < most ? index + 1 : 0;
 }
 
-/* More often, others were quicker. */
+/* After so many a new number is taken: others were quicker each time. */
 #define TRIES 4
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
@@ -217,9 +217,12 @@ static __always_inline void count_part(struct thread *thread, u32 type, u64 gpa,
 
 static __always_inline struct thread *current_thread(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u64 ids = bpf_get_current_pid_tgid();
+	u32 tgid = ids >> 32, tid = ids;
+	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
 
-	return bpf_map_lookup_elem(&threads, &tid);
+	/* One of another process may have had its number. */
+	return thread && thread->tgid == tgid ? thread : 0;
 }
 
 /* Those from which instructions are emulated, see Kind::filter() in src/trace/event.rs. */
@@ -231,8 +234,10 @@ static __always_inline int may_access(u32 reason)
 	       reason == 0x4e || (reason >= 0x400 && reason <= 0x402);
 }
 
-static __always_inline struct thread *new_thread(u32 tgid, u32 tid)
+static __always_inline struct thread *new_thread(void)
 {
+	u64 ids = bpf_get_current_pid_tgid();
+	u32 tgid = ids >> 32, tid = ids;
 	struct thread fresh = { .tgid = tgid };
 
 	bpf_map_update_elem(&threads, &tid, &fresh, BPF_ANY);
@@ -242,12 +247,9 @@ static __always_inline struct thread *new_thread(u32 tgid, u32 tid)
 /* The thread that leaves a guest, be it a new one. */
 static __always_inline struct thread *leaving_thread(void)
 {
-	u64 ids = bpf_get_current_pid_tgid();
-	u32 tgid = ids >> 32, tid = ids;
-	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
+	struct thread *thread = current_thread();
 
-	/* One of another process may have had its number. */
-	return thread && thread->tgid == tgid ? thread : new_thread(tgid, tid);
+	return thread ? thread : new_thread();
 }
 
 /* From each: others who follow the tracepoint get the event, too. With 0, perf would not. */

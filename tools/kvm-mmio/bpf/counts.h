@@ -8,8 +8,8 @@
 #include "bpf.h"
 
 /*
- * Most places in all, of VMs that have ended only until these have been read; and of a vCPU, from
- * where on only the page is told apart, not the instruction either, and not even the page.
+ * Most places in all; those of a VM that has ended are free once they were read. And most of a vCPU,
+ * from where on only the page is told apart, then not the instruction either, then not even the page.
  */
 #define PLACES 65536
 #define VCPU_ADDRESSES 4096

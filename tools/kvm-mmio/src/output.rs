@@ -51,7 +51,7 @@ pub const COLUMNS: &[(&str, &str)] = &[
     ("fast", "done without KVM's instruction emulator"),
     (
         "irqs off",
-        "with --by vm: of these, answered before interrupts were on again",
+        "of VMs: accesses that were answered before interrupts were on again, by the module's counter",
     ),
     (
         "ns each",

@@ -40,13 +40,13 @@ pub(super) const RINGS: u64 = 100;
 const SLOT: u32 = 9;
 
 /// The parameter `irqsoff`, switched on and put back at the end.
-pub(super) struct IrqsOff {
+pub struct IrqsOff {
     parameter: host::Switch,
     _fast: Switch,
 }
 
 impl IrqsOff {
-    pub(super) fn on() -> Result<Self> {
+    pub fn on() -> Result<Self> {
         let fast = Switch::on()?;
         if !Modes::detect()?.tdp {
             skip!("shadow paging takes the ordinary path");
@@ -67,7 +67,7 @@ impl IrqsOff {
 /// Rings that come before: one makes the MMIO SPTE, one is remembered. Where the processor tells
 /// the instruction but not always all of it, the page of the code is walked to only when it first
 /// does not, i.e. sooner or later.
-pub(super) fn before() -> u64 {
+pub fn before() -> u64 {
     match silicon() {
         Some(mask) if mask & silicon::CUT != 0 => RINGS,
         _ => 2,
@@ -212,7 +212,7 @@ fn registers() -> Result<()> {
 /// interrupts are off: its code cannot be looked at. Later the VMM's keys are in force again.
 fn protection_keys() -> Result<()> {
     const CR4_PKE: u64 = 1 << 22;
-    const NO_ACCESS: [u32; 2] = [0, 1];
+    const KEYS: [u32; 2] = [0, 1];
     let _switch = IrqsOff::on()?;
     if !Machine::supports_protection_keys()? {
         skip!("no protection keys: CONFIG_X86_INTEL_MEMORY_PROTECTION_KEYS");
@@ -225,7 +225,7 @@ fn protection_keys() -> Result<()> {
     tables.map(machine.gva(1), machine.gpa(1), SUPERVISOR);
     vcpu.change_sregs(|sregs| sregs.cr4 |= CR4_PKE)?;
     let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
-    for (keys, expected) in NO_ACCESS.into_iter().zip([RINGS, 0]) {
+    for (keys, expected) in KEYS.into_iter().zip([RINGS, 0]) {
         let regs = kvm_regs {
             rax: keys.into(),
             ..Default::default()

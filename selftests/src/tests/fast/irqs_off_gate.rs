@@ -41,7 +41,7 @@ const IF: u64 = 1 << 9;
 const RF: u64 = 1 << 16;
 
 /// A guest that has rung so often that it is answered early.
-struct Ringing {
+struct Remembered {
     switch: IrqsOff,
     machine: Machine,
     vcpu: Vcpu,
@@ -50,7 +50,7 @@ struct Ringing {
     at: u64,
 }
 
-impl Ringing {
+impl Remembered {
     /// `code` stores to `offset` of page 1, where RDI is told to be, and rings there.
     fn new(code: &[u8], offset: u64, kind: Match) -> Result<Self> {
         let switch = IrqsOff::on()?;
@@ -103,7 +103,7 @@ impl Ringing {
 /// The trap comes behind the store.
 fn trap_flag() -> Result<()> {
     needs_trap_flag()?;
-    let mut it = Ringing::store()?;
+    let mut it = Remembered::store()?;
     start_with(&mut it.vcpu, it.regs, it.at, TF)?;
     let start = mark(&it.vcpu)?;
     let events = finish(&mut it.vcpu)?;
@@ -123,7 +123,7 @@ fn trap_flag() -> Result<()> {
 /// Userspace single-steps.
 fn guest_debug() -> Result<()> {
     needs_trap_flag()?;
-    let mut it = Ringing::store()?;
+    let mut it = Remembered::store()?;
     start_with(&mut it.vcpu, it.regs, it.at, 0)?;
     let debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
@@ -146,7 +146,7 @@ fn guest_debug() -> Result<()> {
 /// The flag is for the store alone: a breakpoint at what is next is hit.
 fn resume_flag() -> Result<()> {
     let stops = stops_at_breakpoints()?;
-    let mut it = Ringing::store()?;
+    let mut it = Remembered::store()?;
     let (dr0, dr7) = Watch::Next.registers(&it.machine, it.at);
     set_breakpoint(&it.vcpu, dr0, dr7)?;
     start_with(&mut it.vcpu, it.regs, it.at, RF)?;
@@ -162,7 +162,7 @@ fn resume_flag() -> Result<()> {
 /// path.
 fn window() -> Result<()> {
     const STI: u8 = 0xfb;
-    let mut it = Ringing::new(&[&[STI], &STORE[..]].concat(), 0, Match::Len(4))?;
+    let mut it = Remembered::new(&[&[STI], &STORE[..]].concat(), 0, Match::Len(4))?;
     let early = it.wait_for_window(1)?;
     it.switch.set(false)?;
     expect_eq!(it.wait_for_window(0)?, early);
@@ -175,7 +175,7 @@ fn delivery() -> Result<()> {
     // mov [rdi], rax
     const STORE_8: [u8; 3] = [0x48, 0x89, 0x07];
     const STACK: u64 = 0x100;
-    let mut it = Ringing::new(&STORE_8, STACK - 8, Match::Len(8))?;
+    let mut it = Remembered::new(&STORE_8, STACK - 8, Match::Len(8))?;
     let regs = kvm_regs {
         rsp: it.machine.gva(1) + STACK,
         ..it.regs
@@ -197,7 +197,7 @@ const FOREVER: [u8; 7] = [STORE[0], STORE[1], 0x48, 0xff, 0xc1, 0xeb, 0xf9];
 /// Where RIP is between the store and its count.
 const UNCOUNTED: u64 = STORE.len() as u64;
 
-impl Ringing {
+impl Remembered {
     /// One that will not end by itself.
     fn forever() -> Result<Self> {
         let mut it = Self::store()?;
@@ -234,7 +234,7 @@ fn run(fd: &mut VcpuFd) -> Result<End> {
 /// A signal ends KVM_RUN soon, and all that was stored has rung.
 fn signal() -> Result<()> {
     const AFTER: Duration = Duration::from_millis(50);
-    let mut it = Ringing::forever()?;
+    let mut it = Remembered::forever()?;
     for _ in 0..10 {
         let start = mark(&it.vcpu)?;
         let before = it.stores()?;
@@ -245,7 +245,7 @@ fn signal() -> Result<()> {
         let stores = it.stores()? - before;
         expect_eq!(it.bell.rings()?, stores);
         let early = delta(&start, &it.vcpu)?.ext("fast_irqsoff")?;
-        // The code is another one at first.
+        // The first stores take the ordinary path.
         ensure!(early.context("no counters")? > 0, "{stores} stores");
     }
     Ok(())
@@ -253,7 +253,7 @@ fn signal() -> Result<()> {
 
 /// Nothing is run, so nothing rings.
 fn immediate_exit() -> Result<()> {
-    let mut it = Ringing::forever()?;
+    let mut it = Remembered::forever()?;
     it.vcpu.fd_mut().set_kvm_immediate_exit(1);
     let end = run(it.vcpu.fd_mut());
     it.vcpu.fd_mut().set_kvm_immediate_exit(0);
@@ -262,11 +262,13 @@ fn immediate_exit() -> Result<()> {
     Ok(())
 }
 
-/// The error of an attempt to unload a module that is in use.
-fn unload(module: &CStr) -> io::Error {
+/// Unloads a module unless it is in use.
+fn unload(module: &CStr) -> io::Result<()> {
     // SAFETY: the name is a terminated string; with O_NONBLOCK a module in use is left alone.
-    unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) };
-    io::Error::last_os_error()
+    match unsafe { libc::syscall(libc::SYS_delete_module, module.as_ptr(), libc::O_NONBLOCK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// What waits for a guest to leave, or changes what it needs, does not wait long, and no store is
@@ -275,8 +277,10 @@ fn disturbed() -> Result<()> {
     /// None of the changes takes so long.
     const LIMIT: Duration = Duration::from_secs(20);
     const OTHER_SLOT: u32 = 9;
-    let mut it = Ringing::forever()?;
+    let mut it = Remembered::forever()?;
     let start = mark(&it.vcpu)?;
+    let memory = Region::new(PAGE)?;
+    let enabled = host::Switch::keep("kvm_mmio_ext", "enabled")?;
     let done = AtomicBool::new(false);
     let (machine, bell, switch) = (&it.machine, &mut it.bell, &it.switch);
     let vcpu = &mut it.vcpu;
@@ -289,7 +293,6 @@ fn disturbed() -> Result<()> {
             }
             Ok(exits)
         });
-        let memory = Region::new(PAGE)?;
         let change = |what: &str, change: &mut dyn FnMut() -> Result<()>| -> Result<()> {
             thread::sleep(Duration::from_millis(20));
             let start = Instant::now();
@@ -316,12 +319,10 @@ fn disturbed() -> Result<()> {
                 change("fast", &mut || {
                     host::set_fast_path(on).context("the parameter `fast`")
                 })?;
-                change("enabled", &mut || {
-                    host::set_extension(on).context("the parameter `enabled`")
-                })?;
+                change("enabled", &mut || enabled.set(on))?;
             }
             change("unloading", &mut || {
-                let error = unload(c"kvm_mmio_ext");
+                let error = unload(c"kvm_mmio_ext").expect_err("the VM holds it");
                 ensure!(error.kind() == io::ErrorKind::WouldBlock, "{error}");
                 Ok(())
             })

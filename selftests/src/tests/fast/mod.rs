@@ -11,7 +11,7 @@ mod flat;
 mod flat_code;
 mod flush;
 mod hole;
-mod irqs_off;
+pub(super) mod irqs_off;
 mod irqs_off_gate;
 mod pending;
 mod program;

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,11 +72,11 @@ impl Ringing {
     }
 }
 
-/// Asks again until it is so.
-fn until(mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+/// Asks again until it is so, but no longer than that; at least once.
+fn until(limit: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !done()? {
-        ensure!(start.elapsed() < LIMIT, "nothing came in {LIMIT:?}");
+        ensure!(start.elapsed() < limit, "nothing came in {limit:?}");
         thread::sleep(Duration::from_micros(100));
     }
     Ok(())
@@ -134,7 +135,12 @@ impl Lapic {
 
 /// irqfd_wakeup(): each ring is an interrupt, for which the route of `gsi` is made by `route`. KVM
 /// takes the count of the eventfd.
-fn irqfd(gsi: u32, vector: u8, route: impl FnOnce(&Machine) -> Result<()>) -> Result<()> {
+fn irqfd(
+    gsi: u32,
+    vector: u8,
+    limit: Duration,
+    route: impl FnOnce(&Machine) -> Result<()>,
+) -> Result<()> {
     let _switch = IrqsOff::on()?;
     if !Machine::offers_irqchip()? {
         skip!("this KVM has no I/O APIC (CONFIG_KVM_IOAPIC)");
@@ -146,7 +152,7 @@ fn irqfd(gsi: u32, vector: u8, route: impl FnOnce(&Machine) -> Result<()>) -> Re
     vm.register_irqfd(event, gsi).context("KVM_IRQFD")?;
     let lapic = Lapic::enable(&ringing.vcpu)?;
     ringing.each(|bell, vcpu| {
-        until(|| Lapic::has(vcpu, vector))?;
+        until(limit, || Lapic::has(vcpu, vector))?;
         expect_eq!(bell.rings()?, 0, "KVM has taken it");
         lapic.clear(vcpu)
     })
@@ -156,7 +162,7 @@ fn irqfd(gsi: u32, vector: u8, route: impl FnOnce(&Machine) -> Result<()>) -> Re
 fn irqfd_msi() -> Result<()> {
     const GSI: u32 = 24;
     const VECTOR: u8 = 0x41;
-    irqfd(GSI, VECTOR, |machine| {
+    irqfd(GSI, VECTOR, Duration::ZERO, |machine| {
         let mut entry = kvm_irq_routing_entry {
             gsi: GSI,
             type_: KVM_IRQ_ROUTING_MSI,
@@ -177,7 +183,7 @@ fn irqfd_pin() -> Result<()> {
     // Of those that the two old controllers do not have.
     const PIN: usize = 20;
     const VECTOR: u8 = 0x51;
-    irqfd(PIN as u32, VECTOR, |machine| {
+    irqfd(PIN as u32, VECTOR, LIMIT, |machine| {
         let mut chip = kvm_irqchip {
             chip_id: KVM_IRQCHIP_IOAPIC,
             ..Default::default()
@@ -265,6 +271,16 @@ impl Vhost {
             .parse()
             .context("voluntary_ctxt_switches")
     }
+
+    /// How often it has, once that does not change any more.
+    fn settled(&self) -> Result<u64> {
+        let mut last = 0;
+        until(LIMIT, || {
+            let before = mem::replace(&mut last, self.sleeps()?);
+            Ok(last != 0 && last == before)
+        })?;
+        Ok(last)
+    }
 }
 
 /// vhost_poll_wakeup().
@@ -272,18 +288,10 @@ fn vhost() -> Result<()> {
     let _switch = IrqsOff::on()?;
     let mut ringing = Ringing::new(Machine::new(Mode::Long)?)?;
     let vhost = Vhost::new(&ringing.bell)?;
-    let mut sleeps = 0;
-    // Asleep once, before anything rings.
-    until(|| {
-        sleeps = vhost.sleeps()?;
-        Ok(sleeps > 0)
-    })?;
+    let mut before = vhost.settled()?;
     ringing.each(|bell, _| {
-        let before = sleeps;
-        until(|| {
-            sleeps = vhost.sleeps()?;
-            Ok(sleeps > before)
-        })?;
+        until(LIMIT, || Ok(vhost.sleeps()? > before))?;
+        before = vhost.settled()?;
         expect_eq!(bell.rings()?, 1, "the count is the VMM's");
         Ok(())
     })

@@ -94,7 +94,7 @@ impl Text {
         self.line(self.suffix, labels, value);
     }
 
-    /// By how many are not above each limit, the sum and the number of all.
+    /// By how many are below each limit, the sum and the number of all.
     pub fn histogram(
         &mut self,
         labels: &[(&str, &str)],

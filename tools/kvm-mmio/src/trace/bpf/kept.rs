@@ -22,11 +22,11 @@ impl Kept {
     pub fn add(&mut self, vms: BTreeMap<u64, Vm>) {
         // A number of a process that was used again is that of the last one.
         self.order.retain(|process| !vms.contains_key(process));
-        let new = self.order.len();
+        let older = self.order.len();
         self.order.extend(vms.keys());
         self.vms.add(&of(vms));
         let mut sites: usize = self.vms.vms.values().map(sites_of).sum();
-        for _ in 0..new {
+        for _ in 0..older {
             if sites <= SITES {
                 return;
             }
