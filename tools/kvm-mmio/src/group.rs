@@ -85,7 +85,7 @@ pub struct Group {
     #[serde(skip)]
     pub times: Times,
     /// Of a whole VM, how many were answered before interrupts were on again, if that is known.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub irqs_off: Option<u64>,
 }
 

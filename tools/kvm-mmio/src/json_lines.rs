@@ -232,21 +232,43 @@ mod tests {
     use super::*;
     use crate::device::sample;
     use crate::region::Names;
-    use crate::view::View;
+    use crate::view::{By, View};
 
-    #[test]
-    fn json_lines() {
+    fn lines(view: &View) -> Vec<serde_json::Value> {
         let reading = sample::two_vms();
         let second = Duration::from_secs(1);
-        let summary = Summary::new(&reading, second, &Names::default(), &View::default(), 100);
+        let summary = Summary::new(&reading, second, &Names::default(), view, 100);
         let mut text = Vec::new();
         header(&mut text, "report").unwrap();
         summary_json(&mut text, &summary).unwrap();
-        let lines: Vec<serde_json::Value> = String::from_utf8(text)
+        String::from_utf8(text)
             .unwrap()
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+            .collect()
+    }
+
+    #[test]
+    fn irqs_off_is_of_whole_vms() {
+        let mut view = View {
+            by: By::Vm,
+            ..View::default()
+        };
+        let known = |view: &View| {
+            let groups = lines(view).into_iter();
+            let groups = groups.filter(|line| line["kind"] == "group");
+            groups
+                .map(|line| line.get("irqs_off").cloned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(known(&view), [Some(5300.into()), Some(0.into())]);
+        view.filter.vcpus = vec![0];
+        assert_eq!(known(&view), [None, None]);
+    }
+
+    #[test]
+    fn json_lines() {
+        let lines = lines(&View::default());
         let kinds: Vec<_> = lines
             .iter()
             .map(|line| line["kind"].as_str().unwrap())
