@@ -126,6 +126,24 @@ pub(super) fn exit(vcpu: &mut Vcpu) -> Result<String> {
     Ok(format!("{exit}, rip {rip:#x}"))
 }
 
+/// Asks for the window for an interrupt until it is open, and runs to the end: all exits with RIP,
+/// and whether an interrupt could be injected then.
+pub(super) fn wait_for_window(vcpu: &mut Vcpu) -> Result<Vec<(String, u8)>> {
+    vcpu.fd_mut().get_kvm_run().request_interrupt_window = 1;
+    let mut seen = Vec::new();
+    loop {
+        let exit = exit(vcpu)?;
+        let run = vcpu.fd_mut().get_kvm_run();
+        let ready = run.ready_for_interrupt_injection;
+        run.request_interrupt_window = (!exit.starts_with("IrqWindowOpen")).into();
+        let done = exit.starts_with("IoOut");
+        seen.push((exit, ready));
+        if done {
+            return Ok(seen);
+        }
+    }
+}
+
 /// Userspace waits to inject an interrupt until STI lets it; the access is in STI's shadow. Not every
 /// processor tells of the window before the program is done.
 fn window() -> Result<()> {
@@ -134,19 +152,7 @@ fn window() -> Result<()> {
         let seen = each_way_undisturbed(|_| {
             let (machine, mut vcpu, at) = prepared(&[&[STI], &access[..]].concat())?;
             vcpu.start(regs_for(&machine), at)?;
-            vcpu.fd_mut().get_kvm_run().request_interrupt_window = 1;
-            let mut seen = Vec::new();
-            loop {
-                let exit = exit(&mut vcpu)?;
-                let run = vcpu.fd_mut().get_kvm_run();
-                let ready = run.ready_for_interrupt_injection;
-                run.request_interrupt_window = (!exit.starts_with("IrqWindowOpen")).into();
-                let done = exit.starts_with("IoOut");
-                seen.push((exit, ready));
-                if done {
-                    return Ok(seen);
-                }
-            }
+            wait_for_window(&mut vcpu)
         })?;
         note(format!("{seen:?}"));
         expect_eq!(seen.last().map(|(_, ready)| *ready), Some(1), "{seen:?}");

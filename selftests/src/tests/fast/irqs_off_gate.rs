@@ -13,8 +13,9 @@ use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::debug::{Watch, is_debugged, set_breakpoint, stops_at_breakpoints};
-use super::event::{Kind, exit};
+use super::event::{Kind, exit, wait_for_window};
 use super::irqs_off::{IrqsOff, before};
+use super::pending::complete;
 use super::program::{STORE, delta, ending, finish, mark, prepared, regs_for, run_at, start_with};
 use super::ways::needs_trap_flag;
 use crate::guest::{Bus, Doorbell, Event, Fault, Machine, Match, PAGE, Region, SlotKind, Vcpu};
@@ -79,22 +80,12 @@ impl Remembered {
         Self::new(&STORE, 0, Match::Len(4))
     }
 
-    /// All exits, with RIP at each, while userspace waits to inject an interrupt; so many rings are
+    /// All exits, as `event::wait_for_window()` tells them, while userspace waits to inject an interrupt; so many rings are
     /// answered early.
-    fn wait_for_window(&mut self, rings: u64) -> Result<Vec<String>> {
+    fn wait_for_window(&mut self, rings: u64) -> Result<Vec<(String, u8)>> {
         self.vcpu.start(self.regs, self.at)?;
-        self.vcpu.fd_mut().get_kvm_run().request_interrupt_window = 1;
         let start = mark(&self.vcpu)?;
-        let mut seen = Vec::new();
-        while !seen
-            .last()
-            .is_some_and(|exit: &String| exit.starts_with("IoOut"))
-        {
-            let exit = exit(&mut self.vcpu)?;
-            let run = self.vcpu.fd_mut().get_kvm_run();
-            run.request_interrupt_window = (!exit.starts_with("IrqWindowOpen")).into();
-            seen.push(exit);
-        }
+        let seen = wait_for_window(&mut self.vcpu)?;
         delta(&start, &self.vcpu)?.expect_ext("fast_irqsoff", rings)?;
         Ok(seen)
     }
@@ -254,10 +245,7 @@ fn signal() -> Result<()> {
 /// Nothing is run, so nothing rings.
 fn immediate_exit() -> Result<()> {
     let mut it = Remembered::forever()?;
-    it.vcpu.fd_mut().set_kvm_immediate_exit(1);
-    let end = run(it.vcpu.fd_mut());
-    it.vcpu.fd_mut().set_kvm_immediate_exit(0);
-    expect_eq!(end?, End::Signal);
+    complete(&mut it.vcpu)?;
     expect_eq!((it.stores()?, it.bell.rings()?), (0, 0));
     Ok(())
 }
@@ -332,9 +320,7 @@ fn disturbed() -> Result<()> {
         changed.and(exits)
     })?;
     // A store that userspace was asked about is done when the vCPU runs again.
-    it.vcpu.fd_mut().set_kvm_immediate_exit(1);
-    run(it.vcpu.fd_mut())?;
-    it.vcpu.fd_mut().set_kvm_immediate_exit(0);
+    complete(&mut it.vcpu)?;
     let (stores, rings) = (it.stores()?, it.bell.rings()?);
     expect_eq!(stores, rings + exits, "{rings} rings, {exits} exits");
     let early = delta(&start, &it.vcpu)?.ext("fast_irqsoff")?;
