@@ -68,33 +68,19 @@ impl Room {
         }
         self.forget_threads()?;
         let [of_places, of_times, totals] = words;
-        for (indices, count, words, ring, given, word) in [
-            (
-                places,
-                Place::WORDS,
-                of_places,
-                &self.spare_places,
-                given[0],
-                Totals::GIVEN[0],
-            ),
-            (
-                times,
-                Time::WORDS,
-                of_times,
-                &self.spare_times,
-                given[1],
-                Totals::GIVEN[1],
-            ),
-        ] {
-            let mut given = given;
-            for index in indices {
-                (0..count).for_each(|word| words.store(index * count + word, 0));
-                ring.store(slot(given), index as u64 + 1);
-                given += 1;
-            }
-            // What precedes it is there for whoever sees this.
-            totals.store(word, given);
-        }
+        let give =
+            |indices: Vec<usize>, records: &Words, size: usize, ring: &Words, kind: usize| {
+                let mut given = given[kind];
+                for index in indices {
+                    (0..size).for_each(|word| records.store(index * size + word, 0));
+                    ring.store(slot(given), index as u64 + 1);
+                    given += 1;
+                }
+                // What precedes it is there for whoever sees this.
+                totals.store(Totals::GIVEN[kind], given);
+            };
+        give(places, of_places, Place::WORDS, &self.spare_places, 0);
+        give(times, of_times, Time::WORDS, &self.spare_times, 1);
         Ok(())
     }
 
