@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::layout::FIRST_DEVICE_SLOT;
+use crate::layout::{FIRST_DEVICE_SLOT, IRQ_LINES};
 use crate::page::RegisterPage;
 use crate::sys::{self, Request};
 
@@ -25,7 +25,7 @@ const REGISTERS: &str = "/dev/kvm_mmio_registers";
 pub enum Mode {
     /// Every access exits to userspace, and interrupts are injected by an ioctl
     Exit,
-    /// Doorbells are ioeventfds, interrupts irqfds
+    /// Doorbells are ioeventfds, interrupts that are messages irqfds
     Ioeventfd,
     /// Besides, the extension answers InterruptStatus and InterruptACK, and keeps tails of queues
     Posted,
@@ -72,15 +72,18 @@ impl Wiring {
         })
     }
 
-    /// What injects an interrupt of that line of the IOAPIC.
+    /// What injects an interrupt: of that line of the IOAPIC, or the message of that number behind them.
+    ///
+    /// KVM injects a message where an irqfd is written (kvm_arch_set_irq_inatomic()), but has a worker
+    /// inject a line, to which the processor must switch: two ioctls are cheaper.
     pub fn interrupt(&self, irq: u32) -> Result<Interrupt> {
-        if self.mode < Mode::Ioeventfd {
+        if self.mode < Mode::Ioeventfd || irq < IRQ_LINES {
             return Ok(Interrupt::Ioctl(self.vm.clone(), irq));
         }
         let event = EventFd::new(EFD_NONBLOCK)?;
         self.vm
             .register_irqfd(&event, irq)
-            .with_context(|| format!("KVM takes no irqfd of line {irq}"))?;
+            .with_context(|| format!("KVM takes no irqfd of interrupt {irq}"))?;
         Ok(Interrupt::Irqfd(event))
     }
 
