@@ -13,7 +13,7 @@ import lib
 def one():
     """What is started from here has one processor: one that no other such program has, if there is any.
 
-    QEMU up to 10.1 changes CPUState.interrupt_request of a processor from two threads: the one that
+    QEMU 10.0.13 changes CPUState.interrupt_request of a processor from two threads: the one that
     emulates it at each VMRUN and #VMEXIT (helper_vmrun() and do_vmexit() of svm_helper.c), and the one
     that has timers and devices (tcg_handle_interrupt()). Only the latter holds a lock. Now and then an
     interrupt is lost thus: the local APIC has it in its IRR, and the processor, halted, does not wake.
