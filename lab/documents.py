@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Check the documents: that they render, and that what they name is there.
+"""Check the documents: that they render, that what they name is there, and that none is too long.
 
 Prints a line for each thing that is wrong; the status is 1 if there is any. Needs docutils.
 """
@@ -22,6 +22,8 @@ KERNELS = re.compile(r"Documentation/(admin-guide|arch|process|rust|virt)/|rust/
 # Files that are known by their names alone.
 RUST = re.compile(r"\w+\.rs")
 NAMES = {name.rpartition("/")[2] for name in TREE}
+# Nobody reads more in one sitting.
+LINES = 400
 # What a path looks like, with shell patterns in it.
 PATH = re.compile(r"[\w.*{},/+-]+")
 # A document that is named in a sentence.
@@ -104,6 +106,8 @@ def main():
         wrong += [f"{name}: {problem}" for problem in dict.fromkeys(lacking(name, document))]
         if name == INDEX:
             indexed = links(name, document)
+    wrong += [f"{name}: {lines} lines, at most {LINES}: split it" for name in DOCUMENTS
+              if name.startswith("Documentation/") and (lines := len((ROOT / name).read_text().splitlines())) > LINES]
     wrong += [f"{INDEX}: {name} is missing" for name in DOCUMENTS
               if name.startswith("Documentation/") and name != INDEX and name not in indexed]
     print("\n".join(wrong), end="\n" if wrong else "")

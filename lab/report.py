@@ -14,7 +14,8 @@ import lib
 import results
 from results import median, number, ratio
 
-DOCUMENTS = (lib.ROOT / "README.rst", lib.ROOT / "Documentation" / "performance.rst")
+DOCUMENTS = (lib.ROOT / "README.rst",
+             *(lib.ROOT / "Documentation" / name for name in ("performance.rst", "promises.rst", "performance-rows.rst")))
 CHART = lib.ROOT / "Documentation" / "bench.svg"
 
 # For a run that is limited to some machines or rows.

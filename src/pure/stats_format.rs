@@ -3,7 +3,7 @@
 //! The format of the statistics file, which the module writes and `kvm-mmio` reads: a header,
 //! descriptors, and blocks of data.
 //!
-//! `Documentation/interface.rst` specifies it.
+//! `Documentation/statistics-file.rst` specifies it.
 
 use core::{
     mem::{offset_of, size_of},

@@ -98,7 +98,7 @@ impl Load {
     fn program(self, a: &mut CodeAssembler) -> Result<(), IcedError> {
         let mut again = a.create_label();
         a.mov(asm::rbx, asm::rcx)?;
-        // As guests run. Bochs leaves no other for the host's interrupts, see silicon.rst.
+        // As guests run. Bochs leaves no other for the host's interrupts, see silicon-exits.rst.
         a.sti()?;
         a.set_label(&mut again)?;
         match self {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The extension's statistics file, read as Documentation/interface.rst says.
+//! The extension's statistics file, read as Documentation/statistics-file.rst says.
 
 use std::fs::File;
 use std::io;

@@ -28,7 +28,7 @@ crate::test_table! {
     fast_irqs_off_address_spaces: ANSWERED => address_spaces(),
     fast_irqs_off_registers: ANSWERED => registers(),
     fast_irqs_off_protection_keys:
-        "fast-path.rst: a guest's keys deny it the early answer, and nothing else"
+        "irqs-off.rst: a guest's keys deny it the early answer, and nothing else"
         => protection_keys(),
     fast_irqs_off_switched_off: ANSWERED => switched_off(),
     fast_irqs_off_memory_in_place: FORGOTTEN => memory_in_place(),

@@ -194,7 +194,7 @@ impl Remembered {
         let mut it = Self::store()?;
         it.machine.ram().write(it.at, &ending(&FOREVER));
         it.regs.rcx = 0;
-        // As guests run. Bochs leaves no other for the host's interrupts, see silicon.rst.
+        // As guests run. Bochs leaves no other for the host's interrupts, see silicon-exits.rst.
         start_with(&mut it.vcpu, it.regs, it.at, IF)?;
         Ok(it)
     }

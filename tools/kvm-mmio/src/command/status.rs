@@ -318,7 +318,7 @@ fn sources(has_module: bool, no_perf: Option<Failure>, no_bpf: Option<Failure>) 
     vec![check]
 }
 
-/// As measured, see Documentation/kvm-mmio.rst.
+/// As measured, see Documentation/kvm-mmio-tracepoints.rst.
 const COST: &str = "instructions of the host for an access: some 60 by the module, 1400 to 2400 by \
      BPF, 5700 to 11500 by perf";
 

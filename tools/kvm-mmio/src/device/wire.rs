@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The kernel's statistics file, see Documentation/interface.rst. Everything in it is found by the
+//! The kernel's statistics file, see Documentation/statistics-file.rst. Everything in it is found by the
 //! sizes and offsets in its header and by the names in its descriptors.
 
 use std::collections::BTreeMap;
