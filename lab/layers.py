@@ -34,7 +34,7 @@ TOKEN = re.compile(r"\w+|::|[{},*]")
 Use = collections.namedtuple("Use", "path name at handed_on")
 
 # The module, its lowest layer first, the tests, the models, the command and the example.
-OWN = (("rust/kvm=kvm", "src", "rust/exports.rs=exports", "rust/kunit/ext.rs=kunit",
+OWN = (("rust/kvm=kvm", "src", "rust/exports.rs=exports", "rust/kunit/queries.rs=kunit",
         "rust/kvm_mmio_ext_main.rs=crate"),
        ("selftests/src",), ("selftests/host/models/src",), ("tools/kvm-mmio/src",), ("examples/mmio-vmm/src",))
 

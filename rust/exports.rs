@@ -3,7 +3,7 @@
 //! What C calls by its name.
 
 use crate::{
-    ext::Ext,
+    hooks::Ext,
     kvm,
     pure::register_request::{Place, Request},
     registers, //

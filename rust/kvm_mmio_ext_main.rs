@@ -7,7 +7,7 @@
 
 mod exports;
 #[cfg(CONFIG_KUNIT = "y")]
-#[path = "kunit/ext.rs"]
+#[path = "kunit/queries.rs"]
 mod kunit;
 #[expect(unsafe_code, reason = "the only place for it")]
 mod kvm;
@@ -19,9 +19,9 @@ mod src {
     pub(crate) mod arch_init;
     pub(crate) mod devices;
     pub(crate) mod exit;
-    pub(crate) mod ext;
     pub(crate) mod fast;
     pub(crate) mod fault;
+    pub(crate) mod hooks;
     pub(crate) mod insns;
     pub(crate) mod installed;
     pub(crate) mod module;

@@ -3,7 +3,7 @@
 //! The module as a whole: registration with KVM, debugfs, the statistics file.
 
 use crate::{
-    ext::Ext,
+    hooks::Ext,
     installed::installed_mask,
     kvm::{is_enabled, tdp_enabled, tdp_mmu_enabled, Registration},
     pure::mask::MmioMask,

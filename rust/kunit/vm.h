@@ -19,7 +19,7 @@ struct mmio_ext_kunit_vm *mmio_ext_kunit_vm_create(struct kunit *test);
 void mmio_ext_kunit_set_generation(struct mmio_ext_kunit_vm *vm, u64 generation);
 
 /*
- * Defined in Rust, see rust/kunit/ext.rs.  All that take a vCPU want
+ * Defined in Rust, see rust/kunit/queries.rs.  All that take a vCPU want
  * kvm->srcu to be held.
  */
 void mmio_ext_kunit_ops(struct kvm_mmio_ext_ops *ops);

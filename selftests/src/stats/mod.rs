@@ -2,8 +2,8 @@
 //! Counters of KVM and of the extension, read before and after something happened.
 
 mod counters;
+pub mod debugfs;
 pub mod device;
-pub mod ext;
 pub mod kvm;
 
 use anyhow::{Context, Result, bail};
@@ -30,7 +30,7 @@ impl Snapshot {
         }
         Ok(Self {
             kvm,
-            ext: ext::read()?,
+            ext: debugfs::read()?,
         })
     }
 }

@@ -300,7 +300,7 @@ impl<'a> Vcpu<'a> {
         None
     }
 
-    /// `complete_load()` of `src/ext.rs`.
+    /// `complete_load()` of `src/hooks.rs`.
     pub(crate) fn complete_load(&mut self, value: u64) {
         let load = self.state_mut().pending_load.take().expect("pending");
         finish_load(self, load, value);

@@ -6,8 +6,8 @@
 
 use crate::{
     addr::Gpa,
-    ext::Ext,
     fast::fetch,
+    hooks::Ext,
     iodev::Write,
     kvm::{self, AssistBytes, Mode},
     pure::doorbell::first_device,
