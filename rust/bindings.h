@@ -31,6 +31,7 @@ static const u32 MMIO_EXT_CR3 = VCPU_REG_CR3;
 static const u64 MMIO_EXT_EFER_LMA = EFER_LMA;
 static const u64 MMIO_EXT_CR0_PG = X86_CR0_PG;
 static const u64 MMIO_EXT_CR0_PE = X86_CR0_PE;
+static const u64 MMIO_EXT_CR4_PAE = X86_CR4_PAE;
 static const u64 MMIO_EXT_CR4_LA57 = X86_CR4_LA57;
 static const u32 MMIO_EXT_HF_GUEST = HF_GUEST_MASK;
 #ifdef CONFIG_KVM_SMM
@@ -39,6 +40,10 @@ static const u32 MMIO_EXT_HF_SMM = HF_SMM_MASK;
 static const u32 MMIO_EXT_HF_SMM;
 #endif
 static const int MMIO_EXT_EMULTYPE_PF = EMULTYPE_PF;
+static const int MMIO_EXT_EMULATION_OK = EMULATION_OK;
+static const u32 MMIO_EXT_SLOT_READ_ONLY = KVM_MEM_READONLY;
+static const u32 MMIO_EXT_SLOT_INVALID = KVM_MEMSLOT_INVALID;
+static const u32 MMIO_EXT_SLOT_GUEST_MEMFD = KVM_MEM_GUEST_MEMFD;
 static const int MMIO_EXT_ROOT_MAX_LEVEL = PT64_ROOT_MAX_LEVEL;
 static const unsigned long MMIO_EXT_MMIO_BUS = KVM_MMIO_BUS;
 static const unsigned long MMIO_EXT_FAST_MMIO_BUS = KVM_FAST_MMIO_BUS;

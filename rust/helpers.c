@@ -1,21 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What KVM has as inline functions or macros, for Rust.  More than one of them,
- * or more than these, are in
+ * What KVM has as inline functions or macros, for Rust: one of them in each
+ * function, but for
  *
  * - mmio_ext_enter_irqs_off(), mmio_ext_leave_irqs_off(): one call for two or
- *   three of them, as each call is a part of what an access costs;
+ *   three of them, as each call is a part of what a doorbell costs;
  * - mmio_ext_code_is_current(), mmio_ext_read_code(): unsafe_get_user() jumps to
- *   a label, which is for C only, and nothing else may be called meanwhile;
- * - gva_walk(): the layout of 7.2 and 7.3, see rust/kvm/layout.rs, with what asks
- *   it (mmio_ext_flat_pdpte(), mmio_ext_translate());
- * - mmio_ext_levels(), mmio_ext_has_pse(): bitfields, which are C's to lay out;
- * - mmio_ext_user_pointer(): a memslot's lookup and the inline functions that go
- *   on from it, in one call.
- *
- * Two could be Rust, and are here beside what they are like: mmio_ext_is_read_only()
- * (the same lookup, and flags) and mmio_ext_can_emulate() (a function of KVM, and
- * a field of its emulator).
+ *   a label, which is for C only, and nothing else may be called meanwhile.
  */
 #include <linux/module.h>
 #include <linux/kvm_host.h>
@@ -136,17 +127,13 @@ void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg)
 /* The levels of the guest's page tables. */
 int mmio_ext_levels(u64 cpu_role)
 {
-	union kvm_cpu_role role = { .as_u64 = cpu_role };
-
-	return role.base.level;
+	return ((union kvm_cpu_role){ .as_u64 = cpu_role }).base.level;
 }
 
 /* CR4.PSE: whether there are pages of 4 MiB. */
 bool mmio_ext_has_pse(u64 cpu_role)
 {
-	union kvm_cpu_role role = { .as_u64 = cpu_role };
-
-	return role.ext.cr4_pse;
+	return ((union kvm_cpu_role){ .as_u64 = cpu_role }).ext.cr4_pse;
 }
 
 #define user_word(from)							\
@@ -223,80 +210,22 @@ bool mmio_ext_read_pte(const u64 __user *ptep, u64 *pte)
 	return !get_user(*pte, ptep);
 }
 
-/* What reads the guest's page tables, as rust/kvm/layout.rs has it. */
-#ifdef KVM_7_2
-static struct kvm_mmu *gva_walk(struct kvm_vcpu *vcpu)
+/* An entry of the first level of PAE page tables, as the processor has it. */
+u64 mmio_ext_pdptr_read(struct kvm_vcpu *vcpu, int index)
 {
-	return vcpu->arch.walk_mmu;
-}
-#else
-static struct kvm_pagewalk *gva_walk(struct kvm_vcpu *vcpu)
-{
-	return &vcpu->arch.gva_walk;
-}
-#endif
-
-/*
- * The entry of the first level of PAE page tables that translates @gva: from
- * the registers where the processor has them.  0 with other paging.
- */
-u64 mmio_ext_flat_pdpte(struct kvm_vcpu *vcpu, u32 gva)
-{
-	if (gva_walk(vcpu)->cpu_role.base.level != PT32E_ROOT_LEVEL)
-		return 0;
-	return kvm_pdptr_read(vcpu, gva >> 30);
+	return kvm_pdptr_read(vcpu, index);
 }
 
-/*
- * Where the VM's memory at @gpa is in the address space of its process, NULL
- * if it is not.  The result holds as long as the memslots are what they are.
- */
-const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa)
+/* Where a page of a memslot is in the address space of the VM's process. */
+unsigned long mmio_ext_gfn_to_hva(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	struct kvm_memory_slot *slot;
-
-	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa_to_gfn(gpa));
-	if (!slot || slot->flags & KVM_MEMSLOT_INVALID ||
-	    kvm_slot_has_gmem(slot))
-		return NULL;
-
-	return (const u64 __user *)(__gfn_to_hva_memslot(slot, gpa_to_gfn(gpa)) +
-				    offset_in_page(gpa));
+	return __gfn_to_hva_memslot(slot, gfn);
 }
 
-/* Whether @gpa is memory that the guest may only read. */
-bool mmio_ext_is_read_only(struct kvm_vcpu *vcpu, gpa_t gpa)
+/* Have the L1 data cache flushed before the guest runs again, with L1TF. */
+void mmio_ext_request_l1d_flush(void)
 {
-	struct kvm_memory_slot *slot;
-
-	slot = kvm_vcpu_gfn_to_memslot(vcpu, gpa_to_gfn(gpa));
-	return slot && (slot->flags & KVM_MEM_READONLY) &&
-	       !(slot->flags & KVM_MEMSLOT_INVALID);
-}
-
-/*
- * Where an access of the guest goes, INVALID_GPA if it may not be done.  Sets
- * accessed and dirty bits as the access does.
- */
-gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access)
-{
-	struct x86_exception exception;
-
-	/* As before the emulator's walks: pages may be faulted in. */
 	kvm_request_l1tf_flush_l1d();
-
-	return gva_walk(vcpu)->gva_to_gpa(vcpu, gva_walk(vcpu), gva, access,
-					  &exception);
-}
-
-/*
- * Whether KVM's emulator knows the instruction at RIP.  True as well if it
- * cannot be fetched, the emulator then injects the page fault.
- */
-bool mmio_ext_can_emulate(struct kvm_vcpu *vcpu, void *insn, int insn_len)
-{
-	return x86_decode_emulated_instruction(vcpu, EMULTYPE_PF, insn, insn_len) ==
-		EMULATION_OK || vcpu->arch.emulate_ctxt->have_exception;
 }
 
 void mmio_ext_trace_mmio_write(gpa_t gpa, u32 len, u64 val)

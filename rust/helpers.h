@@ -39,16 +39,14 @@ void *mmio_ext_page_address(struct page *page);
 void mmio_ext_cache_reg(struct kvm_vcpu *vcpu, u32 reg);
 int mmio_ext_levels(u64 cpu_role);
 bool mmio_ext_has_pse(u64 cpu_role);
-u64 mmio_ext_flat_pdpte(struct kvm_vcpu *vcpu, u32 gva);
+u64 mmio_ext_pdptr_read(struct kvm_vcpu *vcpu, int index);
+unsigned long mmio_ext_gfn_to_hva(const struct kvm_memory_slot *slot, gfn_t gfn);
+void mmio_ext_request_l1d_flush(void);
 bool mmio_ext_code_is_current(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
 			      const u64 __user *code, const u64 bytes[2]);
 bool mmio_ext_read_code(const struct mmio_ext_pte ptes[PT64_ROOT_MAX_LEVEL],
 			const u64 __user *code, u64 bytes[2]);
 bool mmio_ext_read_pte(const u64 __user *ptep, u64 *pte);
-const u64 __user *mmio_ext_user_pointer(struct kvm_vcpu *vcpu, gpa_t gpa);
-bool mmio_ext_is_read_only(struct kvm_vcpu *vcpu, gpa_t gpa);
-gpa_t mmio_ext_translate(struct kvm_vcpu *vcpu, gva_t gva, u64 access);
-bool mmio_ext_can_emulate(struct kvm_vcpu *vcpu, void *insn, int insn_len);
 
 void mmio_ext_trace_fast_mmio(gpa_t gpa);
 void mmio_ext_trace_mmio_write(gpa_t gpa, u32 len, u64 val);

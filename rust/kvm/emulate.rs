@@ -19,12 +19,21 @@ impl<S> Vcpu<'_, S> {
         Exit::from_handler(unsafe { bindings::kvm_skip_emulated_instruction(self.raw()) })
     }
 
-    /// Whether KVM's emulator knows the instruction that has caused a fault.
+    /// Whether KVM's emulator knows the instruction that has caused a fault. True as well if it
+    /// cannot be fetched, the emulator then injects the page fault.
     pub(crate) fn can_emulate_bytes(&mut self, insn: AssistBytes<'_>) -> bool {
         let (bytes, len) = insn.raw();
         // SAFETY: The vCPU is alive and loaded, handling an exit in its thread, and the bytes are
-        // valid.
-        unsafe { bindings::mmio_ext_can_emulate(self.raw(), bytes, len) }
+        // valid. It has a context of the emulator from when it was made until it is destroyed.
+        unsafe {
+            bindings::x86_decode_emulated_instruction(
+                self.raw(),
+                bindings::MMIO_EXT_EMULTYPE_PF,
+                bytes,
+                len,
+            ) == bindings::MMIO_EXT_EMULATION_OK
+                || (*(*self.arch()).emulate_ctxt).have_exception
+        }
     }
 
     /// Emulates the instruction that has caused a fault at `addr`.

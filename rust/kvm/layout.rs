@@ -2,8 +2,7 @@
 
 //! Where KVM keeps what, as far as it depends on the version of the kernel.
 //!
-//! Since 7.3, what reads a guest's page tables is a part of each MMU. `gva_walk()` of
-//! `rust/helpers.c` is the same in C.
+//! Since 7.3, what reads a guest's page tables is a part of each MMU.
 
 use kvm_bindings as bindings;
 

@@ -5,15 +5,16 @@
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h), `struct kvm_memslots`.
 
 use super::{
-    addr::Gpa,
+    addr::{Gpa, PAGE_MASK},
     generation::MemslotGeneration,
     guest_memory::UserPtr,
+    srcu::Srcu,
     vcpu::Vcpu, //
 };
-use core::ptr;
+use core::ptr::{self, NonNull};
 use kvm_bindings as bindings;
 
-impl<S> Vcpu<'_, S> {
+impl<'a, S> Vcpu<'a, S> {
     /// The generation of the memslots that the vCPU uses: those of SMM while it is in SMM.
     #[inline(always)]
     pub(crate) fn memslots_generation(&self) -> MemslotGeneration {
@@ -27,17 +28,53 @@ impl<S> Vcpu<'_, S> {
         }
     }
 
-    /// Whether an address is memory that the guest may only read, i.e. is MMIO for writes.
-    pub(crate) fn is_read_only(&self, gpa: Gpa) -> bool {
-        let _srcu = self.srcu();
-        // SAFETY: The vCPU is alive, and `_srcu` says that `kvm->srcu` is held.
-        unsafe { bindings::mmio_ext_is_read_only(self.raw(), gpa.0) }
+    /// The memslot that has an address.
+    fn memslot(&self, gpa: Gpa) -> Option<Memslot<'a>> {
+        let srcu = self.srcu();
+        // SAFETY: The vCPU is alive, and `srcu` says that `kvm->srcu` is held.
+        let slot = unsafe { bindings::kvm_vcpu_gfn_to_memslot(self.raw(), gpa.gfn().0) };
+        // INVARIANT: It was found with `kvm->srcu` held.
+        NonNull::new(slot).map(|slot| Memslot { slot, _srcu: srcu })
     }
 
-    /// Where an address of the VM is in its process, `None` if no memslot has it.
+    /// Whether an address is memory that the guest may only read, i.e. is MMIO for writes.
+    pub(crate) fn is_read_only(&self, gpa: Gpa) -> bool {
+        self.memslot(gpa).is_some_and(|slot| {
+            slot.flags() & (bindings::MMIO_EXT_SLOT_READ_ONLY | bindings::MMIO_EXT_SLOT_INVALID)
+                == bindings::MMIO_EXT_SLOT_READ_ONLY
+        })
+    }
+
+    /// Where an address of the VM is in its process, `None` if no memslot has it, or not in the
+    /// process. It holds as long as the memslots are what they are.
     pub(crate) fn user_pointer(&self, gpa: Gpa) -> Option<UserPtr> {
-        let _srcu = self.srcu();
-        // SAFETY: The vCPU is alive, and `_srcu` says that `kvm->srcu` is held.
-        UserPtr::new(unsafe { bindings::mmio_ext_user_pointer(self.raw(), gpa.0) })
+        const ELSEWHERE: u32 =
+            bindings::MMIO_EXT_SLOT_INVALID | bindings::MMIO_EXT_SLOT_GUEST_MEMFD;
+        let slot = self.memslot(gpa)?;
+        if slot.flags() & ELSEWHERE != 0 {
+            return None;
+        }
+        // SAFETY: By the type's invariants the memslot is alive; it has the page.
+        let page = unsafe { bindings::mmio_ext_gfn_to_hva(slot.slot.as_ptr(), gpa.gfn().0) };
+        UserPtr::new((page as u64 | gpa.0 & !PAGE_MASK) as *const u64)
+    }
+}
+
+/// A memslot.
+///
+/// # Invariants
+///
+/// `slot` points to a memslot of a set that is alive as long as `_srcu` says that `kvm->srcu` is held.
+struct Memslot<'a> {
+    slot: NonNull<bindings::kvm_memory_slot>,
+    _srcu: Srcu<'a>,
+}
+
+impl Memslot<'_> {
+    /// `KVM_MEM_*` and `KVM_MEMSLOT_INVALID`.
+    fn flags(&self) -> u32 {
+        // SAFETY: By the type's invariants the memslot is alive. KVM gives a memslot that others may
+        // have found no other flags: it puts another in its place.
+        unsafe { (*self.slot.as_ptr()).flags }
     }
 }

@@ -13,7 +13,10 @@ use super::{
     mmio_info::MmioInfo,
     vcpu::Vcpu, //
 };
-use core::ptr;
+use core::{
+    mem::MaybeUninit,
+    ptr, //
+};
 use kernel::ffi::c_int;
 use kvm_bindings as bindings;
 
@@ -175,8 +178,17 @@ impl<S> Vcpu<'_, S> {
             0
         };
         let access = purpose.error_code() | user;
-        // SAFETY: The vCPU is alive and this is its thread; `_srcu` says that `kvm->srcu` is held.
-        let gpa = unsafe { bindings::mmio_ext_translate(self.raw(), gva.0 as _, access) };
+        let mut exception = MaybeUninit::uninit();
+        // SAFETY: The vCPU is alive and this is its thread; `_srcu` says that `kvm->srcu` is held. What
+        // reads its page tables is set from when it was made. There is room for an exception, which
+        // is not looked at.
+        let gpa = unsafe {
+            // As before the emulator's walks: pages may be faulted in.
+            bindings::mmio_ext_request_l1d_flush();
+            let walk = layout::gva_walk(self.arch()).cast_mut();
+            let translate = (*walk).gva_to_gpa?;
+            translate(self.raw(), walk, gva.0, access, exception.as_mut_ptr())
+        };
         (gpa != bindings::MMIO_EXT_INVALID_GPA as u64).then_some(Gpa(gpa))
     }
 

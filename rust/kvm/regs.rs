@@ -3,7 +3,7 @@
 //! A vCPU's registers and modes, as far as KVM keeps them.
 //!
 //! Only the vCPU's own thread changes them, and whoever has a [`Vcpu`] is in it. C header:
-//! [`arch/x86/kvm/kvm_cache_regs.h`](srctree/arch/x86/kvm/kvm_cache_regs.h).
+//! [`arch/x86/kvm/regs.h`](srctree/arch/x86/kvm/regs.h).
 
 use super::{
     addr::Gva,
@@ -12,6 +12,7 @@ use super::{
     layout,
     vcpu::Vcpu, //
 };
+use kernel::ffi::c_int;
 use kvm_bindings as bindings;
 
 impl<S> Vcpu<'_, S> {
@@ -110,12 +111,24 @@ impl<S> Vcpu<'_, S> {
     /// the entry of the first level, which the processor has in a register.
     #[cold]
     pub(crate) fn flat_root(&self, gva: Gva) -> u64 {
-        // SAFETY: The vCPU is loaded, as its thread holds its mutex, and `kvm->srcu` is held. It may
-        // sleep: with interrupts off `ring()` takes 64-bit code only.
-        match unsafe { bindings::mmio_ext_flat_pdpte(self.raw(), gva.0 as u32) } {
+        if !self.has_pae_paging() {
+            return self.cr3();
+        }
+        let _srcu = self.srcu();
+        // SAFETY: The vCPU is loaded, as its thread holds its mutex; `_srcu` says that `kvm->srcu` is
+        // held. It may sleep: with interrupts off `ring()` takes 64-bit code only.
+        match unsafe { bindings::mmio_ext_pdptr_read(self.raw(), (gva.0 as u32 >> 30) as c_int) } {
             0 => self.cr3(),
             pdpte => pdpte,
         }
+    }
+
+    /// Whether the guest's page tables are those of PAE, `is_pae_paging()`.
+    #[inline(always)]
+    fn has_pae_paging(&self) -> bool {
+        // SAFETY: The vCPU is alive. The guest never owns this bit of CR4, so it is up to date.
+        let has_pae = unsafe { (*self.arch()).cr4 as u64 & bindings::MMIO_EXT_CR4_PAE != 0 };
+        has_pae && !self.is_in_long_mode() && !self.paging_is_off()
     }
 
     /// Whether the guest's linear addresses have 57 bits rather than 48, `vcpu_virt_addr_bits()`.
