@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-//! In the place of `rust/helpers.c` and of what bindgen makes of its header.
+//! In the place of `rust/helpers.c` and of what bindgen makes of its header and of KVM's.
+#![allow(non_camel_case_types, non_upper_case_globals, reason = "names of C")]
 
 pub(crate) const MMIO_EXT_ROOT_MAX_LEVEL: i32 = 5;
 pub(crate) const MMIO_EXT_PAGE_SIZE: u64 = 4096;
+pub(crate) const kvm_mmio_ext_access_KVM_MMIO_EXT_WRITE: u32 = 1;
+pub(crate) const kvm_mmio_ext_access_KVM_MMIO_EXT_USERSPACE: u32 = 2;
 
-#[allow(non_camel_case_types)]
 #[derive(Clone, Copy)]
 pub(crate) struct mmio_ext_pte {
     pub(crate) ptep: *const u64,

@@ -28,7 +28,40 @@ impl<T, F: FnOnce(*mut T)> Init<T> for F {
 #[macro_export]
 macro_rules! init {
     ($Type:ident { $($fields:tt)* }) => {
-        |place: *mut $Type| { $crate::init_fields!(place, $($fields)*); }
+        |place| {
+            $crate::init_type!(place, $Type, [], $($fields)*);
+            $crate::init_fields!(place, $($fields)*);
+        }
+    };
+}
+
+/// `try_init!`, of what cannot fail.
+#[macro_export]
+macro_rules! try_init {
+    ($Type:ident { $($fields:tt)* }? $Error:ty) => {
+        $crate::init!($Type { $($fields)* })
+    };
+}
+
+/// Tells the compiler what is made, which has parameters that are not named, and sees to it that no
+/// field is forgotten.
+#[macro_export]
+macro_rules! init_type {
+    ($place:ident, $Type:ident, [$($names:ident)*], $field:ident <- $init:expr, $($others:tt)*) => {
+        $crate::init_type!($place, $Type, [$($names)* $field], $($others)*);
+    };
+    ($place:ident, $Type:ident, [$($names:ident)*], $field:ident: $value:expr, $($others:tt)*) => {
+        $crate::init_type!($place, $Type, [$($names)* $field], $($others)*);
+    };
+    ($place:ident, $Type:ident, [$($names:ident)*], $field:ident, $($others:tt)*) => {
+        $crate::init_type!($place, $Type, [$($names)* $field], $($others)*);
+    };
+    ($place:ident, $Type:ident, [$($names:ident)*],) => {
+        #[allow(unreachable_code, clippy::diverging_sub_expression)]
+        if false {
+            // SAFETY: This is never executed.
+            unsafe { std::ptr::write($place, $Type { $($names: unreachable!()),* }) };
+        }
     };
 }
 
@@ -48,6 +81,9 @@ macro_rules! init_fields {
         // fields.
         unsafe { (&raw mut (*$place).$field).write(value) };
         $crate::init_fields!($place, $($others)*);
+    };
+    ($place:ident, $field:ident, $($others:tt)*) => {
+        $crate::init_fields!($place, $field: $field, $($others)*);
     };
     ($place:ident,) => {};
 }

@@ -3,10 +3,9 @@
 //!
 //! loom runs each test again and again, with another order of the threads' steps each time and
 //! with every value that a load may return. The way of an access is the module's own code, from
-//! the exit handlers down to the doorbells; `kvm/vcpu.rs` is in the place of its abstraction over
-//! `struct kvm_vcpu`, `linux/` models what of KVM is below that, and `hooks.rs` what calls the
-//! module. Atomics are no stronger there than on
-//! x86.
+//! what KVM calls down to the doorbells; `kvm/` is in the place of its abstractions over `struct
+//! kvm_vcpu` and the host, and `linux/` models what of KVM is below that, and what calls the module.
+//! Atomics are no stronger there than on x86.
 //!
 //! loom's threads take turns on one of the system's, hence `Rc` and `Cell` in what they share.
 //!
@@ -24,32 +23,56 @@ extern crate self as pin_init;
 use bindings::*;
 use in_place::{init_array_from_fn, init_zeroed, Zeroable};
 use kvm_mmio_ext::{addr, generation, iodev, mmio_info, pure};
+use pure::{bells::Bells, info_cache::InfoCache, refused::Refused};
+use registers::Bell;
 
 #[path = "../../../../src/access.rs"]
 mod access;
+#[path = "../../../../src/arch_init.rs"]
+mod arch_init;
+#[path = "../../../../src/devices.rs"]
+mod devices;
 #[path = "../../../../src/exit.rs"]
 mod exit;
 #[path = "../../../../src/fast/mod.rs"]
 mod fast;
 #[path = "../../../../src/fault.rs"]
 mod fault;
+#[path = "../../../../src/hooks.rs"]
+mod hooks;
 #[path = "../../../../src/insns.rs"]
 #[allow(
     clippy::declare_interior_mutable_const,
     reason = "a value to begin with"
 )]
 mod insns;
-#[path = "../../../../src/sync.rs"]
-mod shadow;
+#[path = "../../../../src/installed.rs"]
+mod installed;
+#[path = "../../../../src/observe/mod.rs"]
+mod observe;
+#[path = "../../../../src/ring.rs"]
+mod ring;
+#[path = "../../../../src/state.rs"]
+mod state;
 
 mod bindings;
-mod hooks;
 mod in_place;
 mod kvm;
 mod linux;
-mod observe;
 mod prelude;
+mod registers;
 mod report;
-mod state;
 mod sync;
 mod tests;
+
+/// `kernel::ffi`, as far as it is used.
+mod ffi {
+    pub(crate) use std::ffi::c_ulong;
+}
+
+// SAFETY: As in `rust/kvm_mmio_ext_main.rs`.
+unsafe impl Zeroable for InfoCache {}
+// SAFETY: As in `rust/kvm_mmio_ext_main.rs`.
+unsafe impl Zeroable for Refused {}
+// SAFETY: As in `rust/kvm_mmio_ext_main.rs`; the pointer of a bell is never null here either.
+unsafe impl Zeroable for Bells<Bell> {}

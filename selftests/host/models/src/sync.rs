@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
-//! `kernel::sync`, as far as it is used.
+//! `kernel::sync`, as far as it is used, and `src/sync.rs`, which has the same name.
 
-use crate::prelude::{Flags, Init, Result};
+#[path = "../../../../src/sync.rs"]
+mod shadow;
+
+pub(crate) use shadow::{set_mmio_spte, sync_mmio_spte};
+
+use crate::prelude::{Flags, Init, Kept, Result};
 use std::ops::Deref;
 
 /// loom notices if one is never freed.
-pub(crate) struct Arc<T>(loom::sync::Arc<T>);
+pub(crate) struct Arc<T>(Kept<loom::sync::Arc<T>>);
 
 impl<T> Arc<T> {
     pub(crate) fn new(value: T, _: Flags) -> Result<Self> {
-        Ok(Self(loom::sync::Arc::new(value)))
+        Ok(Self(Kept::new(loom::sync::Arc::new(value))))
     }
 
     pub(crate) fn init(init: impl Init<T>, flags: Flags) -> Result<Self> {
@@ -23,7 +28,7 @@ impl<T> Arc<T> {
 
 impl<T> Clone for Arc<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self(Kept::new(loom::sync::Arc::clone(&self.0)))
     }
 }
 

@@ -1,86 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
-//! In the place of `rust/kvm/vcpu.rs`: a vCPU of 64-bit code without wildcards or nested guests.
+//! In the place of `rust/kvm/vcpu.rs` and of what gives a `Vcpu` methods there: a vCPU of 64-bit code
+//! without wildcards or nested guests.
 
-use super::guest_memory::UserPtr;
+use super::{
+    exit_info::{AssistBytes, Exit, LastExit, Mode},
+    guest_memory::UserPtr,
+};
 use crate::{
-    access::MmioFault,
     addr::{Gfn, Gpa, Gva},
-    fast::finish_load,
-    generation::{MemslotGeneration, MmioGeneration},
-    insns::FetchCache,
-    iodev::{Answer, Write},
+    generation::MemslotGeneration,
+    iodev::Write,
     linux::{
         memory::ROOT,
         memslots::Page,
-        mmio_ext::{PendingLoad, State},
         mmu::FORMAT,
-        vcpu::{Completion, KvmVcpu},
+        vcpu::{bell, Completion, KvmVcpu},
+        VM,
     },
     mmio_info::MmioInfo,
     prelude::*,
-    pure::{
-        doorbell,
-        info_cache::InfoCache,
-        rsvd::{PageFormat, MAX_LEVEL},
-        spte::{MmioFormat, Spte}, //
-    },
-    report::stats::{Stats, Taker},
+    pure::rsvd::MAX_LEVEL,
+    state::State,
 };
 use std::marker::PhantomData;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Exit(i32);
-
-impl Exit {
-    pub(crate) const PASS: Self = Self(0);
-    pub(crate) const RESUME: Self = Self(1);
-    pub(crate) const USERSPACE: Self = Self(2);
-
-    pub(crate) fn error(error: Error) -> Self {
-        panic!("{error:?}")
-    }
+/// What an extension has for each vCPU.
+pub(crate) trait VcpuState: Sized + 'static {
+    fn new(vm: u64, vcpu: u32) -> Result<KVBox<Self>>;
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PageFault {
-    Retry,
-    Emulate,
-    Invalid,
-}
-
-/// No processor reports bytes here.
-#[derive(Clone, Copy)]
-pub(crate) struct AssistBytes<'a>(PhantomData<&'a u8>);
-
-impl AssistBytes<'_> {
-    pub(crate) const MAX: usize = 15;
-    pub(crate) const NONE: Self = Self(PhantomData);
-
-    pub(crate) fn len(&self) -> usize {
-        0
-    }
-
-    pub(crate) fn words(&self, _: u64) -> Option<[u64; 2]> {
-        None
-    }
-}
-
-/// The kernel of the guest runs 64-bit code.
-#[derive(Clone, Copy)]
-pub(crate) struct Mode;
-
-impl Mode {
-    pub(crate) const fn can_skip(self) -> bool {
-        false
-    }
-
-    pub(crate) const fn is_user(self) -> bool {
-        false
-    }
-
-    pub(crate) const fn is_flat(self) -> bool {
-        false
-    }
+/// What goes on with a load.
+pub(crate) trait CompleteLoad: VcpuState {
+    fn complete_load(vcpu: &mut Vcpu<'_, Self>) -> Option<Exit>;
 }
 
 /// All may be written.
@@ -93,21 +44,26 @@ pub(crate) enum Purpose {
 }
 
 /// A walk of page tables that have one level.
-pub(crate) struct ShadowWalk(Spte);
+pub(crate) struct ShadowWalk(u64);
 
 impl ShadowWalk {
     pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        [(1, self.0 .0)].into_iter()
+        [(1, self.0)].into_iter()
     }
 }
 
 /// Nothing is reserved but in MMIO SPTEs.
 const RESERVED: [[u64; MAX_LEVEL]; 2] = [[0; MAX_LEVEL]; 2];
 
-/// A vCPU in its own thread with `kvm->srcu` held, and with state.
-pub(crate) struct Vcpu<'a>(&'a mut KvmVcpu);
+pub(crate) struct ReservedBits<'a> {
+    pub(crate) masks: &'a [[u64; MAX_LEVEL]; 2],
+    pub(crate) bad_mt_xwr: u64,
+}
 
-impl<'a> Vcpu<'a> {
+/// A vCPU in its own thread with `kvm->srcu` held, and with state.
+pub(crate) struct Vcpu<'a, S>(&'a mut KvmVcpu, PhantomData<S>);
+
+impl<'a> Vcpu<'a, State> {
     pub(crate) const PFERR_RSVD: u64 = 1 << 3;
     pub(crate) const PFERR_WRITE: u64 = 1 << 1;
 
@@ -118,33 +74,21 @@ impl<'a> Vcpu<'a> {
     /// Makes the state if there is none.
     pub(crate) fn enter(vcpu: &'a mut KvmVcpu) -> Self {
         if vcpu.mmio_ext.is_none() {
-            vcpu.mmio_ext = Some(Box::new(State::new()));
+            vcpu.mmio_ext = Some(State::new(VM, 0).expect("has memory"));
         }
-        Self(vcpu)
+        Self(vcpu, PhantomData)
     }
 
-    fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &State {
         self.0.mmio_ext.as_deref().expect("has state")
     }
 
-    fn state_mut(&mut self) -> &mut State {
+    pub(crate) fn state_mut(&mut self) -> &mut State {
         self.0.mmio_ext.as_deref_mut().expect("has state")
     }
 
-    pub(crate) fn stats(&self) -> &Stats {
-        &self.state().stats
-    }
-
-    pub(crate) fn info_cache(&self) -> &InfoCache {
-        &self.state().info_cache
-    }
-
-    pub(crate) fn info_cache_mut(&mut self) -> &mut InfoCache {
-        &mut self.state_mut().info_cache
-    }
-
-    pub(crate) fn take_faulting_in(&mut self) -> bool {
-        core::mem::take(&mut self.state_mut().faulting_in)
+    pub(crate) fn kvm_vcpu(&self) -> &KvmVcpu {
+        self.0
     }
 
     pub(crate) fn last_mmio_info(&self) -> MmioInfo {
@@ -171,63 +115,55 @@ impl<'a> Vcpu<'a> {
         false
     }
 
-    pub(crate) fn mmio_format(&self) -> MmioFormat {
-        FORMAT
+    pub(crate) fn shadow_mmio_value(&self) -> u64 {
+        FORMAT.mask.value
     }
 
-    pub(crate) fn page_format(&self) -> PageFormat<'_> {
-        PageFormat {
-            reserved: &RESERVED,
+    pub(crate) fn reserved_bits(&self) -> ReservedBits<'_> {
+        ReservedBits {
+            masks: &RESERVED,
             bad_mt_xwr: 0,
         }
     }
 
     pub(crate) fn walk_shadow_page_lockless(&mut self, _: u64) -> ShadowWalk {
-        ShadowWalk(self.0.kvm.mmu.spte())
+        ShadowWalk(self.0.kvm.mmu.spte().0)
     }
 
-    pub(crate) fn has_wildcards(&self) -> bool {
-        false
-    }
-
-    pub(crate) fn signal_wildcard(&mut self, _: Gpa) -> bool {
-        false
+    pub(crate) fn kvm_mmu_page_fault(&mut self, _: u64, _: u64, _: AssistBytes<'_>) -> Exit {
+        self.0.kvm_mmu_page_fault(true)
     }
 
     pub(crate) fn skip_emulated_instruction(&mut self) -> Exit {
         Exit::RESUME
     }
 
-    pub(crate) fn has_wildcard(&self, _: Gpa) -> bool {
-        false
-    }
-
-    pub(crate) fn can_emulate(&mut self, _: &MmioFault<'_>) -> bool {
+    pub(crate) fn can_emulate_bytes(&mut self, _: AssistBytes<'_>) -> bool {
         true
     }
 
-    pub(crate) fn emulate_instruction(&mut self, _: &MmioFault<'_>) -> Exit {
+    pub(crate) fn x86_emulate_instruction(&mut self, _: u64, _: AssistBytes<'_>) -> Exit {
         self.0.emulate()
-    }
-
-    pub(crate) fn fetch_cache(&self) -> &FetchCache {
-        &self.state().fetch_cache
-    }
-
-    pub(crate) fn fetch_cache_mut(&mut self) -> &mut FetchCache {
-        &mut self.state_mut().fetch_cache
     }
 
     pub(crate) fn runs_plain_code(&self, _: Mode) -> bool {
         true
     }
 
-    pub(crate) fn rip(&self) -> u64 {
-        self.0.rip.0
-    }
-
     pub(crate) fn runs_plain_flat_code(&self, _: Mode) -> bool {
         false
+    }
+
+    pub(crate) fn is_in_long_mode(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn counts_no_instructions(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn rip(&self) -> u64 {
+        self.0.rip.0
     }
 
     pub(crate) fn flat_root(&self, _: Gva) -> u64 {
@@ -268,42 +204,33 @@ impl<'a> Vcpu<'a> {
         true
     }
 
-    pub(crate) fn write_mmio(&mut self, write: Write, next_rip: u64, known: bool) -> Exit {
-        let bus = self.0.kvm.bus_now();
-        let slots = self.memslots_generation();
-        let bells = &mut self.state_mut().bells;
-        let taker = match bells.ring(&bus, &write, slots, |_| ()) {
-            true => Taker::Ioeventfd,
-            false => match doorbell::write(&bus, &write) {
-                Some(Answer::Rung { bell, again }) => {
-                    bells.remember(&bus, &write, slots, (bell, again));
-                    Taker::Ioeventfd
-                }
-                Some(_) => Taker::Kernel,
-                None => Taker::Userspace,
-            },
-        };
-        match taker {
-            Taker::Userspace => self.0.exit_for_write(write.gpa, write.size),
-            _ => self.0.rang(),
-        }
-        self.stats().count_fast(known, taker, true, write.size);
-        self.retire(next_rip)
+    /// There is no local APIC in the kernel.
+    pub(crate) fn is_apic_page(&self, _: Gpa) -> bool {
+        false
     }
 
-    pub(crate) fn read_mmio(&mut self, load: PendingLoad, known: bool) -> Option<u64> {
-        self.stats()
-            .count_fast(known, Taker::Userspace, false, load.size);
-        self.state_mut().pending_load = Some(load);
-        self.0
-            .exit_for_read(load.gpa, load.size, Completion::Extension);
-        None
+    pub(crate) fn write_to_apic(&mut self, _: &Write) -> bool {
+        false
     }
 
-    /// `complete_load()` of `src/hooks.rs`.
-    pub(crate) fn complete_load(&mut self, value: u64) {
-        let load = self.state_mut().pending_load.take().expect("pending");
-        finish_load(self, load, value);
+    /// `kvm_mmio_ext_bell()`, for KVM to ask about the address.
+    pub(crate) fn add_bell(&mut self, gpa: Gpa) {
+        self.0.bells |= bell(gpa);
+    }
+
+    pub(crate) fn exit_for_write(&mut self, write: &Write, next_rip: u64) {
+        self.0.exit_for_write(write.gpa, write.size);
+        self.0.retire(Gva(next_rip));
+    }
+
+    /// No device answers reads.
+    pub(crate) fn read_mmio_at(&mut self, gpa: Gpa, size: u8, _: bool) -> (u64, bool) {
+        self.0.exit_for_read(gpa, size, Completion::Extension);
+        (0, false)
+    }
+
+    pub(crate) fn provided_value(&mut self, _: Gpa, _: u8) -> u64 {
+        self.0.provided
     }
 
     pub(crate) fn retire(&mut self, next_rip: u64) -> Exit {
@@ -315,20 +242,25 @@ impl<'a> Vcpu<'a> {
         self.retire(next_rip)
     }
 
-    pub(crate) fn fault_in(&mut self, _: &MmioFault<'_>) -> Exit {
-        self.state_mut().faulting_in = true;
-        let exit = self.0.kvm_mmu_page_fault(true);
-        self.state_mut().faulting_in = false;
-        exit
+    pub(crate) fn exit_tsc(&self) -> u64 {
+        0
+    }
+
+    pub(crate) fn last_exit(&self) -> LastExit<'a> {
+        LastExit::NOW
     }
 
     pub(crate) fn warn_reserved(&self) {
         panic!("reserved bits");
     }
 
-    pub(crate) fn trace_check_mmio_spte(&self, _: Spte, _: MmioGeneration, _: MmioGeneration) {}
+    pub(crate) fn trace_mmio_spte_check(&self, _: u64, _: u32, _: u32) {}
 
     pub(crate) fn trace_handle_mmio_page_fault(&self, _: Gva, _: Gfn, _: u32) {}
 
     pub(crate) fn trace_page_fault(&self, _: Gpa, _: u64) {}
+
+    pub(crate) fn trace_mmio_write(&self, _: &Write) {}
+
+    pub(crate) fn trace_fast_mmio(&self, _: Gpa) {}
 }

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The I/O bus for MMIO.
 
+use super::{
+    mistake::Mistake,
+    vcpu::{Effect, Effects},
+};
 use crate::{
     addr::Gpa,
-    iodev::{Again, Answer, Range, Write},
+    iodev::{Again, Answer, BellKind, Range, Write},
+    state::Vcpu,
 };
 use loom::{
     cell::UnsafeCell,
@@ -12,7 +17,7 @@ use loom::{
         Ordering::{Acquire, Relaxed, Release},
     },
 };
-use std::{cell::RefCell, ptr::NonNull, rc::Rc};
+use std::{cell::RefCell, marker::PhantomData, ptr::NonNull, rc::Rc};
 
 /// A device on the bus.
 pub(crate) struct Device {
@@ -157,14 +162,6 @@ impl Bus {
         let mut devices = bus.range.iter();
         devices.any(|device| device.write(gpa.0, value, len.into()))
     }
-
-    /// With `any`, it passes for the same one always.
-    pub(super) fn now(&self, any: bool) -> BusNow {
-        BusNow {
-            state: self.active(),
-            any,
-        }
-    }
 }
 
 /// An old bus that is freed after a grace period, `call_srcu()`.
@@ -180,29 +177,62 @@ impl OldBus {
     }
 }
 
-/// In the place of `Bell` there.
+/// In the place of `Bell` of `rust/kvm/bus.rs`: there are only eventfds.
 #[derive(Clone, Copy)]
 pub(crate) struct Bell {
     of: NonNull<Device>,
     generation: u64,
 }
 
-/// In the place of `IoBus` of `rust/kvm/bus.rs`.
-pub(crate) struct BusNow {
-    state: Rc<State>,
-    any: bool,
+impl Bell {
+    pub(crate) fn kind(self) -> BellKind {
+        BellKind::Eventfd
+    }
 }
 
-impl BusNow {
+/// In the place of `IoBus` there.
+pub(crate) struct IoBus<'a> {
+    state: Rc<State>,
+    /// It passes for the same one always.
+    any: bool,
+    effects: Effects,
+    _srcu: PhantomData<&'a ()>,
+}
+
+impl<'a> IoBus<'a> {
+    pub(crate) fn mmio(vcpu: &Vcpu<'a>) -> Option<Self> {
+        let vcpu = vcpu.kvm_vcpu();
+        Some(Self {
+            state: vcpu.kvm.bus.active(),
+            any: vcpu.kvm.makes(Mistake::AnyBus),
+            effects: vcpu.effects.clone(),
+            _srcu: PhantomData,
+        })
+    }
+
+    /// There are no zero-length ioeventfds.
+    pub(crate) fn fast_mmio(_: &Vcpu<'a>) -> Option<Self> {
+        None
+    }
+
     fn generation(&self) -> u64 {
         match self.any {
             true => 1,
             false => self.state.generation,
         }
     }
+
+    /// No device answers reads.
+    pub(crate) fn read(&self, _: usize, _: Gpa, _: u8) -> Option<u64> {
+        None
+    }
+
+    fn has_taken(&self) {
+        self.effects.borrow_mut().push(Effect::Bus);
+    }
 }
 
-impl crate::iodev::Bus for BusNow {
+impl crate::iodev::Bus for IoBus<'_> {
     type Bell = Bell;
 
     fn count(&self) -> usize {
@@ -220,17 +250,22 @@ impl crate::iodev::Bus for BusNow {
     fn write(&self, index: usize, write: &Write) -> Answer<Bell> {
         assert_alive(&self.state.is_alive, "bus");
         let device = &self.state.range[index];
-        let takes = device.write(write.gpa.0, write.value, write.size.into());
-        match (takes, device.is_ioeventfd()) {
-            (true, true) => Answer::Rung {
-                bell: Bell {
-                    of: NonNull::from(&**device),
-                    generation: self.generation(),
-                },
-                again: Again::SameValue,
+        let is_ioeventfd = device.is_ioeventfd();
+        if !device.write(write.gpa.0, write.value, write.size.into()) {
+            return Answer::Declined {
+                always: is_ioeventfd,
+            };
+        }
+        self.has_taken();
+        if !is_ioeventfd {
+            return Answer::Taken;
+        }
+        Answer::Rung {
+            bell: Bell {
+                of: NonNull::from(&**device),
+                generation: self.generation(),
             },
-            (true, false) => Answer::Taken,
-            (false, always) => Answer::Declined { always },
+            again: Again::SameValue,
         }
     }
 
@@ -244,6 +279,7 @@ impl crate::iodev::Bus for BusNow {
         if is_current {
             // SAFETY: Devices are kept, as `states` keeps their buses.
             unsafe { bell.of.as_ref() }.signal();
+            self.has_taken();
         }
         is_current
     }

@@ -11,12 +11,15 @@ use loom::sync::{
     Mutex,
 };
 
+/// The width of a physical address of the host.
+pub(crate) const PHYS_BITS: u32 = 46;
+
 /// The host's.
 pub(crate) const FORMAT: MmioFormat = MmioFormat {
-    mask: MmioMask::paging(46),
+    mask: MmioMask::paging(PHYS_BITS),
     caching: true,
     l1tf: 0,
-    lower_gfn: (1 << 46) - (1 << 12),
+    lower_gfn: (1 << PHYS_BITS) - (1 << 12),
 };
 
 /// An entry that maps memory: `SPTE_MMU_PRESENT_MASK` and the hardware's own bit.

@@ -2,10 +2,10 @@
 //! What KVM does around the extension, as far as threads share it.
 
 pub(crate) mod bus;
+mod exits;
 pub(crate) mod memory;
 pub(crate) mod memslots;
 mod mistake;
-pub(crate) mod mmio_ext;
 pub(crate) mod mmu;
 pub(crate) mod module;
 pub(crate) mod srcu;
@@ -13,4 +13,4 @@ pub(crate) mod vcpu;
 mod vm;
 
 pub(crate) use mistake::Mistake;
-pub(crate) use vm::{Kvm, FAST};
+pub(crate) use vm::{Kvm, FAST, VM};

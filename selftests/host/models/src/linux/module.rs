@@ -2,7 +2,8 @@
 //! The life of the module, of VMs and of what hangs off a vCPU: `arch/x86/kvm/mmio_ext.c`, which
 //! the patches add, and what it needs of `kernel/module/main.c`.
 
-use super::{mistake::Mistake, mmio_ext::OwnState};
+use super::{mistake::Mistake, VM};
+use crate::{kvm::VcpuState, prelude::KVBox, report::stats::Event, state::State};
 use loom::{
     cell::UnsafeCell,
     sync::{
@@ -68,7 +69,7 @@ pub(crate) struct Host {
 
 /// `vcpu->arch.mmio_ext`: nobody but the module knows how to free it.
 #[derive(Default)]
-pub(crate) struct VcpuMemory(Option<ManuallyDrop<OwnState>>);
+pub(crate) struct VcpuMemory(Option<ManuallyDrop<KVBox<State>>>);
 
 impl Host {
     /// With the module in memory, not yet registered.
@@ -164,8 +165,8 @@ impl Host {
         self.module.run(|| {
             let state = vcpu
                 .0
-                .get_or_insert_with(|| ManuallyDrop::new(OwnState::new().expect("has memory")));
-            state.count_access();
+                .get_or_insert_with(|| ManuallyDrop::new(State::new(VM, 0).expect("has memory")));
+            state.stats.count(Event::CacheFilled);
         });
         true
     }
@@ -181,7 +182,7 @@ impl Host {
     pub(crate) fn vcpu_free(&self, vcpu: &mut VcpuMemory) {
         let forwarded = !self.makes(Mistake::FreeOnlyWhileOn) || self.key.load(Relaxed);
         if let Some(state) = vcpu.0.take().filter(|_| forwarded) {
-            self.module.run(|| ManuallyDrop::into_inner(state).free());
+            self.module.run(|| drop(ManuallyDrop::into_inner(state)));
         }
     }
 }

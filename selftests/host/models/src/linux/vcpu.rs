@@ -3,15 +3,20 @@
 
 use super::{
     memory::{Insn, DEVICE},
-    mmio_ext::State,
     vm::Kvm,
 };
 use crate::{
     access::FaultAddress,
     addr::{Gfn, Gpa, Gva},
     mmio_info::MmioInfo,
+    prelude::KVBox,
+    report::stats::{Event, Snapshot},
+    state::State,
 };
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 /// Where the guest's page tables map the device.
 pub(crate) const DEVICE_GVA: Gva = Gva(0x7000);
@@ -34,10 +39,22 @@ pub(crate) enum Completion {
     Extension,
 }
 
+/// What accesses have come to since somebody has looked.
+pub(crate) type Effects = Rc<RefCell<Vec<Effect>>>;
+
+/// `kvm_mmio_ext_bell()`: a bit for the addresses that KVM does not tell apart.
+pub(crate) fn bell(gpa: Gpa) -> u64 {
+    1 << (gpa.0 / 8 % 64)
+}
+
 /// `struct kvm_vcpu`
 pub(crate) struct KvmVcpu {
     pub(crate) kvm: Rc<Kvm>,
-    pub(crate) mmio_ext: Option<Box<State>>,
+    pub(crate) mmio_ext: Option<KVBox<State>>,
+    /// `vcpu->arch.mmio_ext_bells`
+    pub(crate) bells: u64,
+    /// The parameter `irqsoff`.
+    pub(crate) irqs_off: bool,
     /// `vcpu->arch.mmio_*`
     pub(crate) mmio_info: Cell<MmioInfo>,
     /// Guest paging is nothing to the MMU, as with TDP.
@@ -52,7 +69,9 @@ pub(crate) struct KvmVcpu {
     pub(crate) offset: u64,
     pub(crate) insn: Insn,
     pub(crate) completion: Option<Completion>,
-    pub(crate) effects: Vec<Effect>,
+    /// What userspace answers to a read.
+    pub(crate) provided: u64,
+    pub(crate) effects: Effects,
 }
 
 impl KvmVcpu {
@@ -60,6 +79,8 @@ impl KvmVcpu {
         Self {
             kvm: kvm.clone(),
             mmio_ext: None,
+            bells: 0,
+            irqs_off: true,
             mmio_info: Cell::new(MmioInfo::EMPTY),
             direct,
             nested: false,
@@ -69,7 +90,8 @@ impl KvmVcpu {
             offset: 0,
             insn: Insn::Store,
             completion: None,
-            effects: Vec::new(),
+            provided: 0,
+            effects: Effects::default(),
         }
     }
 
@@ -96,22 +118,42 @@ impl KvmVcpu {
     }
 
     pub(crate) fn exit_for_write(&mut self, gpa: Gpa, size: u8) {
-        self.effects.push(Effect::Mmio {
+        self.has(Effect::Mmio {
             gfn: gpa.gfn(),
             size,
         });
     }
 
-    /// A device on the bus has taken a write.
-    pub(crate) fn rang(&mut self) {
-        self.effects.push(Effect::Bus);
+    pub(super) fn has(&self, effect: Effect) {
+        self.effects.borrow_mut().push(effect);
+    }
+
+    fn counted(&self) -> Snapshot {
+        let state = self.mmio_ext.as_deref();
+        state.map_or(Snapshot::ZERO, |state| state.stats.snapshot())
+    }
+
+    /// How many faults a cache, an MMIO SPTE or a read-only memslot has answered.
+    pub(crate) fn hits(&self) -> u64 {
+        let now = self.counted();
+        [Event::CacheHit, Event::SpteHit, Event::ReadOnly]
+            .map(|event| now.get(event))
+            .iter()
+            .sum()
+    }
+
+    /// How many accesses the fast path has completed.
+    pub(crate) fn fast(&self) -> u64 {
+        self.counted().fast()
+    }
+
+    /// How many of them before interrupts were on.
+    pub(crate) fn rung_early(&self) -> u64 {
+        self.counted().irqsoff()
     }
 
     pub(crate) fn exit_for_read(&mut self, gpa: Gpa, size: u8, completion: Completion) {
-        self.effects.push(Effect::Mmio {
-            gfn: gpa.gfn(),
-            size,
-        });
+        self.exit_for_write(gpa, size);
         self.completion = Some(completion);
     }
 

@@ -2,7 +2,7 @@
 //! A VM, and what ioctls change of it.
 
 use super::{
-    bus::{Bus, BusNow, Device, OldBus},
+    bus::{Bus, Device, OldBus},
     memslots::{Memslots, Page},
     mistake::Mistake,
     mmu::Mmu,
@@ -11,6 +11,9 @@ use super::{
 use crate::addr::{Gfn, Gpa};
 use loom::sync::atomic::AtomicBool;
 use std::rc::Rc;
+
+/// The number of the one VM.
+pub(crate) const VM: u64 = 1;
 
 loom::lazy_static! {
     /// The parameter `fast`.
@@ -92,10 +95,5 @@ impl Kvm {
     /// `kvm_io_bus_write()`: whether a device takes a write.
     pub(crate) fn bus_write(&self, gpa: Gpa, value: u64, len: u8) -> bool {
         self.bus.write(gpa, value, len)
-    }
-
-    /// The bus as the extension sees it.
-    pub(crate) fn bus_now(&self) -> BusNow {
-        self.bus.now(self.makes(Mistake::AnyBus))
     }
 }

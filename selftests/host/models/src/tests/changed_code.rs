@@ -10,22 +10,18 @@ use crate::linux::{
 };
 use std::rc::Rc;
 
-fn fast(vcpu: &KvmVcpu) -> u64 {
-    vcpu.mmio_ext.as_ref().map_or(0, |state| state.fast())
-}
-
 #[test]
 fn a_store_is_not_what_has_faulted_on_a_read() {
     explore(|| {
         let kvm = Rc::new(Kvm::new(DEVICE, Page::Hole, None));
         let mut vcpu = KvmVcpu::new(&kvm, false);
         vcpu.store(0, 1);
-        let before = fast(&vcpu);
+        let before = vcpu.fast();
         let effect = vcpu.store(0, 1);
-        assert_eq!(fast(&vcpu), before + 1, "it is known");
+        assert_eq!(vcpu.fast(), before + 1, "it is known");
 
         assert_eq!(vcpu.store_for_load(), effect);
-        assert_eq!(fast(&vcpu), before + 1, "for another instruction's fault");
+        assert_eq!(vcpu.fast(), before + 1, "for another instruction's fault");
         matches!(effect, Effect::Mmio { .. })
     });
 }

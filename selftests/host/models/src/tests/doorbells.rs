@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Ioeventfds that come and go while a vCPU writes to them: one that an ioctl has removed is not
-//! signalled any more, one that it has added is, and the memory of neither is used too late.
+//! signalled any more, one that it has added is, and the memory of neither is used too late. So on
+//! the ordinary path, and before interrupts are on again.
 
 use super::explore;
 use crate::addr::Gpa;
@@ -32,8 +33,22 @@ fn ioeventfd(value: u64) -> Rc<Device> {
     Device::ioeventfd(DEVICE.gpa(), SIZE, value)
 }
 
+/// Where a doorbell that is known is answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Ordinary,
+    IrqsOff,
+}
+
+const PATHS: [Path; 2] = [Path::Ordinary, Path::IrqsOff];
+
 /// A VM with some devices, and a vCPU that has rung the last of them, whose value is `value`.
-fn start(devices: &[&Rc<Device>], value: u64, mistake: Option<Mistake>) -> (Rc<Kvm>, KvmVcpu) {
+fn start(
+    devices: &[&Rc<Device>],
+    value: u64,
+    path: Path,
+    mistake: Option<Mistake>,
+) -> (Rc<Kvm>, KvmVcpu) {
     let kvm = Rc::new(Kvm::new(DEVICE, Page::Hole, mistake));
     let old = devices.iter().map(|device| kvm.register_dev(device));
     if mistake != Some(Mistake::BusFreedAtOnce) {
@@ -42,17 +57,21 @@ fn start(devices: &[&Rc<Device>], value: u64, mistake: Option<Mistake>) -> (Rc<K
         old.for_each(drop);
     }
     let mut vcpu = KvmVcpu::new(&kvm, true);
+    vcpu.irqs_off = path == Path::IrqsOff;
     for _ in 0..3 {
         vcpu.store(0, value);
     }
+    // It is known from the second of them on.
+    let is_early = vcpu.irqs_off && !devices.is_empty();
+    assert_eq!(vcpu.rung_early(), u64::from(is_early));
     (kvm, vcpu)
 }
 
 /// The ioctl that removes an ioeventfd returns, and the eventfd's user looks at it.
-fn remove(mistake: Option<Mistake>) {
+fn remove(path: Path, mistake: Option<Mistake>) {
     explore(move || {
         let bell = ioeventfd(1);
-        let (kvm, mut vcpu) = start(&[&bell], 1, mistake);
+        let (kvm, mut vcpu) = start(&[&bell], 1, path, mistake);
         let before = bell.writes();
 
         let remover = {
@@ -74,10 +93,10 @@ fn remove(mistake: Option<Mistake>) {
 }
 
 /// Another ioeventfd takes the place of one, and the guest is told.
-fn replace(mistake: Option<Mistake>) {
+fn replace(path: Path, mistake: Option<Mistake>) {
     explore(move || {
         let (old, new) = (ioeventfd(1), ioeventfd(1));
-        let (kvm, mut vcpu) = start(&[&old], 1, mistake);
+        let (kvm, mut vcpu) = start(&[&old], 1, path, mistake);
         let told = Rc::new(AtomicBool::new(false));
 
         let changer = {
@@ -105,7 +124,7 @@ fn replace(mistake: Option<Mistake>) {
 fn fill(mistake: Option<Mistake>) {
     explore(move || {
         let bell = ioeventfd(1);
-        let (kvm, mut vcpu) = start(&[], 1, mistake);
+        let (kvm, mut vcpu) = start(&[], 1, Path::IrqsOff, mistake);
         let told = Rc::new(AtomicBool::new(false));
 
         let changer = {
@@ -128,11 +147,11 @@ fn fill(mistake: Option<Mistake>) {
 
 /// A device of another kind comes to be in front of a doorbell that stays where it was in the
 /// order.
-fn put_in_front(mistake: Option<Mistake>) {
+fn put_in_front(path: Path, mistake: Option<Mistake>) {
     explore(move || {
         let (first, bell) = (ioeventfd(1), ioeventfd(2));
         let other = Device::other(Gpa(DEVICE.gpa().0 - 8), 32);
-        let (kvm, mut vcpu) = start(&[&first, &bell], 2, mistake);
+        let (kvm, mut vcpu) = start(&[&first, &bell], 2, path, mistake);
 
         let changer = {
             let (first, other) = (first.clone(), other.clone());
@@ -154,12 +173,12 @@ fn put_in_front(mistake: Option<Mistake>) {
 
 #[test]
 fn a_removed_ioeventfd_is_not_signalled() {
-    remove(None);
+    PATHS.map(|path| remove(path, None));
 }
 
 #[test]
 fn an_added_ioeventfd_is_signalled() {
-    replace(None);
+    PATHS.map(|path| replace(path, None));
 }
 
 #[test]
@@ -169,31 +188,55 @@ fn an_ioeventfd_at_a_vacant_place_is_signalled() {
 
 #[test]
 fn a_device_in_front_is_not_missed() {
-    put_in_front(None);
+    PATHS.map(|path| put_in_front(path, None));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn removal_needs_a_grace_period() {
-    remove(Some(Mistake::NoGracePeriod));
+    remove(Path::Ordinary, Some(Mistake::NoGracePeriod));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn removal_needs_a_grace_period_with_interrupts_off() {
+    remove(Path::IrqsOff, Some(Mistake::NoGracePeriod));
 }
 
 #[test]
 #[should_panic(expected = "an added ioeventfd is not seen")]
 fn addition_needs_a_barrier() {
-    replace(Some(Mistake::NoBarrier));
+    replace(Path::Ordinary, Some(Mistake::NoBarrier));
+}
+
+#[test]
+#[should_panic(expected = "an added ioeventfd is not seen")]
+fn addition_needs_a_barrier_with_interrupts_off() {
+    replace(Path::IrqsOff, Some(Mistake::NoBarrier));
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn an_old_bus_needs_a_grace_period() {
-    replace(Some(Mistake::BusFreedAtOnce));
+    replace(Path::Ordinary, Some(Mistake::BusFreedAtOnce));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn an_old_bus_needs_a_grace_period_with_interrupts_off() {
+    replace(Path::IrqsOff, Some(Mistake::BusFreedAtOnce));
 }
 
 #[test]
 #[should_panic(expected = "the device in front is missed")]
 fn doorbells_need_the_generation() {
-    put_in_front(Some(Mistake::AnyBus));
+    put_in_front(Path::Ordinary, Some(Mistake::AnyBus));
+}
+
+#[test]
+#[should_panic(expected = "the device in front is missed")]
+fn doorbells_need_the_generation_with_interrupts_off() {
+    put_in_front(Path::IrqsOff, Some(Mistake::AnyBus));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::explore;
 use crate::{
     addr::Gfn,
     linux::{
+        bus::Device,
         memory::{store_size, CODE, DEVICE},
         memslots::Page,
         vcpu::{Effect, KvmVcpu},
@@ -67,6 +68,14 @@ fn store_to(page: Page) -> Effect {
     }
 }
 
+/// There is an ioeventfd where no memory is.
+fn ring(page: Page) -> Effect {
+    match page {
+        Page::Ram(ram) => Effect::Ram(ram),
+        _ => Effect::Bus,
+    }
+}
+
 fn store_by(code: Page) -> Effect {
     let Page::Ram(code) = code else {
         unreachable!("the code is in memory");
@@ -77,21 +86,44 @@ fn store_by(code: Page) -> Effect {
     }
 }
 
+/// What stores come to, and whether there is an ioeventfd for them where no memory is.
+#[derive(Clone, Copy)]
+struct Stores {
+    expected: fn(Page) -> Effect,
+    has_bell: bool,
+}
+
+const TO_DEVICE: Stores = Stores {
+    expected: store_to,
+    has_bell: false,
+};
+const TO_BELL: Stores = Stores {
+    expected: ring,
+    has_bell: true,
+};
+const BY_CODE: Stores = Stores {
+    expected: store_by,
+    has_bell: false,
+};
+
 /// Changes of `gfn`, and a vCPU that makes some stores meanwhile, and some before so that its caches
 /// know the first of the pages.
 fn change(
     gfn: Gfn,
     pages: &'static [Page],
     before: usize,
-    expected: fn(Page) -> Effect,
+    stores: Stores,
     mistake: Option<Mistake>,
 ) {
     explore(move || {
         let kvm = Rc::new(Kvm::new(gfn, pages[0], mistake));
+        if stores.has_bell {
+            kvm.free_later([kvm.register_dev(&Device::ioeventfd(DEVICE.gpa(), 8, 1))]);
+        }
         let truth = Rc::new(Truth::new(pages));
         let mut vcpu = KvmVcpu::new(&kvm, true);
         let mut store = |times| {
-            (0..times).for_each(|_| truth.check(|| vcpu.store(0, 1), expected));
+            (0..times).for_each(|_| truth.check(|| vcpu.store(0, 1), stores.expected));
         };
         store(before);
 
@@ -103,7 +135,7 @@ fn change(
         changer.join().unwrap();
         store(2);
 
-        vcpu.mmio_ext.is_some_and(|state| state.hits() > 0)
+        vcpu.hits() > 0 && stores.has_bell == (vcpu.rung_early() > 0)
     });
 }
 
@@ -119,29 +151,37 @@ const CLOSED: &[Page] = &[Page::Ram(0), Page::ReadOnly];
 
 #[test]
 fn a_new_slot_is_memory() {
-    change(DEVICE, CREATED, COLD, store_to, None);
-    change(DEVICE, CREATED, WARM, store_to, None);
+    change(DEVICE, CREATED, COLD, TO_DEVICE, None);
+    change(DEVICE, CREATED, WARM, TO_DEVICE, None);
 }
 
 #[test]
 fn a_deleted_slot_is_mmio() {
-    change(DEVICE, DELETED, COLD, store_to, None);
-    change(DEVICE, DELETED, WARM, store_to, None);
+    change(DEVICE, DELETED, COLD, TO_DEVICE, None);
+    change(DEVICE, DELETED, WARM, TO_DEVICE, None);
 }
 
 /// What the guest could not write it can, and the other way round.
 #[test]
 fn a_read_only_slot_is_mmio_for_writes() {
-    change(DEVICE, OPENED, COLD, store_to, None);
-    change(DEVICE, OPENED, WARM, store_to, None);
-    change(DEVICE, CLOSED, COLD, store_to, None);
+    change(DEVICE, OPENED, COLD, TO_DEVICE, None);
+    change(DEVICE, OPENED, WARM, TO_DEVICE, None);
+    change(DEVICE, CLOSED, COLD, TO_DEVICE, None);
+}
+
+/// A doorbell there is no doorbell where there is memory to write, nor while KVM makes it.
+#[test]
+fn a_doorbell_of_an_old_slot_is_forgotten() {
+    change(DEVICE, OPENED, WARM, TO_BELL, None);
+    change(DEVICE, CLOSED, COLD, TO_BELL, None);
+    change(DEVICE, CREATED, WARM, TO_BELL, None);
 }
 
 /// The instruction that was read before is not executed.
 #[test]
 fn code_of_an_old_slot_is_forgotten() {
-    change(CODE, REPLACED, COLD, store_by, None);
-    change(CODE, REPLACED, WARM, store_by, None);
+    change(CODE, REPLACED, COLD, BY_CODE, None);
+    change(CODE, REPLACED, WARM, BY_CODE, None);
 }
 
 /// An access that began before the change stores what it knew under the new generation.
@@ -149,7 +189,7 @@ fn code_of_an_old_slot_is_forgotten() {
 #[should_panic(expected = "is not the truth")]
 fn a_new_slot_needs_a_grace_period() {
     let mistake = Some(Mistake::NoGracePeriod);
-    change(DEVICE, CREATED, COLD, store_to, mistake);
+    change(DEVICE, CREATED, COLD, TO_DEVICE, mistake);
 }
 
 /// An access that began before the change maps what is then deleted.
@@ -157,26 +197,33 @@ fn a_new_slot_needs_a_grace_period() {
 #[should_panic(expected = "is not the truth")]
 fn a_deleted_slot_needs_a_grace_period() {
     let mistake = Some(Mistake::NoGracePeriod);
-    change(DEVICE, DELETED, COLD, store_to, mistake);
+    change(DEVICE, DELETED, COLD, TO_DEVICE, mistake);
 }
 
 #[test]
 #[should_panic(expected = "is not the truth")]
 fn a_new_generation_must_wait() {
     let mistake = Some(Mistake::GenerationAtOnce);
-    change(DEVICE, CREATED, COLD, store_to, mistake);
+    change(DEVICE, CREATED, COLD, TO_DEVICE, mistake);
 }
 
 #[test]
 #[should_panic(expected = "is not the truth")]
 fn a_new_slot_needs_a_new_generation() {
     let mistake = Some(Mistake::SameGeneration);
-    change(DEVICE, CREATED, WARM, store_to, mistake);
+    change(DEVICE, CREATED, WARM, TO_DEVICE, mistake);
 }
 
 #[test]
 #[should_panic(expected = "is not the truth")]
 fn code_needs_a_new_generation() {
     let mistake = Some(Mistake::SameGeneration);
-    change(CODE, REPLACED, WARM, store_by, mistake);
+    change(CODE, REPLACED, WARM, BY_CODE, mistake);
+}
+
+#[test]
+#[should_panic(expected = "is not the truth")]
+fn doorbells_need_a_new_generation() {
+    let mistake = Some(Mistake::SameGeneration);
+    change(DEVICE, OPENED, WARM, TO_BELL, mistake);
 }

@@ -6,13 +6,14 @@ use crate::{
     access::FaultAddress,
     addr::Gva,
     fault::{emulator_knows_page, handle_mmio_page_fault, quickly_check_mmio_pf},
-    kvm::{PageFault, Vcpu},
+    kvm::PageFault,
     linux::{
         memory::OTHER_DEVICE,
         memslots::Page,
         vcpu::{KvmVcpu, DEVICE_GVA},
         Kvm,
     },
+    state::Vcpu,
 };
 use std::rc::Rc;
 

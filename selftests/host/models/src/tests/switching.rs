@@ -42,7 +42,7 @@ fn switch(parameter: Parameter, direct: bool, mistake: Option<Mistake>, run: fn(
         run(&mut vcpu);
         switcher.join().unwrap();
 
-        vcpu.mmio_ext.is_some_and(|state| state.fast() > 0)
+        vcpu.fast() > 0
     });
 }
 

@@ -1,24 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The way of a vCPU's accesses through KVM's own code and the hooks.
 
+use super::{
+    memory::{store_size, Insn},
+    memslots::Page,
+    mmu::FORMAT,
+    vcpu::{bell, Completion, Effect, KvmVcpu, DEVICE_GVA},
+    Mistake, FAST,
+};
 use crate::{
     addr::{Gfn, Gpa, Gva, PAGE_MASK},
-    exit::{handle_ept_misconfig, shadow_page_fault, write_fault},
-    fault::{self, remember_mmio_info},
-    kvm::{AssistBytes, Exit, Mode, PageFault, Vcpu},
-    linux::{
-        memory::{store_size, Insn},
-        memslots::Page,
-        mmu::FORMAT,
-        vcpu::{Completion, Effect, KvmVcpu, DEVICE_GVA},
-        Mistake, FAST,
-    },
+    hooks::Ext,
+    kvm::{AssistBytes, CompleteLoad, Exit, MmioExt, Mode, PageFault},
     mmio_info::MmioInfo,
-    pure::{
-        info_cache::Clear,
-        spte::{get_mmio_spte_generation, Spte}, //
-    },
-    shadow::set_mmio_spte,
+    pure::spte::{get_mmio_spte_generation, Spte},
+    state::{State, Vcpu},
 };
 use loom::{sync::atomic::Ordering::Relaxed, thread};
 
@@ -67,10 +63,11 @@ impl KvmVcpu {
                 }
                 Err(spte) => self.handle_exit(spte),
             }
-            assert!(self.mmio_ext.iter().all(|state| !state.is_faulting_in()));
-            if let Some(effect) = self.effects.pop() {
-                assert_eq!(self.effects, [], "besides {effect:?}");
-                return effect;
+            assert!(self.mmio_ext.is_none() || !Vcpu::enter(self).take_faulting_in());
+            let effects = self.effects.take();
+            if let Some(effect) = effects.first() {
+                assert_eq!(effects.len(), 1, "{effects:?}");
+                return *effect;
             }
             thread::yield_now();
         }
@@ -80,18 +77,51 @@ impl KvmVcpu {
         self.kvm.enabled.load(Relaxed)
     }
 
+    /// Whether KVM calls the exit handlers of the extension.
+    fn is_fast(&self) -> bool {
+        self.is_enabled() && FAST.load(Relaxed)
+    }
+
     fn handle_exit(&mut self, spte: Spte) {
+        let is_mmio = FORMAT.is_mmio_spte(spte);
+        if self.ring(is_mmio) {
+            return;
+        }
         let kvm = self.kvm.clone();
         let _srcu = kvm.srcu.read_lock();
 
-        let is_mmio = FORMAT.is_mmio_spte(spte);
-        let exit = match is_mmio && self.is_enabled() && FAST.load(Relaxed) {
+        let exit = match is_mmio && self.is_fast() {
             true => self.call_extension(self.error_code()),
             false => Exit::PASS,
         };
         if exit == Exit::PASS {
             self.kvm_mmu_page_fault(is_mmio);
         }
+    }
+
+    /// What KVM does before interrupts are on, where it does not hold `kvm->srcu`:
+    /// `handle_fastpath_ept_fault()`, and `ring()` of `rust/kvm/callbacks.rs`. Returns whether the
+    /// guest goes on.
+    fn ring(&mut self, is_mmio: bool) -> bool {
+        let gpa = self.gpa();
+        let error_code = match (is_mmio, self.insn) {
+            (true, _) => Vcpu::PFERR_RSVD,
+            (false, Insn::Store) => Vcpu::PFERR_WRITE,
+            (false, Insn::Load) => return false,
+        };
+        let is_asked =
+            self.direct && self.irqs_off && self.is_fast() && self.bells & bell(gpa) != 0;
+        let state = self.mmio_ext.as_deref().filter(|_| is_asked);
+        if !state.is_some_and(|state| Ext::may_ring(state, gpa)) {
+            return false;
+        }
+        let kvm = self.kvm.clone();
+        let _srcu = kvm.srcu.read_lock();
+        let vcpu = &mut Vcpu::enter(self);
+        let next_rip = Ext::ring(vcpu, gpa, error_code, AssistBytes::NONE, Mode);
+        next_rip
+            .inspect(|rip| self.retire(Gva(rip.get())))
+            .is_some()
     }
 
     /// That of a fault by the instruction.
@@ -111,7 +141,7 @@ impl KvmVcpu {
         self.rip = self.insn.rip();
         assert_eq!(self.call_extension(Vcpu::PFERR_RSVD), Exit::RESUME);
         self.assert_retired();
-        self.effects.pop().expect("an effect")
+        self.effects.borrow_mut().pop().expect("an effect")
     }
 
     fn call_extension(&mut self, error_code: u64) -> Exit {
@@ -119,9 +149,9 @@ impl KvmVcpu {
         let direct = self.direct;
         let mut vcpu = Vcpu::enter(self);
         if direct {
-            handle_ept_misconfig(&mut vcpu, gpa, Mode)
+            Ext::ept_misconfig(&mut vcpu, gpa, Mode)
         } else {
-            shadow_page_fault(&mut vcpu, gva, error_code, AssistBytes::NONE, Mode)
+            Ext::shadow_fault(&mut vcpu, gva, error_code, AssistBytes::NONE, Mode)
         }
     }
 
@@ -145,18 +175,18 @@ impl KvmVcpu {
 
     /// What `kvm_mmu_page_fault()` asks before it emulates a write, with TDP.
     fn write_fault(&mut self) -> Exit {
-        if !self.direct || self.insn != Insn::Store || !self.is_enabled() || !FAST.load(Relaxed) {
+        if !self.direct || self.insn != Insn::Store || !self.is_fast() {
             return Exit::PASS;
         }
         let gpa = self.gpa();
         let vcpu = &mut Vcpu::enter(self);
-        write_fault(vcpu, gpa, Vcpu::PFERR_WRITE, AssistBytes::NONE, Mode)
+        Ext::write_fault(vcpu, gpa, Vcpu::PFERR_WRITE, AssistBytes::NONE, Mode)
     }
 
     fn handle_mmio_page_fault(&mut self) -> PageFault {
-        let addr = self.fault_address();
         if self.is_enabled() {
-            return fault::handle_mmio_page_fault(&mut Vcpu::enter(self), addr).unwrap();
+            let (addr, direct) = (self.gva().0, self.direct);
+            return Ext::page_fault(&mut Vcpu::enter(self), addr, direct).unwrap();
         }
 
         if self.knows_page() {
@@ -209,7 +239,7 @@ impl KvmVcpu {
         if self.is_enabled() {
             let mut vcpu = Vcpu::enter(self);
             let generation = vcpu.memslots_generation();
-            remember_mmio_info(&mut vcpu, MmioInfo { generation, ..info });
+            Ext::cache_info(&mut vcpu, MmioInfo { generation, ..info });
         }
         if !info.generation.update_in_progress() {
             self.mmio_info.set(info);
@@ -219,7 +249,7 @@ impl KvmVcpu {
     /// `make_mmio_spte()`
     fn make_spte(&mut self, gfn: Gfn) -> Spte {
         if self.is_enabled() && self.mmio_ext.is_some() {
-            return set_mmio_spte(&Vcpu::enter(self), gfn, ACCESS);
+            return Spte(Ext::make_spte(&Vcpu::enter(self), gfn, ACCESS));
         }
         let generation = self.kvm.memslots.generation().mmio();
         FORMAT.mark_mmio_spte(gfn, generation, ACCESS)
@@ -237,7 +267,7 @@ impl KvmVcpu {
             Insn::Load => 8,
         };
         match self.mmio_gva_to_gpa() {
-            Ok(ram) => self.effects.push(Effect::Ram(ram)),
+            Ok(ram) => self.has(Effect::Ram(ram)),
             Err(gpa) if self.insn == Insn::Load => {
                 self.exit_for_read(gpa, size, Completion::Emulator);
                 return Exit::USERSPACE;
@@ -264,7 +294,7 @@ impl KvmVcpu {
     /// Writes to the bus, or else leaves it to userspace.
     fn write(&mut self, gpa: Gpa, value: u64, size: u8) {
         match self.kvm.bus_write(gpa, value, size) {
-            true => self.effects.push(Effect::Bus),
+            true => self.has(Effect::Bus),
             false => self.exit_for_write(gpa, size),
         }
     }
@@ -279,7 +309,10 @@ impl KvmVcpu {
             }
             Completion::Extension
                 if kvm.makes(Mistake::CompleteOnlyWhileOn) && !self.is_enabled() => {}
-            Completion::Extension => Vcpu::enter(self).complete_load(value),
+            Completion::Extension => {
+                self.provided = value;
+                State::complete_load(&mut Vcpu::enter(self)).expect("pending");
+            }
         }
     }
 
@@ -294,7 +327,7 @@ impl KvmVcpu {
     fn clear_mmio_info(&mut self, gva: Gva) {
         let forwarded = !self.kvm.makes(Mistake::ClearOnlyWhileOn) || self.is_enabled();
         if let Some(state) = self.mmio_ext.as_deref_mut().filter(|_| forwarded) {
-            state.clear_info(Clear::Page(gva));
+            Ext::clear_info(state, Some(gva));
         }
         let info = self.mmio_info.get_mut();
         if info.gva == Gva(gva.0 & PAGE_MASK) {
