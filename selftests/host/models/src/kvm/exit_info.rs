@@ -24,20 +24,25 @@ pub(crate) enum PageFault {
     Invalid,
 }
 
-/// No processor reports bytes here.
+/// The bytes 0 to 7 and 7 to 14, if the processor reports any.
 #[derive(Clone, Copy)]
-pub(crate) struct AssistBytes<'a>(PhantomData<&'a u8>);
+pub(crate) struct AssistBytes<'a>(Option<[u64; 2]>, PhantomData<&'a u8>);
 
 impl AssistBytes<'_> {
     pub(crate) const MAX: usize = 15;
-    pub(crate) const NONE: Self = Self(PhantomData);
+    pub(crate) const NONE: Self = Self(None, PhantomData);
+
+    /// All of them, of 16 that are there.
+    pub(crate) fn new([first, last]: [u64; 2]) -> Self {
+        Self(Some([first, first >> 56 | last << 8]), PhantomData)
+    }
 
     pub(crate) fn len(&self) -> usize {
-        0
+        self.0.map_or(0, |_| Self::MAX)
     }
 
     pub(crate) fn words(&self, _: u64) -> Option<[u64; 2]> {
-        None
+        self.0
     }
 }
 

@@ -117,8 +117,8 @@ impl KvmVcpu {
         }
         let kvm = self.kvm.clone();
         let _srcu = kvm.srcu.read_lock();
-        let vcpu = &mut Vcpu::enter(self);
-        let next_rip = Ext::ring(vcpu, gpa, error_code, AssistBytes::NONE, Mode);
+        let insn = self.assist_bytes();
+        let next_rip = Ext::ring(&mut Vcpu::enter(self), gpa, error_code, insn, Mode);
         next_rip
             .inspect(|rip| self.retire(Gva(rip.get())))
             .is_some()
@@ -146,12 +146,19 @@ impl KvmVcpu {
 
     fn call_extension(&mut self, error_code: u64) -> Exit {
         let (gva, gpa) = (self.gva(), self.gpa());
-        let direct = self.direct;
-        let mut vcpu = Vcpu::enter(self);
-        if direct {
-            Ext::ept_misconfig(&mut vcpu, gpa, Mode)
-        } else {
-            Ext::shadow_fault(&mut vcpu, gva, error_code, AssistBytes::NONE, Mode)
+        let (direct, assists, insn) = (self.direct, self.assists, self.assist_bytes());
+        let vcpu = &mut Vcpu::enter(self);
+        match (direct, assists) {
+            (true, false) => Ext::ept_misconfig(vcpu, gpa, Mode),
+            (true, true) => Ext::npf(vcpu, gpa, error_code, insn, Mode),
+            (false, _) => Ext::shadow_fault(vcpu, gva, error_code, insn, Mode),
+        }
+    }
+
+    fn assist_bytes<'a>(&self) -> AssistBytes<'a> {
+        match self.assists {
+            true => AssistBytes::new(self.kvm.fetch(self.rip)),
+            false => AssistBytes::NONE,
         }
     }
 
@@ -178,9 +185,8 @@ impl KvmVcpu {
         if !self.direct || self.insn != Insn::Store || !self.is_fast() {
             return Exit::PASS;
         }
-        let gpa = self.gpa();
-        let vcpu = &mut Vcpu::enter(self);
-        Ext::write_fault(vcpu, gpa, Vcpu::PFERR_WRITE, AssistBytes::NONE, Mode)
+        let (gpa, insn) = (self.gpa(), self.assist_bytes());
+        Ext::write_fault(&mut Vcpu::enter(self), gpa, Vcpu::PFERR_WRITE, insn, Mode)
     }
 
     fn handle_mmio_page_fault(&mut self) -> PageFault {

@@ -82,6 +82,13 @@ impl Kvm {
         }
     }
 
+    /// What a processor fetches at an aligned address.
+    pub(crate) fn fetch(&self, rip: Gva) -> [u64; 2] {
+        let gpa = self.translate_fetch(rip);
+        let words = [gpa, Gpa(gpa.0 + 8)].map(|gpa| self.user_pointer(gpa));
+        words.map(|word| *word.unwrap_or(&0))
+    }
+
     /// Where the guest's page table maps code.
     pub(crate) fn translate_fetch(&self, gva: Gva) -> Gpa {
         Gpa(CODE.gpa().0 | gva.0 & !PAGE_MASK)

@@ -59,6 +59,9 @@ pub(crate) struct KvmVcpu {
     pub(crate) mmio_info: Cell<MmioInfo>,
     /// Guest paging is nothing to the MMU, as with TDP.
     pub(crate) direct: bool,
+    /// The processor reports the bytes of the instruction, and whether it writes: NPT with decode
+    /// assists, and not EPT.
+    pub(crate) assists: bool,
     /// L2 runs on page tables of L1's.
     pub(crate) nested: bool,
     pub(crate) regs: [u64; 16],
@@ -83,6 +86,7 @@ impl KvmVcpu {
             irqs_off: true,
             mmio_info: Cell::new(MmioInfo::EMPTY),
             direct,
+            assists: false,
             nested: false,
             regs: [0; 16],
             rip: Gva(0),

@@ -86,24 +86,34 @@ fn store_by(code: Page) -> Effect {
     }
 }
 
-/// What stores come to, and whether there is an ioeventfd for them where no memory is.
+/// What stores come to, whether there is an ioeventfd for them where no memory is, and whether the
+/// processor reports the bytes of the instruction.
 #[derive(Clone, Copy)]
 struct Stores {
     expected: fn(Page) -> Effect,
     has_bell: bool,
+    assists: bool,
 }
 
 const TO_DEVICE: Stores = Stores {
     expected: store_to,
     has_bell: false,
+    assists: false,
 };
 const TO_BELL: Stores = Stores {
     expected: ring,
     has_bell: true,
+    assists: false,
+};
+/// The same where nothing is read to know the instruction.
+const TO_BELL_ASSISTED: Stores = Stores {
+    assists: true,
+    ..TO_BELL
 };
 const BY_CODE: Stores = Stores {
     expected: store_by,
     has_bell: false,
+    assists: false,
 };
 
 /// Changes of `gfn`, and a vCPU that makes some stores meanwhile, and some before so that its caches
@@ -122,6 +132,7 @@ fn change(
         }
         let truth = Rc::new(Truth::new(pages));
         let mut vcpu = KvmVcpu::new(&kvm, true);
+        vcpu.assists = stores.assists;
         let mut store = |times| {
             (0..times).for_each(|_| truth.check(|| vcpu.store(0, 1), stores.expected));
         };
@@ -172,9 +183,11 @@ fn a_read_only_slot_is_mmio_for_writes() {
 /// A doorbell there is no doorbell where there is memory to write, nor while KVM makes it.
 #[test]
 fn a_doorbell_of_an_old_slot_is_forgotten() {
-    change(DEVICE, OPENED, WARM, TO_BELL, None);
-    change(DEVICE, CLOSED, COLD, TO_BELL, None);
-    change(DEVICE, CREATED, WARM, TO_BELL, None);
+    for stores in [TO_BELL, TO_BELL_ASSISTED] {
+        change(DEVICE, OPENED, WARM, stores, None);
+        change(DEVICE, CLOSED, COLD, stores, None);
+        change(DEVICE, CREATED, WARM, stores, None);
+    }
 }
 
 /// The instruction that was read before is not executed.
