@@ -419,6 +419,14 @@ static bool kvm_skips_wildcards(void)
 	return !is_svm || (get_kvm_amd_param_integer("nrips") && !no_next_rip);
 }
 
+/* Whether the fast path answers doorbells of L1 before interrupts are on again, if it is on. */
+static bool rings_with_irqs_off(void)
+{
+	bool tdp = is_svm ? get_kvm_amd_param_bool("npt") : get_kvm_intel_param_bool("ept");
+
+	return tdp && mmio_ext_switch(MMIO_EXT_IRQSOFF) && access("/sys/kernel/realtime", F_OK);
+}
+
 /* The same, when all pages have been accessed before: each access is one MMIO fault. */
 static void count_access_by(struct test *t, bool l2)
 {
@@ -428,6 +436,8 @@ static void count_access_by(struct test *t, bool l2)
 	u64 faults = mmio_ext_stat("faults");
 	u64 passed = mmio_ext_stat("passed");
 	u64 fast = mmio_ext_stat("fast");
+	bool any_early = any_fast && rings_with_irqs_off();
+	u64 early = mmio_ext_stat("fast_irqsoff");
 
 	/* Nobody hears of the one that KVM signals itself. */
 	if (on && !l2 && !any_fast && t->tdp && kvm_skips_wildcards() &&
@@ -441,10 +451,13 @@ static void count_access_by(struct test *t, bool l2)
 	faults = mmio_ext_stat("faults") - faults;
 	passed = mmio_ext_stat("passed") - passed;
 	fast = mmio_ext_stat("fast") - fast;
+	early = mmio_ext_stat("fast_irqsoff") - early;
 	TEST_ASSERT(faults == nr_faults && !passed && !!fast == any_fast,
 		    "L%d: faults %lu, passed %lu, fast %lu; wanted %lu, 0 and %s",
 		    l2 ? 2 : 1, (unsigned long)faults, (unsigned long)passed,
 		    (unsigned long)fast, (unsigned long)nr_faults, any_fast ? "some" : "0");
+	TEST_ASSERT(!!early == any_early, "L%d: %lu doorbells answered with interrupts off, wanted %s",
+		    l2 ? 2 : 1, (unsigned long)early, any_early ? "some" : "0");
 }
 
 /* L1 maps L2's FIRST to another hole of its own. */

@@ -17,6 +17,7 @@
 #define MMIO_EXT_HEAT_PAGES	"/sys/kernel/debug/kvm_mmio_ext/heat"
 #define MMIO_EXT_ENABLED	"/sys/module/kvm_mmio_ext/parameters/enabled"
 #define MMIO_EXT_FAST		"/sys/module/kvm_mmio_ext/parameters/fast"
+#define MMIO_EXT_IRQSOFF	"/sys/module/kvm_mmio_ext/parameters/irqsoff"
 #define MMIO_EXT_HEAT		"/sys/module/kvm_mmio_ext/parameters/heat"
 
 /* A switch of the extension; false when it is not loaded. */

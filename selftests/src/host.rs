@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirEntry};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
@@ -73,24 +73,42 @@ fn is_on(module: &str, name: &str) -> bool {
     parameter(module, name).is_some_and(|value| is_yes(&value))
 }
 
+fn own_switch(name: &str) -> Option<bool> {
+    parameter("kvm_mmio_ext", name).map(|value| is_yes(&value))
+}
+
+fn set_own_switch(name: &str, on: bool) -> io::Result<()> {
+    set_parameter("kvm_mmio_ext", name, if on { "Y" } else { "N" })
+}
+
 /// The switch of the extension; None when it is not loaded.
 pub fn extension_enabled() -> Option<bool> {
-    parameter("kvm_mmio_ext", "enabled").map(|value| is_yes(&value))
+    own_switch("enabled")
 }
 
 /// Turns the extension on or off.
 pub fn set_extension(enabled: bool) -> io::Result<()> {
-    set_parameter("kvm_mmio_ext", "enabled", if enabled { "Y" } else { "N" })
+    set_own_switch("enabled", enabled)
 }
 
 /// The switch of the extension's fast path; None when the extension is not loaded or has none.
 pub fn fast_path() -> Option<bool> {
-    parameter("kvm_mmio_ext", "fast").map(|value| is_yes(&value))
+    own_switch("fast")
 }
 
 /// Turns the fast path on or off.
 pub fn set_fast_path(on: bool) -> io::Result<()> {
-    set_parameter("kvm_mmio_ext", "fast", if on { "Y" } else { "N" })
+    set_own_switch("fast", on)
+}
+
+/// The switch of what the fast path does with interrupts off; None as for [`fast_path`].
+pub fn irqs_off() -> Option<bool> {
+    own_switch("irqsoff")
+}
+
+/// Turns that on or off.
+pub fn set_irqs_off(on: bool) -> io::Result<()> {
+    set_own_switch("irqsoff", on)
 }
 
 /// Whether a guest has a CR2 of its own under shadow paging. The AMD that Bochs is (`svm-nrips`)
@@ -180,6 +198,13 @@ impl Modes {
             mmio_caching: is_on("kvm", "mmio_caching"),
             nrips: is_on("kvm_amd", "nrips"),
         })
+    }
+
+    /// Whether the extension, where it is loaded and switched on, answers the doorbells of 64-bit
+    /// code before interrupts are on again.
+    pub fn rings_with_irqs_off(&self) -> bool {
+        let is_realtime = Path::new("/sys/kernel/realtime").exists();
+        self.tdp && self.mmio_caching && irqs_off().is_some() && !is_realtime
     }
 
     /// Whether KVM can signal a zero-length ioeventfd at the exit, without the emulator: it needs

@@ -25,7 +25,16 @@ pub enum Insn {
     Exchange,
     /// STOS of 4 bytes.
     Stos,
+    /// HLT.
+    Halt,
+    /// WRMSR of a register that KVM ignores.
+    WriteMsr,
+    /// INVD, which KVM answers before interrupts are on again.
+    Invalidate,
 }
+
+/// MSR_IA32_UCODE_WRITE: KVM makes nothing of it.
+const MSR: u32 = 0x79;
 
 impl Insn {
     /// Whether it only reads.
@@ -86,6 +95,23 @@ impl Insn {
     }
 }
 
+impl Insn {
+    /// What is no access. Keeps the registers of the loop.
+    pub fn emit_other(self, a: &mut CodeAssembler) -> Result<(), IcedError> {
+        match self {
+            Self::Halt => a.hlt(),
+            Self::WriteMsr => {
+                a.mov(asm::r8d, asm::ecx)?;
+                a.mov(asm::ecx, MSR)?;
+                a.wrmsr()?;
+                a.mov(asm::ecx, asm::r8d)
+            }
+            Self::Invalidate => a.invd(),
+            other => unreachable!("{other:?} is an access"),
+        }
+    }
+}
+
 impl fmt::Display for Insn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -103,6 +129,9 @@ impl fmt::Display for Insn {
             Self::Or => write!(f, "OR (read and write)"),
             Self::Exchange => write!(f, "XCHG (read and write)"),
             Self::Stos => write!(f, "write by STOS"),
+            Self::Halt => write!(f, "HLT"),
+            Self::WriteMsr => write!(f, "WRMSR"),
+            Self::Invalidate => write!(f, "INVD"),
         }
     }
 }

@@ -350,6 +350,9 @@ pub fn measure(row: &Row, effort: Effort) -> Result<Measured> {
     let mut accesses = 0;
     // The pages are faulted in with the extension on: it makes the MMIO SPTEs.
     State::On.enter()?;
+    for guest in &mut bench.guests {
+        row.begin(&machine, &mut guest.vcpu)?;
+    }
     accesses += bench.warm_up()?;
     let (mut off, mut seed, mut on) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.repetitions {

@@ -6,15 +6,15 @@ use std::iter;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::insn::Insn;
 use crate::guest::layout::port;
 use crate::guest::{
-    Bus, Doorbell, Machine, Match, Mode, PAGE, Region, Registers, Request, SlotKind, new_event,
-    on_read, on_write, signal,
+    Bus, Doorbell, Machine, Match, Mode, PAGE, Region, Registers, Request, SlotKind, Vcpu,
+    new_event, on_read, on_write, signal,
 };
 
 /// How the access leaves the guest.
@@ -24,6 +24,8 @@ pub enum Space {
     /// Port I/O: needs no page tables and no emulator; the limit of what MMIO can reach.
     Pio,
     Mmio,
+    /// It is no access, but another exit.
+    None,
 }
 
 /// What becomes of it.
@@ -33,6 +35,11 @@ pub enum Kind {
     User,
     /// An ioeventfd takes it; userspace does not see it. A datamatch is the value written.
     Event(Event),
+    /// It is an exit to userspace, as the ioeventfd there, which was rung before, waits for another
+    /// value.
+    Missed,
+    /// KVM does it.
+    Kvm,
     /// It goes to a ring in memory.
     Coalesced,
     /// A register of the extension answers by itself; writes signal an eventfd.
@@ -73,7 +80,7 @@ pub enum Sites {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
     pub count: u64,
-    /// Bytes from one to the next.
+    /// Bytes from one to the next; 0 if they are the same.
     pub stride: u64,
     pub sites: Sites,
 }
@@ -167,11 +174,14 @@ impl Row {
     /// In words, for the table.
     pub fn describe(&self) -> String {
         let space = match self.space {
-            Space::Pio => "port",
-            Space::Mmio => "MMIO",
+            Space::Pio => "port ",
+            Space::Mmio => "MMIO ",
+            Space::None => "",
         };
         let kind = match self.kind {
             Kind::User => "exit to userspace",
+            Kind::Missed => "exit to userspace, ioeventfd with another datamatch",
+            Kind::Kvm => "exit to KVM",
             Kind::Event(Event::DataMatch) => "ioeventfd with datamatch",
             Kind::Event(Event::Length) => "ioeventfd of this length",
             Kind::Event(Event::Any) => "ioeventfd of zero length",
@@ -210,7 +220,7 @@ impl Row {
             ""
         };
         [
-            format!("{space} {}, {kind}{mode}", self.insn),
+            format!("{space}{}, {kind}{mode}", self.insn),
             many(self.places.count, self.places.describe()),
             value.to_owned(),
             read_only.to_owned(),
@@ -230,8 +240,26 @@ impl Row {
     fn bus(&self, machine: &Machine, place: u64) -> Bus {
         match self.space {
             Space::Pio => Bus::Pio(port::BENCH),
-            Space::Mmio => Bus::Mmio(machine.gpa(0) + self.places.offset(place)),
+            Space::Mmio | Space::None => Bus::Mmio(machine.gpa(0) + self.places.offset(place)),
         }
+    }
+
+    /// What the ioeventfd of a row of [`Kind::Missed`] waits for.
+    fn missed_value(&self) -> u64 {
+        u64::from(self.rings()) + 1
+    }
+
+    /// Has the guest do what comes before its loop, with the extension on.
+    pub fn begin(&self, machine: &Machine, vcpu: &mut Vcpu) -> Result<()> {
+        /// Until the ioeventfd is known.
+        const RINGS: u64 = 3;
+        if (self.kind, self.space) == (Kind::Missed, Space::Mmio) {
+            for _ in 0..RINGS {
+                let events = vcpu.write(machine.gva(0), self.len() as u8, self.missed_value())?;
+                ensure!(events.is_empty(), "{events:?}: the ioeventfd is not rung");
+            }
+        }
+        Ok(())
     }
 
     /// Bytes written.
@@ -246,6 +274,8 @@ impl Row {
     pub fn receiver(&self) -> &'static str {
         match self.kind {
             Kind::User => "userspace",
+            Kind::Missed => "missed",
+            Kind::Kvm => "kvm",
             Kind::Event(Event::DataMatch) => "datamatch",
             Kind::Event(Event::Length) => "length",
             Kind::Event(Event::Any) => "zero_length",
@@ -268,10 +298,7 @@ impl Row {
         let read_only = self.read_only.then(|| self.read_only_memory(machine));
         let read_only = read_only.transpose()?;
         // On the bus in this order.
-        let others = machine.doorbells((0..u64::from(self.others)).map(|number| {
-            let bus = Bus::Mmio(OTHERS_GPA + number * OTHERS_STRIDE);
-            (bus, Match::Len(self.len()))
-        }))?;
+        let others = machine.doorbells(self.others(machine))?;
         Ok(Fixture {
             doorbells: self.receivers(machine)?,
             _others: others,
@@ -284,6 +311,19 @@ impl Row {
         })
     }
 
+    /// ioeventfds that take nothing of what is measured.
+    fn others(&self, machine: &Machine) -> impl Iterator<Item = (Bus, Match)> {
+        let len = self.len();
+        let elsewhere = (0..u64::from(self.others)).map(move |number| {
+            let bus = Bus::Mmio(OTHERS_GPA + number * OTHERS_STRIDE);
+            (bus, Match::Len(len))
+        });
+        let value = self.missed_value();
+        let missed =
+            (self.kind == Kind::Missed).then(|| (self.bus(machine, 0), Match::Data { len, value }));
+        elsewhere.chain(missed)
+    }
+
     fn read_only_memory(&self, machine: &Machine) -> Result<Region> {
         let pages = self.places.offset(self.places.count).div_ceil(PAGE);
         let memory = Region::new(pages * PAGE).context("memory to read")?;
@@ -294,7 +334,7 @@ impl Row {
     fn receivers(&self, machine: &Machine) -> Result<Vec<Doorbell>> {
         let places = (0..self.places.distinct()).map(|place| self.bus(machine, place));
         match self.kind {
-            Kind::User | Kind::Posted(_) => Ok(Vec::new()),
+            Kind::User | Kind::Missed | Kind::Kvm | Kind::Posted(_) => Ok(Vec::new()),
             Kind::Coalesced => {
                 for bus in places {
                     machine.coalesce(bus, self.len())?;

@@ -33,8 +33,8 @@ impl Places {
     /// How many different places there are.
     pub fn distinct(&self) -> u64 {
         match self.sites {
-            Sites::Spaces => 1,
-            Sites::Each | Sites::One => self.count,
+            Sites::Each | Sites::One if self.stride != 0 => self.count,
+            _ => 1,
         }
     }
 
@@ -112,6 +112,7 @@ impl Row {
         match (which, self.space) {
             (Loop::Empty, _) => Ok(()),
             (Loop::Full, Space::Pio) => self.insn.emit_port(a),
+            (Loop::Full, Space::None) => self.insn.emit_other(a),
             (Loop::Full, Space::Mmio) => {
                 let at = operand(self.mode, offset);
                 self.insn.emit_mmio(a, at, self.rings())

@@ -16,7 +16,8 @@ use kvm_mmio_selftests::tap;
 #[derive(Parser)]
 #[command(version)]
 struct Options {
-    /// Only with this switch off and on: that of the extension, or that of its fast path
+    /// Only with this switch off and on: that of the extension, of its fast path, or of what that
+    /// does with interrupts off
     #[arg(long, value_enum)]
     switch: Option<Switch>,
     /// Only this mode of the guest: long, pae, legacy or flat
@@ -75,6 +76,10 @@ fn check(options: &Options, what: Comparison, deadline: Option<Instant>) -> Resu
                 "too few accesses took the fast path: {all:?}"
             );
             ensure!(all.refused > 0, "nothing was refused: {all:?}");
+            ensure!(
+                what.switch != Switch::Irqsoff || all.early > 0,
+                "no doorbell was answered with interrupts off: {all:?}"
+            );
         }
     }
     Ok(all)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Running each program both ways, and the smallest program that shows a difference.
 
+use std::iter;
 use std::ops::{AddAssign, Range};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,11 +27,15 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     pub programs: u64,
-    /// Accesses of the programs that their host could see, each counted once.
+    /// Accesses of the programs that their host could see, each counted once for off and on.
     pub accesses: u64,
+    /// Of these, those that rang doorbells.
+    pub rings: u64,
     /// MMIO faults that the extension handled.
     pub faults: u64,
     pub fast: u64,
+    /// Of these, doorbells that were answered with interrupts off.
+    pub early: u64,
     pub refused: u64,
     pub smis: u64,
     /// Nested guests that came to their end.
@@ -41,8 +46,10 @@ impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.programs += other.programs;
         self.accesses += other.accesses;
+        self.rings += other.rings;
         self.faults += other.faults;
         self.fast += other.fast;
+        self.early += other.early;
         self.refused += other.refused;
         self.smis += other.smis;
         self.l2s += other.l2s;
@@ -191,25 +198,28 @@ impl Pair {
         ))
     }
 
-    /// Runs all programs off, then all on, and compares.
+    /// Runs all programs off, then all on, each as often as it takes, and compares.
     fn check(&mut self, seeds: Range<u64>, length: usize, totals: &mut Totals) -> Result<()> {
         let Comparison { switch, mode, .. } = self.what;
         let again = |seed| {
             format!("--switch {switch} --mode {mode} --length {length} --seed {seed} --programs 1")
         };
         let batch: Vec<_> = seeds.map(|seed| self.generate(seed, length)).collect();
+        let runs = batch
+            .iter()
+            .flat_map(|placed| iter::repeat_n(placed, switch.runs()));
         let mut run_all = |on| -> Result<Vec<Trace>> {
             switch.set(on)?;
-            batch
-                .iter()
+            runs.clone()
                 .map(|placed| self.run(&placed.program, placed.place))
                 .collect()
         };
         let (off, on) = (run_all(false)?, run_all(true)?);
-        for ((placed, off), on) in batch.iter().zip(off).zip(on) {
+        totals.programs += batch.len() as u64;
+        for ((placed, off), on) in runs.zip(off).zip(on) {
             let seed = placed.seed;
-            totals.programs += 1;
             totals.accesses += off.accesses();
+            totals.rings += off.rung();
             totals.smis += off.smis;
             totals.l2s += off.l2s;
             off.expect_done().with_context(|| {
@@ -237,6 +247,7 @@ fn add_counters(totals: &mut Totals, delta: &Delta) -> Result<()> {
     let count = |name: &str| -> Result<u64> { Ok(delta.ext(name)?.unwrap_or(0)) };
     totals.faults = count("faults")?;
     totals.fast = count("fast")?;
+    totals.early = count("fast_irqsoff")?;
     for reason in ["context", "fetch", "insn", "address", "access"] {
         totals.refused += count(&format!("refused_{reason}"))?;
     }

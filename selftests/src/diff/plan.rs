@@ -20,8 +20,8 @@ pub struct Comparison {
     pub left_out: Option<&'static str>,
 }
 
-/// What is compared on this machine: the extension off and on in every mode, and its fast path
-/// off and on if there are programs in which that is the only way.
+/// What is compared on this machine: the extension off and on in every mode, its fast path off and
+/// on if there are programs in which that is the only way, and what that does with interrupts off.
 pub fn plan(host: &Modes) -> Result<Vec<Comparison>> {
     let svm = Machine::svm()?;
     let enabled = |mode| Comparison {
@@ -40,6 +40,10 @@ pub fn plan(host: &Modes) -> Result<Vec<Comparison>> {
         mixed: true,
         ..enabled(mode)
     };
+    let irqs_off = Comparison {
+        switch: Switch::Irqsoff,
+        ..enabled(Mode::Long)
+    };
     let paged = Mode::ALL
         .into_iter()
         .filter(|mode| mode.is_paged() && !host.tdp);
@@ -47,5 +51,6 @@ pub fn plan(host: &Modes) -> Result<Vec<Comparison>> {
         .into_iter()
         .map(enabled)
         .chain(paged.map(fast))
+        .chain(host.rings_with_irqs_off().then_some(irqs_off))
         .collect())
 }

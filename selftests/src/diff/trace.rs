@@ -29,7 +29,12 @@ pub struct Trace {
 impl Trace {
     /// Accesses to MMIO that are seen from outside.
     pub fn accesses(&self) -> u64 {
-        self.exits.len() as u64 + self.rings.iter().sum::<u64>()
+        self.exits.len() as u64 + self.rung()
+    }
+
+    /// Those that have rung.
+    pub fn rung(&self) -> u64 {
+        self.rings.iter().sum()
     }
 
     /// The first thing in which the other is different.

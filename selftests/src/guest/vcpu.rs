@@ -247,6 +247,7 @@ impl Vcpu {
             match self.fd.run() {
                 Ok(VcpuExit::MmioWrite(..)) => self.empty_coalesced_ring()?,
                 Ok(VcpuExit::MmioRead(_, data) | VcpuExit::IoIn(_, data)) => data.fill(0),
+                Ok(VcpuExit::Hlt) => {}
                 Ok(VcpuExit::IoOut(DONE, _)) => return Ok(()),
                 Ok(VcpuExit::IoOut(FAULT, data)) => {
                     let vector = data[0];

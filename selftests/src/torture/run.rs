@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::actors::bells;
 use super::actors::slots;
@@ -14,7 +14,8 @@ use super::limits::Limits;
 use super::visit::Visitor;
 use super::world::{SLOTS, World};
 use crate::guest::{Machine, Mode, Zap};
-use crate::stats::Mark;
+use crate::host::Modes;
+use crate::stats::{Delta, Mark};
 use crate::tap::note;
 
 /// Runs all threads until each actor has done its share, and checks the sums.
@@ -42,7 +43,21 @@ pub fn torture(mode: Mode, zap: Zap, limits: Limits) -> Result<()> {
         bell.check_sum()?;
     }
     world.tally.check_that_all_was_seen(&turned)?;
-    start.delta(&[])?.expect_balance().map(|_| ())
+    let delta = start.delta(&[])?;
+    delta.expect_balance()?;
+    check_early_answers(mode, &delta)
+}
+
+/// Doorbells are answered before interrupts are on where they can be, and nowhere else.
+fn check_early_answers(mode: Mode, delta: &Delta) -> Result<()> {
+    let early = delta.ext("fast_irqsoff")?.unwrap_or(0);
+    note(format!("{early} doorbells answered with interrupts off"));
+    let can_be = mode.is_long() && Modes::detect()?.rings_with_irqs_off();
+    ensure!(
+        can_be == (early > 0),
+        "{early} doorbells answered with interrupts off, {mode}: {delta:?}"
+    );
+    Ok(())
 }
 
 type Job<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;

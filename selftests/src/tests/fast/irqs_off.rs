@@ -48,8 +48,8 @@ pub struct IrqsOff {
 impl IrqsOff {
     pub fn on() -> Result<Self> {
         let fast = Switch::on()?;
-        if !Modes::detect()?.tdp {
-            skip!("shadow paging takes the ordinary path");
+        if !Modes::detect()?.rings_with_irqs_off() {
+            skip!("shadow paging and PREEMPT_RT take the ordinary path");
         }
         let this = Self {
             parameter: host::Switch::keep("kvm_mmio_ext", "irqsoff")?,
