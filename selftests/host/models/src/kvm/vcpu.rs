@@ -67,8 +67,8 @@ impl<'a> Vcpu<'a, State> {
     pub(crate) const PFERR_RSVD: u64 = 1 << 3;
     pub(crate) const PFERR_WRITE: u64 = 1 << 1;
 
-    pub(crate) const fn takes_error_code(_: u64) -> bool {
-        true
+    pub(crate) const fn takes_error_code(error_code: u64) -> bool {
+        error_code & !(Self::PFERR_RSVD | Self::PFERR_WRITE) == 0
     }
 
     /// Makes the state if there is none.
@@ -159,7 +159,7 @@ impl<'a> Vcpu<'a, State> {
     }
 
     pub(crate) fn counts_no_instructions(&self) -> bool {
-        true
+        !self.0.counts_instructions
     }
 
     pub(crate) fn rip(&self) -> u64 {

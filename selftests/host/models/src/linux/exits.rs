@@ -103,12 +103,16 @@ impl KvmVcpu {
     /// `handle_fastpath_ept_fault()`, and `ring()` of `rust/kvm/callbacks.rs`. Returns whether the
     /// guest goes on.
     fn ring(&mut self, is_mmio: bool) -> bool {
-        let gpa = self.gpa();
         let error_code = match (is_mmio, self.insn) {
             (true, _) => Vcpu::PFERR_RSVD,
             (false, Insn::Store) => Vcpu::PFERR_WRITE,
             (false, Insn::Load) => return false,
         };
+        self.ring_at(self.gpa(), error_code)
+    }
+
+    /// The same, of a fault at `gpa`.
+    pub(crate) fn ring_at(&mut self, gpa: Gpa, error_code: u64) -> bool {
         let is_asked =
             self.direct && self.irqs_off && self.is_fast() && self.bells & bell(gpa) != 0;
         let state = self.mmio_ext.as_deref().filter(|_| is_asked);

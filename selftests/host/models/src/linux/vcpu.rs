@@ -62,6 +62,8 @@ pub(crate) struct KvmVcpu {
     /// The processor reports the bytes of the instruction, and whether it writes: NPT with decode
     /// assists, and not EPT.
     pub(crate) assists: bool,
+    /// A performance counter of the guest counts instructions.
+    pub(crate) counts_instructions: bool,
     /// L2 runs on page tables of L1's.
     pub(crate) nested: bool,
     pub(crate) regs: [u64; 16],
@@ -87,6 +89,7 @@ impl KvmVcpu {
             mmio_info: Cell::new(MmioInfo::EMPTY),
             direct,
             assists: false,
+            counts_instructions: false,
             nested: false,
             regs: [0; 16],
             rip: Gva(0),

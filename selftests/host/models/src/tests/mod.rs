@@ -3,6 +3,7 @@
 
 mod changed_code;
 mod doorbells;
+mod early;
 mod fetch_order;
 mod lifetime;
 mod memslots;
