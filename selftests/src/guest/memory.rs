@@ -55,6 +55,18 @@ impl Region {
         self.len == 0
     }
 
+    /// Takes pages out of this process and of the guests that have them, as if memory had run short.
+    /// What they hold stays, and comes back when it is used.
+    pub fn take_out(&self, offset: u64, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let start = self.at(offset, len);
+        // SAFETY: inside the mapping, which is of shared memory: nothing is lost.
+        match unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     fn at(&self, offset: u64, size: usize) -> *mut u8 {
         let offset = usize::try_from(offset).expect("64-bit host");
         assert!(

@@ -9,17 +9,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use iced_x86::code_asm as asm;
 use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::debug::{Watch, is_debugged, set_breakpoint, stops_at_breakpoints};
 use super::event::{Kind, exit, wait_for_window};
-use super::irqs_off::{IrqsOff, before};
+use super::irqs_off::{IrqsOff, RINGS, before};
 use super::pending::complete;
 use super::program::{STORE, delta, ending, finish, mark, prepared, regs_for, run_at, start_with};
 use super::ways::needs_trap_flag;
-use crate::guest::{Bus, Doorbell, Event, Fault, Machine, Match, PAGE, Region, SlotKind, Vcpu};
+use crate::guest::layout::{RAM_SIZE, SCRATCH, TABLES, TABLES_END, VCPU_AREA_SIZE, code};
+use crate::guest::{
+    Bus, Doorbell, Event, Fault, Machine, Match, Mode, PAGE, Region, SlotKind, Vcpu,
+};
 use crate::kick::Kick;
+use crate::stats::{Delta, Mark};
 use crate::{expect_eq, host};
 
 const GATE: &str = "src/ring.rs: a doorbell ends as with the emulator, whatever else is to happen";
@@ -35,6 +40,12 @@ crate::test_table! {
     fast_irqs_off_signal: STOP => signal(),
     fast_irqs_off_immediate_exit: STOP => immediate_exit(),
     fast_irqs_off_disturbed: STOP => disturbed(),
+    fast_irqs_off_absent_memory: STOP => absent_memory(),
+    fast_irqs_off_dirty_log: "fast-path.rst: memory is logged as dirty, whatever rings meanwhile"
+        => dirty_log(),
+    fast_irqs_off_stack_pointer: "src/ring.rs: an address that depends on RSP, which KVM may not \
+        have read yet, takes the ordinary path"
+        => stack_pointer(),
 }
 
 const TF: u64 = 1 << 8;
@@ -265,22 +276,9 @@ fn disturbed() -> Result<()> {
     /// None of the changes takes so long.
     const LIMIT: Duration = Duration::from_secs(20);
     const OTHER_SLOT: u32 = 9;
-    let mut it = Remembered::forever()?;
-    let start = mark(&it.vcpu)?;
     let memory = Region::new(PAGE)?;
     let enabled = host::Switch::keep("kvm_mmio_ext", "enabled")?;
-    let done = AtomicBool::new(false);
-    let (machine, bell, switch) = (&it.machine, &mut it.bell, &it.switch);
-    let vcpu = &mut it.vcpu;
-    let exits = thread::scope(|scope| -> Result<u64> {
-        let guest = scope.spawn(|| -> Result<u64> {
-            let mut exits = 0;
-            while !done.load(Ordering::Relaxed) {
-                let _kick = Kick::after(Duration::from_millis(20))?;
-                exits += u64::from(run(vcpu.fd_mut())? == End::Write);
-            }
-            Ok(exits)
-        });
+    ring_while(|machine, bell, switch| {
         let change = |what: &str, change: &mut dyn FnMut() -> Result<()>| -> Result<()> {
             thread::sleep(Duration::from_millis(20));
             let start = Instant::now();
@@ -288,7 +286,7 @@ fn disturbed() -> Result<()> {
             ensure!(start.elapsed() < LIMIT, "{what}: {:?}", start.elapsed());
             Ok(())
         };
-        let changed = (0..3).try_for_each(|_| {
+        (0..3).try_for_each(|_| {
             change("a memslot elsewhere", &mut || {
                 machine.set_slot(OTHER_SLOT, machine.gpa(3), &memory, SlotKind::Ram)
             })?;
@@ -314,7 +312,30 @@ fn disturbed() -> Result<()> {
                 ensure!(error.kind() == io::ErrorKind::WouldBlock, "{error}");
                 Ok(())
             })
+        })
+    })
+    .map(drop)
+}
+
+/// Lets a guest ring for ever while something goes on. Each store must have rung, or be an exit, and
+/// some be answered early. Returns what was counted.
+fn ring_while(
+    something: impl FnOnce(&Machine, &mut Doorbell, &IrqsOff) -> Result<()>,
+) -> Result<Delta> {
+    let mut it = Remembered::forever()?;
+    let start = mark(&it.vcpu)?;
+    let done = AtomicBool::new(false);
+    let vcpu = &mut it.vcpu;
+    let exits = thread::scope(|scope| -> Result<u64> {
+        let guest = scope.spawn(|| -> Result<u64> {
+            let mut exits = 0;
+            while !done.load(Ordering::Relaxed) {
+                let _kick = Kick::after(Duration::from_millis(20))?;
+                exits += u64::from(run(vcpu.fd_mut())? == End::Write);
+            }
+            Ok(exits)
         });
+        let changed = something(&it.machine, &mut it.bell, &it.switch);
         done.store(true, Ordering::Relaxed);
         let exits = guest.join().expect("the guest's thread does not panic");
         changed.and(exits)
@@ -323,7 +344,96 @@ fn disturbed() -> Result<()> {
     complete(&mut it.vcpu)?;
     let (stores, rings) = (it.stores()?, it.bell.rings()?);
     expect_eq!(stores, rings + exits, "{rings} rings, {exits} exits");
-    let early = delta(&start, &it.vcpu)?.ext("fast_irqsoff")?;
+    let delta = delta(&start, &it.vcpu)?;
+    let early = delta.ext("fast_irqsoff")?;
     ensure!(early.context("no counters")? > 0, "{stores} stores");
+    Ok(delta)
+}
+
+/// The pages of code and page tables go again and again. The vCPU is waited for when they do, and
+/// finds them again in its own time, where that may sleep.
+fn absent_memory() -> Result<()> {
+    const ROUNDS: u64 = 300;
+    let counted = ring_while(|machine, _, _| {
+        let ram = machine.ram();
+        (0..ROUNDS).try_for_each(|_| {
+            ram.take_out(code(0), VCPU_AREA_SIZE)?;
+            ram.take_out(TABLES, TABLES_END - TABLES)?;
+            thread::sleep(Duration::from_micros(500));
+            Ok(())
+        })
+    })?;
+    // Else they have never been away.
+    let faults = counted.kvm("pf_taken")?;
+    ensure!(faults >= ROUNDS / 4, "{faults} page faults");
+    Ok(())
+}
+
+/// A write to a page, and a ring, page by page: more than what a processor logs by itself before it
+/// exits (512 of Intel's page-modification log).
+fn dirty_log() -> Result<()> {
+    const PAGES: u64 = (RAM_SIZE - SCRATCH) / PAGE;
+    const ROUNDS: u64 = 2;
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
+    let regs = kvm_regs {
+        rdi: machine.gva(1),
+        rsi: SCRATCH,
+        rcx: PAGES,
+        ..Default::default()
+    };
+    let mut write_and_ring = || -> Result<()> {
+        let run = vcpu.exec(regs, |a| {
+            let mut again = a.create_label();
+            a.set_label(&mut again)?;
+            a.mov(asm::dword_ptr(asm::rsi), asm::ecx)?;
+            a.mov(asm::dword_ptr(asm::rdi), asm::ecx)?;
+            a.add(asm::rsi, PAGE as i32)?;
+            a.dec(asm::rcx)?;
+            a.jnz(again)
+        })?;
+        expect_eq!(run.done()?, []);
+        expect_eq!(bell.rings()?, PAGES);
+        Ok(())
+    };
+    machine.set_slot(0, 0, machine.ram(), SlotKind::LogDirty)?;
+    write_and_ring()?;
+    let log = || machine.vm().get_dirty_log(0, RAM_SIZE as usize);
+    log().context("KVM_GET_DIRTY_LOG")?;
+    for round in 0..ROUNDS {
+        let start = Mark::here(&[])?;
+        write_and_ring()?;
+        start.delta(&[])?.expect_ext("fast_irqsoff", PAGES)?;
+        let log = log().context("KVM_GET_DIRTY_LOG")?;
+        let first = SCRATCH / PAGE;
+        let is_logged = |page: &u64| log[*page as usize / 64] >> (page % 64) & 1 != 0;
+        let logged = (first..first + PAGES).filter(is_logged).count() as u64;
+        expect_eq!(logged, PAGES, "round {round}");
+    }
+    Ok(())
+}
+
+fn stack_pointer() -> Result<()> {
+    // mov [rsp + 8], eax
+    const CODE: [u8; 4] = [0x89, 0x44, 0x24, 0x08];
+    let _switch = IrqsOff::on()?;
+    let (machine, mut vcpu, at) = prepared(&CODE)?;
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1) + 8), Match::Len(4))?;
+    let regs = kvm_regs {
+        rsp: machine.gva(1),
+        ..regs_for(&machine)
+    };
+    for _ in 0..before() {
+        expect_eq!(run_at(&mut vcpu, regs, at)?, []);
+    }
+    let start = mark(&vcpu)?;
+    for _ in 0..RINGS {
+        expect_eq!(run_at(&mut vcpu, regs, at)?, []);
+    }
+    delta(&start, &vcpu)?
+        .expect_ext("fast", RINGS)?
+        .expect_ext("fast_irqsoff", 0)?;
+    expect_eq!(bell.rings()?, before() + RINGS);
     Ok(())
 }

@@ -25,6 +25,9 @@ crate::test_table! {
     observe_trace_irqs_off: "tracepoints: a doorbell that is answered before interrupts are on says \
             so, and is answered so all the same"
         => irqs_off(),
+    observe_heat_irqs_off: "heat: a doorbell of a page that has no record yet takes the ordinary way, \
+            which makes one; those after it are answered early and counted"
+        => heat_irqs_off(),
     observe_trace_miss: "tracepoints: one event for each MMIO fault that is no access" => misses(),
     observe_kvm_trace: "KVM's tracepoint kvm_mmio: one event for each write, with its bytes and no \
             others (CVE-2017-17741)" => kvm_trace(),
@@ -195,6 +198,31 @@ fn irqs_off() -> Result<()> {
     Ok(())
 }
 
+fn heat_irqs_off() -> Result<()> {
+    const RINGS: u64 = 20;
+    let _switch = IrqsOff::on()?;
+    let (heat, device, machine, mut vcpu) = watched(Heat::off()?)?;
+    let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
+    let mut ring = |times| -> Result<()> {
+        for _ in 0..times {
+            expect_eq!(vcpu.write(machine.gva(1), 4, 5)?, []);
+        }
+        Ok(())
+    };
+    ring(before())?;
+    heat.set(true)?;
+    let start = Mark::here(&[])?;
+    ring(RINGS)?;
+    start
+        .delta(&[])?
+        .expect_ext("fast", RINGS)?
+        .expect_ext("fast_irqsoff", RINGS - 1)?;
+    let page = my_vm(&device)?.vcpus[0].page(machine.gpa(1));
+    expect_eq!(values(&page, ["count", "writes", "kernel"]), [RINGS; 3]);
+    expect_eq!(bell.rings()?, before() + RINGS);
+    Ok(())
+}
+
 fn with_heat() -> Result<()> {
     let (_heat, device, machine, mut vcpu) = watched(Heat::on()?)?;
     let trace = Trace::start(EXTENSION)?;
@@ -262,8 +290,13 @@ fn misses() -> Result<()> {
 fn kvm_trace() -> Result<()> {
     const VALUE: u64 = 0x8877_6655_4433_2211;
 
-    let trace = Trace::start("kvm/kvm_mmio")?;
     let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    // One of the writes rings, and is known to.
+    let _bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Len(4))?;
+    for _ in 0..3 {
+        expect_eq!(vcpu.write(machine.gva(1), 4, VALUE)?, []);
+    }
+    let trace = Trace::start("kvm/kvm_mmio")?;
     let mut wanted = Vec::new();
     for round in 0..3 {
         for size in [1, 2, 4, 8] {
