@@ -120,8 +120,7 @@ def limits(run):
     """The worst of each kind."""
     found = [check for check in results.all_checks(run) if check.promised]
     missed = [check for check in found if not results.kept(check)]
-    worst = [max((check for check in found if check.what == what), key=lambda check: check.value)
-             for what in dict.fromkeys(check.what for check in found)]
+    worst = results.worst_of_each_kind(found)
     return checks([*worst, *(check for check in missed if check not in worst)])
 
 

@@ -62,3 +62,31 @@ class Comparison(unittest.TestCase):
         other = self.run_of(1000)
         other["boots"][0]["rows"] = {}
         self.assertIsNone(self.compare(self.run_of(1000), other)[0])
+
+
+class Aims(unittest.TestCase):
+    """A missed aim is seen, and does not fail a run before what is promised instead is missed, too."""
+
+    def checks_of(self, doorbell):
+        """Of doorbells, of which a port's is 1000 and C's 4000."""
+        def row(name, on, off, **of):
+            samples = {state: {"median": value, "min": value, "values": [value]}
+                       for state, value in (("off", off), ("seed", off), ("on", on))}
+            return {name: {"port": "port", "counts": None, **of, **samples}}
+
+        boot = {"machine": "vmx", "cpus": 1,
+                "run": {"unit": "instructions", "iterations": 1000, "tdp": True},
+                "module": "on", "rows": {**row("port", 1000, 1000), **row("mmio_event_match4", doorbell, 4000)}}
+        return {check.promised: check for check in results.checks(boot)}
+
+    def test_missed_and_promised(self):
+        found = self.checks_of(820)
+        self.assertFalse(results.kept(found[False]))
+        self.assertIn("0.8200, at most 0.65: MISSED", results.describe(found[False]))
+        self.assertTrue(results.kept(found[True]))
+
+    def test_kept(self):
+        self.assertTrue(all(map(results.kept, self.checks_of(640).values())))
+
+    def test_worse_than_promised(self):
+        self.assertFalse(any(map(results.kept, self.checks_of(840).values())))
