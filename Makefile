@@ -7,7 +7,7 @@
 export RUSTC LLVM BINDGEN CARGO KSRC
 $(foreach name,RUSTC LLVM BINDGEN CARGO KSRC,$(if $($(name)),,$(eval unexport $(name))))
 
-.PHONY: help setup kernel modules modules_install tools examples install deb demo check check-long check-packages mutants selftests fuzz bench check-here bench-here macro shell lint clean distclean
+.PHONY: help setup kernel modules modules_install tools examples install deb demo check check-long check-packages check-first mutants selftests fuzz bench check-here bench-here macro shell lint clean distclean
 .DEFAULT_GOAL := help
 
 help:		## this text
@@ -58,6 +58,9 @@ check-long: python	## the same for longer, and on kernels that check themselves
 check-packages: python	## install the packages in a Debian of their own, boot it, remove them
 	@lab/packages
 
+check-first: python	## run make demo as the first command on Debian machines in several states
+	@lab/first
+
 mutants: python	## break the extension in many places and see that a test notices each
 	@lab/mutants
 
@@ -92,7 +95,12 @@ clean:		## remove the module and tests built for this clone, not the kernels
 distclean: clean	## remove the whole cache: kernels, downloads, the lab's own Debian
 	@lab/setup --remove
 
-# The scripts are Python; a minimal Debian has none.
+# The scripts are Python; a minimal Debian has none. What a person has named must be there before
+# anything is installed.
 .PHONY: python
 python:
-	@command -v python3 > /dev/null || .ci/install python3
+	@command -v python3 > /dev/null || { \
+		for tool in $(RUSTC) $(BINDGEN) $(CARGO); do \
+			command -v "$$tool" > /dev/null || \
+				{ echo "$$tool not found: install it or name another" >&2; exit 1; }; \
+		done; .ci/install python3; }
