@@ -47,10 +47,13 @@ class Lists:
         argv = ["apt-cache", *self.options, "pkgnames", prefix]
         return subprocess.run(argv, stdout=subprocess.PIPE, text=True).stdout.split()
 
-    def has(self, name, version):
-        argv = ["apt-cache", *self.options, "madison", name]
-        out = subprocess.run(argv, stdout=subprocess.PIPE, text=True).stdout
-        return version in [line.split("|")[1].strip() for line in out.splitlines()]
+    def versions(self, *names):
+        """Those of packages that there are, by name, the newest first."""
+        out = subprocess.run(["apt-cache", *self.options, "madison", *names], stdout=subprocess.PIPE, text=True).stdout
+        found = {}
+        for name, version, _ in (line.split("|", 2) for line in out.splitlines()):
+            found.setdefault(name.strip(), []).append(version.strip())
+        return found
 
     def download(self, names):
         # apt-get download checks size and hash against the signed index.
@@ -58,6 +61,21 @@ class Lists:
                        cwd=self.where)
         for deb in self.where.glob("*.deb"):
             deb.rename(DOWNLOAD / deb.name)
+
+
+class Gone(lib.Problem):
+    """A mirror has few versions of a kernel, which go when the next ones come. `others` are the
+    versions that it has, by the names of packages of that kind."""
+
+    def __init__(self, lists, name, version, advice):
+        names = lists.names(re.match(r"[a-z-]+", name)[0])
+        found = lists.versions(*([name] if name in names else sorted(names)))
+        self.others = {other: versions[0] for other, versions in found.items()}
+        self.mirror = lists.mirror
+        had = f" in version {self.others[name]}" if name in self.others else ""
+        super().__init__(f"{name}{f'={version}' if version else ''} is gone from {lists.suites} of {lists.mirror}, "
+                         f"which now has {' '.join(self.others) or 'none'}{had}: {advice}, "
+                         f"or put the package into {DOWNLOAD}")
 
 
 def fetch(packages, advice, suites=SUITES):
@@ -70,21 +88,27 @@ def fetch(packages, advice, suites=SUITES):
             lists = Lists(pathlib.Path(name), suites)
             lists.update()
             for name, version in missing:
-                check(lists, name, version, advice)
+                versions = lists.versions(name).get(name, [])
+                if version not in versions and (version or not versions):
+                    raise Gone(lists, name, version, advice)
             lists.download([f"{name}={version}" if version else name for name, version in missing])
     return {name: kept(name, version) for name, version in packages.items()}
 
 
-def check(lists, name, version, advice):
-    """A mirror has few versions of a kernel, which go when the next ones come."""
-    there = lists.names(name)
-    if name in there and (version is None or lists.has(name, version)):
-        return
-    kind = re.match(r"[a-z-]+", name)[0]
-    others = [name] if name in there else sorted(lists.names(kind))
-    lib.die(f"{name}{f'={version}' if version else ''} is gone from {lists.suites} of {lists.mirror}, "
-            f"which now has {' '.join(others) or 'none'}{' of another version' if name in there else ''}: {advice}, "
-            f"or put the package into {DOWNLOAD}")
+def fetch_or_newer(name, version, advice):
+    """The file of a package, in a version or, when that is gone, in the one that there is."""
+    note = DOWNLOAD / f"{name}_{version}.gone"
+    if lib.read_or_none(note) == root.mirror() and not kept(name, version):
+        return fetch({name: None}, advice)[name]
+    try:
+        return fetch({name: version}, advice)[name]
+    except Gone as gone:
+        if name not in gone.others:
+            raise
+        lib.say(f"{name}={version}, which the lab was tested with, is gone from {gone.mirror}: "
+                f"taking {gone.others[name]}")
+        lib.write_atomically(note, gone.mirror)
+        return fetch({name: None}, advice)[name]
 
 
 def unpack(deb, folder):

@@ -34,6 +34,8 @@ CAUSES = {
         "the network does not answer: connect this machine, and run it again",
     r"Could not get lock|is held by process":
         "another program is installing packages: wait until it has ended, and run it again",
+    r"No matching distribution found|Could not find a version that satisfies":
+        "PyPI, or the mirror of it that pip uses, has no such version any more: name one that has it as PIP_INDEX_URL",
     r"does not have a Release file|404 +Not Found|[Ii]nvalid suite|Unable to locate package":
         "the mirror does not have what is needed: name one of Debian that has it as KVM_MMIO_EXT_MIRROR"}
 
@@ -62,6 +64,10 @@ def die(message, status=1):
     sys.stdout.flush()
     print(f"{pathlib.Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+class Problem(Exception):
+    """One clear line, for those who may know a way out; else die() has it."""
 
 
 def say(message):
@@ -382,6 +388,8 @@ def run_main(main):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main()
+    except Problem as problem:
+        die(str(problem))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:

@@ -180,7 +180,7 @@ except build.Failure as failure:
     def test_certified_compilers(self):
         """kernels.lock names those that built each kernel, which are those of the lab's Debian."""
         for kernel in stock.BUILT:
-            locked, config = stock.LOCK[kernel], (stock.headers(kernel) / ".config").read_text()
+            locked, config = stock.entry(kernel), (stock.headers(kernel) / ".config").read_text()
             for name, setting in (("gcc", "CC"), ("rustc", "RUSTC")):
                 self.assertIn(f'CONFIG_{setting}_VERSION_TEXT="{locked[name]}"\n', config)
             for program in ("rustc", "bindgen"):

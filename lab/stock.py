@@ -5,6 +5,7 @@ Their packages are downloaded and unpacked in the cache; stock/build makes the m
 """
 
 import configparser
+import io
 import lzma
 import re
 
@@ -20,14 +21,55 @@ BUILT = [name for name in NAMES if "rustc" in LOCK[name]]
 BUILD = lib.ROOT / "stock/build"
 
 
+# As kernels.lock, of those that are gone from the mirror: what it has instead, and of which `gone` it is that.
+INSTEAD = lib.CACHE / "kernels.instead"
+
+
+def entry(kernel):
+    """What kernels.lock says of a kernel, or, when that is gone, of the one in its place."""
+    instead = configparser.ConfigParser(interpolation=None)
+    instead.read(INSTEAD)
+    locked = LOCK[kernel]
+    found = kernel in instead and instead[kernel]["gone"] == locked["release"]
+    return {**locked, **instead[kernel]} if found else dict(locked)
+
+
 def release(kernel):
     """A kernel is given by its name in kernels.lock or by its release."""
-    return LOCK[kernel]["release"] if kernel in NAMES else kernel
+    return entry(kernel)["release"] if kernel in NAMES else kernel
+
+
+def series(kernel):
+    """Such as 7.3."""
+    return ".".join(release(kernel).split(".")[:2])
 
 
 def locked(kernel):
     """The version of its packages, if it is to be a certain one."""
-    return LOCK[kernel]["packages"] if kernel in NAMES else None
+    return entry(kernel)["packages"] if kernel in NAMES else None
+
+
+def successor(kernel, what, others):
+    """Of packages that there are, the newest of the same series and flavour: release and version."""
+    digits = re.sub(r"\d+", r"\\d+", re.escape(release(kernel).removeprefix(series(kernel))))
+    pattern = re.compile(rf"linux-{what}-({re.escape(series(kernel))}{digits})")
+    found = [(found[1], version) for name, version in others.items() if (found := pattern.fullmatch(name))]
+    return max(found, key=lambda pair: [int(n) for n in re.findall(r"\d+", pair[0])], default=None)
+
+
+def replace(kernel, what, gone):
+    """Have the next kernel of its series take the place of one that is gone, here and from now on."""
+    found = successor(kernel, what, gone.others) if kernel in NAMES else None
+    if not found:
+        raise gone
+    lib.say(f"{release(kernel)}, which the lab was tested with as {kernel}, is gone from {gone.mirror}: "
+            f"taking {found[0]} ({found[1]})")
+    instead = configparser.ConfigParser(interpolation=None)
+    instead.read(INSTEAD)
+    instead[kernel] = {"gone": LOCK[kernel]["release"], "release": found[0], "packages": found[1]}
+    text = io.StringIO()
+    instead.write(text)
+    lib.write_atomically(INSTEAD, text.getvalue())
 
 
 def suites(kernel):
@@ -46,10 +88,14 @@ def package(kernel, what, version=None):
 
 
 def unpacked(kernel, what):
-    where = folder(kernel) / what
-    if not where.exists():
-        debian.unpack(package(kernel, f"{what}-{release(kernel)}"), where)
-    return where
+    if not (folder(kernel) / what).exists():
+        try:
+            deb = package(kernel, f"{what}-{release(kernel)}")
+        except debian.Gone as gone:
+            replace(kernel, what, gone)
+            deb = package(kernel, f"{what}-{release(kernel)}")
+        debian.unpack(deb, folder(kernel) / what)
+    return folder(kernel) / what
 
 
 def headers(kernel):
@@ -100,12 +146,13 @@ def source(kernel):
     """The source of the very version that the headers are of."""
     text = (headers(kernel) / "include/generated/utsversion.h").read_text()
     version = re.search(r"Debian (\S+)", text)[1]
-    return package(kernel, f"source-{'.'.join(release(kernel).split('.')[:2])}", version)
+    return package(kernel, f"source-{series(kernel)}", version)
 
 
 def build(kernel, sources):
     """KVM and the extension for it, in module_dir(kernel); `sources` are those of the latter."""
-    out = lib.module_dir(kernel)
+    # First, as another may be taken if it is gone.
+    where, out = headers(kernel), lib.module_dir(kernel)
     patches = sorted((lib.ROOT / "patches").rglob("*.patch"))
     parts = [*sources, *patches, *(lib.ROOT / "stock" / name for name in ("build", "kernel.py"))]
     stamp = lib.digest(release(kernel), *(part for path in parts for part in (str(path), path)))
@@ -113,7 +160,7 @@ def build(kernel, sources):
         if lib.read_or_none(out / "stamp") == stamp:
             return out
         (out / "stamp").unlink(missing_ok=True)
-        where, deb = headers(kernel), source(kernel)
+        deb = source(kernel)
         log = lib.CACHE / "log" / f"stock-{out.parent.name}-{release(kernel)}.log"
         log.unlink(missing_ok=True)
         lib.run_logged(f"building KVM and the extension for {release(kernel)}",
