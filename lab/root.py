@@ -32,6 +32,7 @@ KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MARK = pathlib.Path("/etc/kvm-mmio-ext-lab")
 KEY = lib.digest(SUITE, *PACKAGES, "1")[:12]
 ROOTS = lib.CACHE / "root"
+TOOLS = lib.LAB / "tools.lock"
 GIGABYTES = 4
 # A root that another version of the lab made is kept for so long after its last use.
 KEEP_DAYS = 7
@@ -273,6 +274,17 @@ def make(way):
     lib.run_logged("making the lab's own Debian 13 (about 2 minutes, 2.3 GB)",
                    way.wrap(argv, {**proxies(), **variables}), log(), env={**os.environ, **variables})
     partial.rename(folder())
+    say_differences(folder())
+
+
+def say_differences(where=pathlib.Path("/")):
+    """Which tools of a root are not those that all was tested with."""
+    status = (where / "var/lib/dpkg/status").read_text()
+    there = dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)$", status, re.M))
+    for package, version in re.findall(r"^(\S+) (\S+)$", TOOLS.read_text(), re.M):
+        if there.get(package) != version:
+            lib.say(f"{package} {version}, which the lab was tested with, is gone from the mirror: "
+                    f"this is {there.get(package, 'none')}")
 
 
 def remove(path):
