@@ -57,6 +57,7 @@ check-long: python	## the same for longer, and on kernels that check themselves
 
 check-packages: python	## install the packages in a Debian of their own, boot it, remove them
 	@lab/packages
+	@lab/packages --kernel stock-7.2 --quick
 
 check-first: python	## run make demo as the first command on Debian machines in several states
 	@lab/first

@@ -91,6 +91,14 @@ def module_dir(flavour):
     return CACHE / "module" / clone / flavour
 
 
+def module_sources():
+    """The files that the module is made of."""
+    for name in ("Kbuild", "rust", "src"):
+        path = ROOT / name
+        files = [path] if path.is_file() else path.rglob("*")
+        yield from sorted(file for file in files if file.is_file())
+
+
 def digest(*parts):
     """A key over strings, bytes and the contents of files (Path)."""
     total = hashlib.sha256()

@@ -113,8 +113,9 @@ def image(kernel):
     return unpacked(kernel, "binary") / "usr/lib/modules" / release(kernel) / "vmlinuz"
 
 
-def modules(kernel, names):
-    """Modules of its own and what they need, in the order in which they load, by name: contents."""
+def modules(kernel, names, or_built_in=False):
+    """Modules of its own and what they need, in the order in which they load, by name: contents. What is
+    `or_built_in` may be no module."""
     files = unpacked(kernel, "image" if is_one_package(kernel) else "modules")
     top = next(path for path in (files / "usr/lib/modules", files / "lib/modules") if path.exists()) / release(kernel)
     loaded = {}
@@ -122,6 +123,8 @@ def modules(kernel, names):
     def add(name):
         found = next((path for path in top.rglob("*.ko*") if path.name.split(".")[0] in spellings(name)), None)
         if found is None:
+            if or_built_in:
+                return
             lib.die(f"{release(kernel)} has no module {name}")
         data = found.read_bytes()
         if found.suffix == ".xz":
@@ -149,12 +152,12 @@ def source(kernel):
     return package(kernel, f"source-{series(kernel)}", version)
 
 
-def build(kernel, sources):
-    """KVM and the extension for it, in module_dir(kernel); `sources` are those of the latter."""
+def build(kernel):
+    """KVM and the extension for it, in module_dir(kernel)."""
     # First, as another may be taken if it is gone.
     where, out = headers(kernel), lib.module_dir(kernel)
     patches = sorted((lib.ROOT / "patches").rglob("*.patch"))
-    parts = [*sources, *patches, *(lib.ROOT / "stock" / name for name in ("build", "kernel.py"))]
+    parts = [*lib.module_sources(), *patches, *(lib.ROOT / "stock" / name for name in ("build", "kernel.py"))]
     stamp = lib.digest(release(kernel), *(part for path in parts for part in (str(path), path)))
     with lib.lock(f"stock-{release(kernel)}"):
         if lib.read_or_none(out / "stamp") == stamp:
