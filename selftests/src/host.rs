@@ -112,8 +112,8 @@ pub fn set_irqs_off(on: bool) -> io::Result<()> {
 }
 
 /// Whether a guest has a CR2 of its own under shadow paging. The AMD that Bochs is (`svm-nrips`)
-/// neither loads nor saves it on VMRUN and VM exits; what KVM then reads is the host's, with or
-/// without the extension. The test is by the name of that processor.
+/// neither loads nor saves it on VMRUN and VM exits (2.7 and 3.0); what KVM then reads is the host's,
+/// with or without the extension. The test is by the name of that processor.
 pub fn keeps_cr2() -> bool {
     static KEEPS: OnceLock<bool> = OnceLock::new();
     *KEEPS.get_or_init(|| {

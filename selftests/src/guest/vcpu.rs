@@ -100,8 +100,8 @@ impl Vcpu {
 
     pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
         let mut sregs = *sregs;
-        // VMX enters a guest only with a busy task-state segment. SVM does not care, but QEMU 7.2
-        // as an AMD takes exceptions from 32-bit user mode only through one that is not busy.
+        // VMX enters a guest only with a busy task-state segment. SVM does not care, but QEMU as an
+        // AMD takes exceptions from 32-bit user mode only through one that is not busy: 10.0 ends.
         const BUSY: u8 = 1 << 1;
         if host::parameter("kvm_amd", "npt").is_some() {
             sregs.tr.type_ &= !BUSY;

@@ -176,7 +176,7 @@ fn paging_off(mode: Mode) -> Result<()> {
 
     vcpu.touch(gva, gpa, 4)?;
     // A real processor does not write PDPTEs, where this bit is reserved: KVM refuses to load
-    // them again. QEMU 7.2 under NPT writes it.
+    // them again. QEMU under NPT, 7.2 and 10.0, writes it.
     let pdpte = machine.tables().root_entry(gva);
     if mode == Mode::Pae && pdpte & ACCESSED != 0 {
         skip!("this processor wrote the accessed bit into a PDPTE: {pdpte:#x}");

@@ -119,7 +119,8 @@ fn remapped(
     Ok(())
 }
 
-/// Skips where the first level of PAE page tables is not what a guest has written.
+/// Skips where the first level of PAE page tables is not what a guest has written; seen with QEMU 7.2
+/// and 10.0.
 fn needs_pae_tables() -> Result<()> {
     if Modes::detect()?.tdp && is_qemu() {
         skip!("QEMU with NPT writes to the entries that CR3 points to, at no certain time");

@@ -7,7 +7,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuExit;
 
-use super::debug::{Watch, is_debugged, set_breakpoint, stops_at_breakpoints};
+use super::debug::{Watch, is_debugged, set_breakpoint};
 use super::program::{
     CODE, LOAD, STORE, code_page, delta, ending, finish, mark, prepared, regs_for, run_at,
     start_with,
@@ -17,7 +17,6 @@ use crate::guest::layout::port;
 use crate::guest::paging::SUPERVISOR;
 use crate::guest::{Bus, Event, Machine, Match, Mode, PAGE, Vcpu};
 use crate::host::{self, Modes, Vendor, silicon};
-use crate::tap::note;
 use crate::{expect_eq, skip};
 
 const RF_SET: &str = "gate and retirement: RFLAGS.RF, which a fault sets, does not keep an access \
@@ -102,10 +101,6 @@ fn resume_flag() -> Result<()> {
 /// the guest returns to the access with RF set; one at the next instruction is hit behind it.
 fn breakpoint(watch: Watch) -> Result<()> {
     let _silicon = Silicon::only(silicon::RF)?;
-    let stops = stops_at_breakpoints()?;
-    if !stops {
-        note("the processor does not stop at a guest's breakpoints");
-    }
     for code in [STORE, LOAD] {
         let (events, again, rip, at) = each_way(|fast| {
             let (machine, mut vcpu, at) = prepared(&code)?;
@@ -127,9 +122,6 @@ fn breakpoint(watch: Watch) -> Result<()> {
             delta(&start, &vcpu)?.expect_ext("fast", if fast { accesses } else { 0 })?;
             Ok((events, again, machine.ram().read_u64(stack), at))
         })?;
-        if !stops {
-            continue;
-        }
         let accessed = watch == Watch::Next;
         expect_eq!(
             (events.iter().any(Event::is_mmio), is_debugged(&events)),
@@ -151,9 +143,6 @@ fn breakpoint(watch: Watch) -> Result<()> {
 /// (patches/7.3/fixes/0010).
 fn breakpoint_wildcard() -> Result<()> {
     let _silicon = Silicon::only(silicon::RF)?;
-    if !stops_at_breakpoints()? {
-        skip!("the processor does not stop at a guest's breakpoints");
-    }
     each_way(|_| {
         let (machine, mut vcpu, at) = prepared(&STORE)?;
         let bell = machine.doorbell(Bus::Mmio(machine.gpa(1)), Match::Any)?;
@@ -170,7 +159,6 @@ fn breakpoint_wildcard() -> Result<()> {
 /// A breakpoint of userspace's; `late`, it is set when userspace has the access to carry out.
 fn guest_debug(watch: Watch, late: bool) -> Result<()> {
     let _silicon = Silicon::only(silicon::RF)?;
-    let stops = stops_at_breakpoints()?;
     for code in [STORE, LOAD] {
         let (seen, stop) = each_way(|_| {
             let (machine, mut vcpu, at) = prepared(&code)?;
@@ -180,10 +168,6 @@ fn guest_debug(watch: Watch, late: bool) -> Result<()> {
             let seen = debugged(&mut vcpu, (address, dr7), late)?;
             Ok((seen, format!("debug {address:#x}")))
         })?;
-        if !stops {
-            note(format!("guest_debug: {seen:?}"));
-            continue;
-        }
         let order: &[&str] = match watch {
             Watch::Access => &[&stop, "access", "done"],
             _ => &["access", &stop, "done"],

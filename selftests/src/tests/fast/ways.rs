@@ -49,7 +49,8 @@ impl Drop for Switch {
     }
 }
 
-/// Skips on Bochs as an AMD (`svm-nrips`) what fails there, with the extension off as well.
+/// Skips on Bochs as an AMD (`svm-nrips`) what fails there, with the extension off as well. Seen with
+/// Bochs 2.7 and 3.0.
 pub fn needs_more_than_bochs(failure: &str) -> Result<()> {
     let modes = Modes::detect()?;
     if modes.vendor == Vendor::Amd && modes.nrips {
