@@ -85,12 +85,23 @@ def folder():
     return ROOTS / KEY
 
 
+# $0 is who gets what root has left in the cache, $1; then comes what to execute.
+GIVE = """
+cache=$1
+shift
+"$@"
+status=$?
+find "$cache" -xdev -path "$cache/root" -prune -o -user 0 -exec chown -h "$0" {} +
+exit $status
+"""
+
+
 class Plain:
     """By root."""
 
     def __init__(self):
         self.prefix = ["unshare", "--mount", "--propagation", "private"]
-        self.user = []
+        self.user, self.inside = [], []
 
     def wrap(self, argv, _environment):
         return [*self.prefix, *argv]
@@ -106,12 +117,15 @@ class Namespace(Plain):
 
 
 class Sudo(Plain):
-    """By a person with sudo, who is only root until the folders are in place."""
+    """By a person with sudo, who is only root until the folders are in place. One who needs_root stays
+    it, and what that leaves in the cache is given to the person."""
 
-    def __init__(self):
+    def __init__(self, needs_root=False):
         super().__init__()
         groups = ",".join(map(str, os.getgroups()))
-        self.user = [f"--userspec=+{os.getuid()}:+{os.getgid()}", f"--groups={groups}"]
+        owner = f"+{os.getuid()}:+{os.getgid()}"
+        self.user = [] if needs_root else [f"--userspec={owner}", f"--groups={groups}"]
+        self.inside = ["sh", "-c", GIVE, owner, str(lib.CACHE)] if needs_root else []
 
     def wrap(self, argv, environment):
         # sudo drops nearly all variables, those of proxies too.
@@ -125,8 +139,8 @@ def can_mount(way):
                           stderr=subprocess.DEVNULL).returncode == 0
 
 
-def way_in():
-    """How to become one who may mount, or the end."""
+def way_in(needs_root=False):
+    """How to become one who may mount, or the end; `needs_root` is for more than that."""
     if os.geteuid() == 0:
         if can_mount(Plain()):
             return Plain()
@@ -141,7 +155,7 @@ def way_in():
             lib.say("the lab's own Debian needs root to mount its folders: sudo asks")
             subprocess.run(["sudo", "-v"])
         if can_mount(Sudo()):
-            return Sudo()
+            return Sudo(needs_root)
     return lib.die("the lab's own Debian needs mounts: run this as root, install sudo, or install uidmap and allow "
                    "user namespaces (or set KVM_MMIO_EXT_ROOT=none on a Debian 13 that has what the lab needs)")
 
@@ -376,14 +390,14 @@ def environment():
 def entry(way, where, argv, variables):
     """The command that executes another in a root."""
     here = os.getcwd() if is_seen(os.getcwd()) else str(lib.ROOT)
-    inside = ["chroot", *way.user, str(where), "/bin/sh", "-ec", INSIDE, "sh", here, *map(str, argv)]
+    inside = ["chroot", *way.user, str(where), "/bin/sh", "-ec", INSIDE, "sh", here, *way.inside, *map(str, argv)]
     return way.wrap(["sh", "-ec", ENTER, "sh", str(where), *bound(), "--", *inside], variables)
 
 
-def execute(argv):
+def execute(argv, needs_root=False):
     """Replace this program by another, in the root, which is made if there is none."""
     given()
-    way = way_in()
+    way = way_in(needs_root)
     if not folder().exists():
         with lib.lock("root"):
             if not folder().exists():
@@ -400,9 +414,10 @@ def execute(argv):
     os.execvpe(command[0], command, variables)
 
 
-def enter():
-    """Go on in the lab's own Debian: what runs this runs once more there, from its beginning."""
+def enter(needs_root=False):
+    """Go on in the lab's own Debian: what runs this runs once more there, from its beginning. A person with
+    sudo is that person there, unless it needs_root."""
     if not is_wanted() or is_inside():
         os.environ.update(given())
         return
-    execute([os.path.abspath(sys.argv[0]), *sys.argv[1:]])
+    execute([os.path.abspath(sys.argv[0]), *sys.argv[1:]], needs_root)
