@@ -16,13 +16,14 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 use kvm_bindings::kvm_regs;
-use kvm_mmio_selftests::guest::{Bus, Machine, Match, Mode, operand};
-use kvm_mmio_selftests::host::{self, Switch};
+use kvm_mmio_selftests::guest::layout::{STUB_SIZE, STUBS};
+use kvm_mmio_selftests::guest::{Bus, Machine, Match, Mode, Vcpu, operand};
+use kvm_mmio_selftests::host::{self, Modes, Switch, Vendor};
 
 /// Rings a doorbell as fast as a guest can, counts the rings, and measures how late a timer is
 /// meanwhile on the same processor: with KVM's C code, with the extension but for what it does with
-/// interrupts off, and with that; and while the guest halts for nothing, which KVM handles with
-/// interrupts off as well.
+/// interrupts off, and with that; and while the guest does what KVM itself handles with interrupts
+/// off, INVD, and HLT with an interrupt pending.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
@@ -47,6 +48,8 @@ enum Load {
     Port,
     /// INVD, which KVM handles with interrupts off as well.
     Invd,
+    /// HLT, which it handles so, too, while an interrupt waits that the guest has sent to itself.
+    Halt,
 }
 
 /// How the extension is switched for it.
@@ -57,7 +60,7 @@ struct Row {
     irqsoff: bool,
 }
 
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 6] = [
     Row {
         what: "doorbell, KVM's C code",
         load: Load::Doorbell,
@@ -88,16 +91,61 @@ const ROWS: [Row; 5] = [
         enabled: true,
         irqsoff: true,
     },
+    Row {
+        what: "HLT, KVM's own fast path",
+        load: Load::Halt,
+        enabled: true,
+        irqsoff: true,
+    },
 ];
 
 const PORT: u16 = 0x510;
 const PAGE: u64 = 1;
+
+/// The interrupt that the guest sends to itself: one that has a gate already.
+const VECTOR: u32 = 31;
+/// Bits of the APIC base.
+const X2APIC: u64 = 0b11 << 10;
+
+/// Registers of a local APIC in x2APIC mode.
+mod msr {
+    pub const EOI: u32 = 0x80b;
+    pub const SPURIOUS: u32 = 0x80f;
+    pub const SELF_IPI: u32 = 0x83f;
+}
+
+/// WRMSR, with RAX, RCX and RDX lost.
+fn write_msr(a: &mut CodeAssembler, msr: u32, value: u32) -> Result<(), IcedError> {
+    a.mov(asm::ecx, msr)?;
+    a.mov(asm::eax, value)?;
+    a.xor(asm::edx, asm::edx)?;
+    a.wrmsr()
+}
+
+/// A machine whose guest can interrupt itself.
+fn interruptible() -> Result<(Machine, Vcpu)> {
+    let mut machine = Machine::with_irqchip(Mode::Long)?;
+    let vcpu = machine.add_vcpu()?;
+    vcpu.change_sregs(|sregs| sregs.apic_base |= X2APIC)?;
+    let mut a = CodeAssembler::new(64)?;
+    write_msr(&mut a, msr::EOI, 0)?;
+    a.iretq()?;
+    let handler = STUBS + u64::from(VECTOR) * STUB_SIZE;
+    let code = a.assemble(handler)?;
+    ensure!(code.len() as u64 <= STUB_SIZE, "{} bytes", code.len());
+    machine.ram().write(handler, &code);
+    Ok((machine, vcpu))
+}
 
 impl Load {
     /// `rcx` times.
     fn program(self, a: &mut CodeAssembler) -> Result<(), IcedError> {
         let mut again = a.create_label();
         a.mov(asm::rbx, asm::rcx)?;
+        if self == Load::Halt {
+            // On, and with the spurious vector of a reset.
+            write_msr(a, msr::SPURIOUS, 0x1ff)?;
+        }
         // As guests run. Bochs leaves no other for the host's interrupts, see silicon-exits.rst.
         a.sti()?;
         a.set_label(&mut again)?;
@@ -108,6 +156,13 @@ impl Load {
                 a.out(asm::dx, asm::eax)?;
             }
             Load::Invd => a.invd()?,
+            Load::Halt => {
+                // The interrupt is not taken before HLT.
+                a.cli()?;
+                write_msr(a, msr::SELF_IPI, VECTOR)?;
+                a.sti()?;
+                a.hlt()?;
+            }
         }
         a.dec(asm::rbx)?;
         a.jnz(again)
@@ -117,8 +172,28 @@ impl Load {
         match self {
             Load::Doorbell => Some(Bus::Mmio(machine.gpa(PAGE))),
             Load::Port => Some(Bus::Pio(PORT)),
-            Load::Invd => None,
+            Load::Invd | Load::Halt => None,
         }
+    }
+
+    fn machine(self) -> Result<(Machine, Vcpu)> {
+        match self {
+            Load::Halt => interruptible(),
+            _ => Machine::with_vcpu(Mode::Long),
+        }
+    }
+
+    /// Why this cannot be measured here.
+    fn missing(self) -> Result<Option<&'static str>> {
+        let host = Modes::detect()?;
+        let fast = host.vendor == Vendor::Intel || host.nrips;
+        Ok(match self {
+            Load::Invd | Load::Halt if !fast => {
+                Some("KVM has no fast path for it without a next RIP")
+            }
+            Load::Halt if !Machine::offers_irqchip()? => Some("this KVM has no I/O APIC"),
+            _ => None,
+        })
     }
 }
 
@@ -209,7 +284,7 @@ fn measure(period: u64, processor: usize, done: &AtomicBool) -> Result<Late> {
 fn run(row: &Row, options: &Options, switches: &Switches) -> Result<Late> {
     switches.enabled.set(row.enabled)?;
     switches.irqsoff.set(row.irqsoff)?;
-    let (machine, mut vcpu) = Machine::with_vcpu(Mode::Long)?;
+    let (machine, mut vcpu) = row.load.machine()?;
     let bell = row
         .load
         .bus(&machine)
@@ -273,6 +348,10 @@ fn main() -> Result<()> {
         "max",
     ]);
     for row in &ROWS {
+        if let Some(why) = row.load.missing()? {
+            println!("not measured: {}: {why}", row.what);
+            continue;
+        }
         eprintln!("measuring: {}", row.what);
         let late = run(row, &options, &switches)?;
         let figures = [

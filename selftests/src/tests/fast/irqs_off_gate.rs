@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use iced_x86::code_asm as asm;
-use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug, kvm_regs,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::debug::{Watch, is_debugged, set_breakpoint};
@@ -122,15 +124,27 @@ fn trap_flag() -> Result<()> {
     Ok(())
 }
 
-/// Userspace single-steps.
+/// Userspace single-steps, or waits for what is next.
 fn guest_debug() -> Result<()> {
     needs_trap_flag()?;
+    stops_behind(KVM_GUESTDBG_SINGLESTEP)?;
+    if stops_at_breakpoints()? {
+        stops_behind(KVM_GUESTDBG_USE_HW_BP)?;
+    }
+    Ok(())
+}
+
+/// A store that userspace debugs takes the ordinary path, behind which it stops.
+fn stops_behind(control: u32) -> Result<()> {
     let mut it = Remembered::store()?;
     start_with(&mut it.vcpu, it.regs, it.at, 0)?;
-    let debug = kvm_guest_debug {
-        control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+    let mut debug = kvm_guest_debug {
+        control: KVM_GUESTDBG_ENABLE | control,
         ..Default::default()
     };
+    let (next, dr7) = Watch::Next.registers(&it.machine, it.at);
+    debug.arch.debugreg[0] = next;
+    debug.arch.debugreg[7] = dr7;
     let fd = it.vcpu.fd();
     fd.set_guest_debug(&debug).context("KVM_SET_GUEST_DEBUG")?;
     let start = mark(&it.vcpu)?;
