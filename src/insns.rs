@@ -15,7 +15,7 @@ use crate::{
         refused::Refused, //
     }, //
 };
-use core::mem::size_of;
+use core::mem::{offset_of, size_of};
 use kernel::prelude::*;
 use pin_init::{init_array_from_fn, init_zeroed};
 
@@ -32,7 +32,15 @@ const _: () = assert!(WINDOW > MAX_LENGTH);
 /// The last place in a page that a window fits behind.
 const LAST_WINDOW: u64 = (PAGE_SIZE - WINDOW) as u64;
 
-/// An instruction that was read.
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+const _: () = assert!(size_of::<KnownInsn>() == 2 * LINE);
+// What is behind them, and how many levels the page tables have, is for when something is new.
+const _: () = assert!(offset_of!(CodePage, hold) == 2 * LINE + size_of::<usize>());
+
+/// An instruction that was read. It lies in two cache lines, wherever it is in the array.
+#[repr(align(64))]
 pub(crate) struct KnownInsn {
     place: CodeAddress,
     /// What was read there.
@@ -80,7 +88,8 @@ impl KnownInsn {
     }
 }
 
-/// A page of code.
+/// A page of code. What is compared each time fills two cache lines.
+#[repr(C, align(64))]
 pub(crate) struct CodePage {
     page: CodeAddress,
     /// What its place depends on.

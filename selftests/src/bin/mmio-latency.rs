@@ -19,6 +19,7 @@ use kvm_bindings::kvm_regs;
 use kvm_mmio_selftests::guest::layout::{STUB_SIZE, STUBS};
 use kvm_mmio_selftests::guest::{Bus, Machine, Match, Mode, Vcpu, operand};
 use kvm_mmio_selftests::host::{self, Modes, Switch, Vendor};
+use kvm_mmio_selftests::stats::Mark;
 
 /// Rings a doorbell as fast as a guest can, counts the rings, and measures how late a timer is
 /// meanwhile on the same processor: with KVM's C code, with the extension but for what it does with
@@ -296,6 +297,7 @@ fn run(row: &Row, options: &Options, switches: &Switches) -> Result<Late> {
         ..Default::default()
     };
     let done = AtomicBool::new(false);
+    let start = Mark::here(&[])?;
     let late = thread::scope(|scope| {
         let timer = (!options.count)
             .then(|| scope.spawn(|| measure(options.period * 1000, options.processor, &done)));
@@ -321,12 +323,32 @@ fn run(row: &Row, options: &Options, switches: &Switches) -> Result<Late> {
             options.rings
         );
     }
+    let early = start.delta(&[])?.ext("fast_irqsoff")?.unwrap_or(0);
+    check_early(row, options.rings, early)?;
     ensure!(
         !late.0.is_empty(),
         "{}: too short, give more --rings",
         row.what
     );
     Ok(late)
+}
+
+/// Of so many rings all but the first few must have been answered with interrupts off, or none.
+fn check_early(row: &Row, rings: u64, early: u64) -> Result<()> {
+    /// Until doorbell and code are known.
+    const FIRST: u64 = 100;
+    let can_be = row.load == Load::Doorbell && row.enabled && row.irqsoff;
+    let least = if can_be && Modes::detect()?.rings_with_irqs_off() {
+        rings.saturating_sub(FIRST)
+    } else {
+        0
+    };
+    ensure!(
+        early >= least && (can_be || early == 0),
+        "{}: {early} of {rings} answered with interrupts off",
+        row.what
+    );
+    Ok(())
 }
 
 fn main() -> Result<()> {
