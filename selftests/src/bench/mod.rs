@@ -3,6 +3,7 @@
 
 pub mod insn;
 pub mod measure;
+pub mod places;
 pub mod report;
 pub mod row;
 pub mod rows;

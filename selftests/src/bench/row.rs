@@ -11,6 +11,7 @@ use serde::Serialize;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::insn::Insn;
+use super::places::{Places, Sites};
 use crate::guest::layout::port;
 use crate::guest::{
     Bus, Doorbell, Machine, Match, Mode, PAGE, Region, Registers, Request, SlotKind, Vcpu,
@@ -62,27 +63,6 @@ pub enum Event {
     Length,
     /// Zero length.
     Any,
-}
-
-/// Which instructions make the accesses to several places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sites {
-    /// Each place has one of its own.
-    Each,
-    /// One for all, which goes round a table in the guest's memory. For 64-bit guests.
-    One,
-    /// One for all, at one place, in as many address spaces: a driver's that processes call. For
-    /// 64-bit guests.
-    Spaces,
-}
-
-/// Where the accesses of one turn of the loop go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Places {
-    pub count: u64,
-    /// Bytes from one to the next; 0 if they are the same.
-    pub stride: u64,
-    pub sites: Sites,
 }
 
 /// What is written.
@@ -391,17 +371,5 @@ impl Row {
     /// The value that RAX holds in the loop, unless it is to hold others: the last datamatch.
     pub fn rings(&self) -> u32 {
         self.doorbells
-    }
-}
-
-impl Places {
-    fn describe(&self) -> &'static str {
-        match (self.stride, self.sites) {
-            (_, Sites::Spaces) => "address spaces in turn",
-            (PAGE, Sites::Each) => "pages in turn",
-            (PAGE, Sites::One) => "pages in turn by one instruction",
-            (_, Sites::Each) => "instructions in turn",
-            (_, Sites::One) => "registers in turn",
-        }
     }
 }

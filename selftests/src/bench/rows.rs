@@ -2,7 +2,8 @@
 //! All rows.
 
 use super::insn::Insn;
-use super::row::{Event, Kind, OnWrite, Places, Row, Sites, Space, Value};
+use super::places::{Places, Sites};
+use super::row::{Event, Kind, OnWrite, Row, Space, Value};
 use crate::guest::{Mode, PAGE};
 
 const MATCH: Kind = Kind::Event(Event::DataMatch);

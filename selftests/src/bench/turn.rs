@@ -4,59 +4,15 @@
 use iced_x86::IcedError;
 use iced_x86::code_asm::{self as asm, CodeAssembler};
 
-use super::row::{Places, Row, Sites, Space, Value};
-use crate::guest::layout::{RAM_SIZE, SCRATCH};
-use crate::guest::{Machine, PAGE, operand};
+use super::places::{Sites, TABLE, TABLE_ENTRY};
+use super::row::{Row, Space, Value};
+use crate::guest::operand;
 
 /// Whether a loop makes the accesses, or is all that is around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loop {
     Full,
     Empty,
-}
-
-/// The table of [`Sites::One`] and [`Sites::Spaces`] in the guest's memory: of each place the address,
-/// then the value, or the root of the page tables.
-const TABLE: u64 = SCRATCH;
-const TABLE_ENTRY: u64 = 16;
-
-/// The roots, a page each: up to the end of the guest's memory.
-const ROOTS: u64 = SCRATCH + 0x10_0000;
-const MOST_ROOTS: u64 = (RAM_SIZE - ROOTS) / PAGE;
-
-impl Places {
-    /// Bytes from the first place to number `place`.
-    pub fn offset(&self, place: u64) -> u64 {
-        place * self.stride
-    }
-
-    /// How many different places there are.
-    pub fn distinct(&self) -> u64 {
-        match self.sites {
-            Sites::Each | Sites::One if self.stride != 0 => self.count,
-            _ => 1,
-        }
-    }
-
-    /// Writes what [`Row::turn`] reads; the linear addresses start at `gva`.
-    pub fn write_table(&self, machine: &Machine, gva: u64) {
-        for place in 0..self.count {
-            let at = TABLE + place * TABLE_ENTRY;
-            let second = match self.sites {
-                Sites::Spaces => new_root(machine, place),
-                Sites::Each | Sites::One => place,
-            };
-            machine.ram().write_u64(at, gva + self.offset(place));
-            machine.ram().write_u64(at + 8, second);
-        }
-    }
-}
-
-fn new_root(machine: &Machine, place: u64) -> u64 {
-    assert!(place < MOST_ROOTS, "no room for root {place}");
-    let root = ROOTS + place * PAGE;
-    machine.copy_root(root);
-    root
 }
 
 impl Row {

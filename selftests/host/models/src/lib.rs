@@ -4,7 +4,8 @@
 //! loom runs each test again and again, with another order of the threads' steps each time and
 //! with every value that a load may return. The way of an access is the module's own code, from
 //! what KVM calls down to the doorbells; `kvm/` is in the place of its abstractions over `struct
-//! kvm_vcpu` and the host, and `linux/` models what of KVM is below that, and what calls the module.
+//! kvm_vcpu` and the host, and `linux/` models what of KVM is below that. What of KVM calls the module
+//! is in `exits.rs` and `loading.rs`.
 //! Atomics are no stronger there than on x86.
 //!
 //! loom's threads take turns on one of the system's, hence `Rc` and `Cell` in what they share.
@@ -21,10 +22,8 @@ extern crate self as kvm_bindings;
 extern crate self as pin_init;
 
 use bindings::*;
-use in_place::{init_array_from_fn, init_zeroed, Zeroable};
+use in_place::{init_array_from_fn, init_zeroed};
 use kvm_mmio_ext::{addr, generation, iodev, mmio_info, pure};
-use pure::{bells::Bells, info_cache::InfoCache, refused::Refused};
-use registers::Bell;
 
 #[path = "../../../../src/access.rs"]
 mod access;
@@ -56,23 +55,19 @@ mod ring;
 mod state;
 
 mod bindings;
+mod exits;
 mod in_place;
 mod kvm;
 mod linux;
+mod loading;
 mod prelude;
 mod registers;
 mod report;
 mod sync;
 mod tests;
+mod zeroed;
 
 /// `kernel::ffi`, as far as it is used.
 mod ffi {
     pub(crate) use std::ffi::c_ulong;
 }
-
-// SAFETY: As in `rust/kvm_mmio_ext_main.rs`.
-unsafe impl Zeroable for InfoCache {}
-// SAFETY: As in `rust/kvm_mmio_ext_main.rs`.
-unsafe impl Zeroable for Refused {}
-// SAFETY: As in `rust/kvm_mmio_ext_main.rs`; the pointer of a bell is never null here either.
-unsafe impl Zeroable for Bells<Bell> {}

@@ -1,4 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0
 //! In the place of `src/registers.rs`: buses without registers of a VMM's.
 
-pub(crate) use crate::linux::bus::{Bell, IoBus};
+pub(crate) use crate::kvm::{Bell, IoBus};

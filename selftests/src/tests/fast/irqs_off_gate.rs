@@ -128,10 +128,7 @@ fn trap_flag() -> Result<()> {
 fn guest_debug() -> Result<()> {
     needs_trap_flag()?;
     stops_behind(KVM_GUESTDBG_SINGLESTEP)?;
-    if stops_at_breakpoints()? {
-        stops_behind(KVM_GUESTDBG_USE_HW_BP)?;
-    }
-    Ok(())
+    stops_behind(KVM_GUESTDBG_USE_HW_BP)
 }
 
 /// A store that userspace debugs takes the ordinary path, behind which it stops.

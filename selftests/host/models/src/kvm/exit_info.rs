@@ -15,6 +15,21 @@ impl Exit {
     pub(crate) fn error(error: Error) -> Self {
         panic!("{error:?}")
     }
+
+    pub(super) const fn from_handler(r: i32) -> Self {
+        match r {
+            0 => Self::USERSPACE,
+            _ => Self::RESUME,
+        }
+    }
+
+    /// What KVM's handlers return, of an exit that was handled.
+    pub(crate) const fn to_handler(self) -> i32 {
+        match self {
+            Self::USERSPACE => 0,
+            _ => 1,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

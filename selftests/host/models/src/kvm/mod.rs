@@ -12,6 +12,7 @@ mod guest_memory;
 #[path = "../../../../../rust/kvm/loan.rs"]
 mod loan;
 
+mod bus;
 mod exit_info;
 mod host;
 mod trace;
@@ -20,6 +21,7 @@ mod vcpu;
 // As the module's files name them.
 use crate::{addr, generation, mmio_info};
 
+pub(crate) use bus::{Bell, IoBus};
 pub(crate) use exit_info::{AssistBytes, Exit, LastExit, Mode, PageFault};
 pub(crate) use ext::{Emulated, MmioExt};
 pub(crate) use global::global_mutex;

@@ -20,7 +20,6 @@ use crate::{
     mmio_info::MmioInfo,
     prelude::*,
     pure::rsvd::MAX_LEVEL,
-    state::State,
 };
 use std::marker::PhantomData;
 
@@ -63,7 +62,7 @@ pub(crate) struct ReservedBits<'a> {
 /// A vCPU in its own thread with `kvm->srcu` held, and with state.
 pub(crate) struct Vcpu<'a, S>(&'a mut KvmVcpu, PhantomData<S>);
 
-impl<'a> Vcpu<'a, State> {
+impl<'a, S: VcpuState> Vcpu<'a, S> {
     pub(crate) const PFERR_RSVD: u64 = 1 << 3;
     pub(crate) const PFERR_WRITE: u64 = 1 << 1;
 
@@ -74,17 +73,24 @@ impl<'a> Vcpu<'a, State> {
     /// Makes the state if there is none.
     pub(crate) fn enter(vcpu: &'a mut KvmVcpu) -> Self {
         if vcpu.mmio_ext.is_none() {
-            vcpu.mmio_ext = Some(State::new(VM, 0).expect("has memory"));
+            vcpu.mmio_ext = Some(Box::new(S::new(VM, 0).expect("has memory")));
         }
         Self(vcpu, PhantomData)
     }
 
-    pub(crate) fn state(&self) -> &State {
-        self.0.mmio_ext.as_deref().expect("has state")
+    /// The state, if there is any.
+    pub(crate) fn state_of(vcpu: &mut KvmVcpu) -> Option<&mut S> {
+        let state = vcpu.mmio_ext.as_mut()?.downcast_mut::<KVBox<S>>();
+        Some(state.expect("is of the type"))
     }
 
-    pub(crate) fn state_mut(&mut self) -> &mut State {
-        self.0.mmio_ext.as_deref_mut().expect("has state")
+    pub(crate) fn state(&self) -> &S {
+        let state = self.0.mmio_ext.as_ref().expect("has state");
+        state.downcast_ref::<KVBox<S>>().expect("is of the type")
+    }
+
+    pub(crate) fn state_mut(&mut self) -> &mut S {
+        Self::state_of(self.0).expect("has state")
     }
 
     pub(crate) fn kvm_vcpu(&self) -> &KvmVcpu {
@@ -131,7 +137,7 @@ impl<'a> Vcpu<'a, State> {
     }
 
     pub(crate) fn kvm_mmu_page_fault(&mut self, _: u64, _: u64, _: AssistBytes<'_>) -> Exit {
-        self.0.kvm_mmu_page_fault(true)
+        Exit::from_handler((self.0.page_fault)(self.0, true))
     }
 
     pub(crate) fn skip_emulated_instruction(&mut self) -> Exit {
@@ -143,7 +149,7 @@ impl<'a> Vcpu<'a, State> {
     }
 
     pub(crate) fn x86_emulate_instruction(&mut self, _: u64, _: AssistBytes<'_>) -> Exit {
-        self.0.emulate()
+        Exit::from_handler(self.0.emulate())
     }
 
     pub(crate) fn runs_plain_code(&self, _: Mode) -> bool {

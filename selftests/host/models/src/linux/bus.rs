@@ -1,15 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The I/O bus for MMIO.
 
-use super::{
-    mistake::Mistake,
-    vcpu::{Effect, Effects},
-};
-use crate::{
-    addr::Gpa,
-    iodev::{Again, Answer, BellKind, Range, Write},
-    state::Vcpu,
-};
+use crate::addr::Gpa;
 use loom::{
     cell::UnsafeCell,
     sync::atomic::{
@@ -17,12 +9,12 @@ use loom::{
         Ordering::{Acquire, Relaxed, Release},
     },
 };
-use std::{cell::RefCell, marker::PhantomData, ptr::NonNull, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 /// A device on the bus.
 pub(crate) struct Device {
-    gpa: u64,
-    len: u32,
+    pub(crate) gpa: u64,
+    pub(crate) len: u32,
     /// What an ioeventfd waits for, `None` if it is another kind of device.
     datamatch: Option<u64>,
     /// Writes that it has taken.
@@ -54,12 +46,12 @@ impl Device {
         self.writes.load(Relaxed)
     }
 
-    fn is_ioeventfd(&self) -> bool {
+    pub(crate) fn is_ioeventfd(&self) -> bool {
         self.datamatch.is_some()
     }
 
     /// `kvm_iodevice_write()`: whether it takes the write.
-    fn write(&self, gpa: u64, value: u64, len: u32) -> bool {
+    pub(crate) fn write(&self, gpa: u64, value: u64, len: u32) -> bool {
         assert_alive(&self.is_alive, "device");
         let takes = match self.datamatch {
             Some(datamatch) => gpa == self.gpa && len == self.len && value == datamatch,
@@ -71,7 +63,7 @@ impl Device {
         takes
     }
 
-    fn signal(&self) {
+    pub(crate) fn signal(&self) {
         assert_alive(&self.is_alive, "device");
         self.writes.fetch_add(1, Relaxed);
     }
@@ -92,10 +84,16 @@ fn free(is_alive: &UnsafeCell<bool>) {
 }
 
 /// `struct kvm_io_bus`
-struct State {
-    generation: u64,
-    range: Vec<Rc<Device>>,
+pub(crate) struct State {
+    pub(crate) generation: u64,
+    pub(crate) range: Vec<Rc<Device>>,
     is_alive: UnsafeCell<bool>,
+}
+
+impl State {
+    pub(crate) fn assert_alive(&self) {
+        assert_alive(&self.is_alive, "bus");
+    }
 }
 
 /// `kvm->buses[KVM_MMIO_BUS]`
@@ -130,9 +128,9 @@ impl Bus {
     }
 
     /// `srcu_dereference()`
-    fn active(&self) -> Rc<State> {
+    pub(crate) fn active(&self) -> Rc<State> {
         let state = self.state(self.active.load(Acquire));
-        assert_alive(&state.is_alive, "bus");
+        state.assert_alive();
         state
     }
 
@@ -174,118 +172,5 @@ impl OldBus {
         if let Some(state) = self.0.take() {
             free(&state.is_alive);
         }
-    }
-}
-
-/// In the place of `Bell` of `rust/kvm/bus.rs`: there are only eventfds.
-#[derive(Clone, Copy)]
-pub(crate) struct Bell {
-    of: NonNull<Device>,
-    generation: u64,
-}
-
-impl Bell {
-    pub(crate) fn kind(self) -> BellKind {
-        BellKind::Eventfd
-    }
-}
-
-/// In the place of `IoBus` there.
-pub(crate) struct IoBus<'a> {
-    state: Rc<State>,
-    /// It passes for the same one always.
-    any: bool,
-    effects: Effects,
-    _srcu: PhantomData<&'a ()>,
-}
-
-impl<'a> IoBus<'a> {
-    pub(crate) fn mmio(vcpu: &Vcpu<'a>) -> Option<Self> {
-        let vcpu = vcpu.kvm_vcpu();
-        Some(Self {
-            state: vcpu.kvm.bus.active(),
-            any: vcpu.kvm.makes(Mistake::AnyBus),
-            effects: vcpu.effects.clone(),
-            _srcu: PhantomData,
-        })
-    }
-
-    /// There are no zero-length ioeventfds.
-    pub(crate) fn fast_mmio(_: &Vcpu<'a>) -> Option<Self> {
-        None
-    }
-
-    fn generation(&self) -> u64 {
-        match self.any {
-            true => 1,
-            false => self.state.generation,
-        }
-    }
-
-    /// No device answers reads.
-    pub(crate) fn read(&self, _: usize, _: Gpa, _: u8) -> Option<u64> {
-        None
-    }
-
-    fn has_taken(&self) {
-        self.effects.borrow_mut().push(Effect::Bus);
-    }
-}
-
-impl crate::iodev::Bus for IoBus<'_> {
-    type Bell = Bell;
-
-    fn count(&self) -> usize {
-        self.state.range.len()
-    }
-
-    fn range(&self, index: usize) -> Range {
-        let device = &self.state.range[index];
-        Range {
-            addr: device.gpa,
-            len: device.len as i32,
-        }
-    }
-
-    fn write(&self, index: usize, write: &Write) -> Answer<Bell> {
-        assert_alive(&self.state.is_alive, "bus");
-        let device = &self.state.range[index];
-        let is_ioeventfd = device.is_ioeventfd();
-        if !device.write(write.gpa.0, write.value, write.size.into()) {
-            return Answer::Declined {
-                always: is_ioeventfd,
-            };
-        }
-        self.has_taken();
-        if !is_ioeventfd {
-            return Answer::Taken;
-        }
-        Answer::Rung {
-            bell: Bell {
-                of: NonNull::from(&**device),
-                generation: self.generation(),
-            },
-            again: Again::SameValue,
-        }
-    }
-
-    fn is_current(&self, bell: Bell) -> bool {
-        bell.generation == self.generation()
-    }
-
-    fn signal(&self, bell: Bell) -> bool {
-        assert_alive(&self.state.is_alive, "bus");
-        let is_current = self.is_current(bell);
-        if is_current {
-            // SAFETY: Devices are kept, as `states` keeps their buses.
-            unsafe { bell.of.as_ref() }.signal();
-            self.has_taken();
-        }
-        is_current
-    }
-
-    /// There are only eventfds.
-    fn write_again(&self, _: Bell, _: u64) -> bool {
-        false
     }
 }

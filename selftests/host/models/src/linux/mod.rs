@@ -2,12 +2,12 @@
 //! What KVM does around the extension, as far as threads share it.
 
 pub(crate) mod bus;
-mod exits;
+pub(crate) mod effect;
+mod emulate;
 pub(crate) mod memory;
 pub(crate) mod memslots;
 mod mistake;
 pub(crate) mod mmu;
-pub(crate) mod module;
 pub(crate) mod srcu;
 pub(crate) mod vcpu;
 mod vm;

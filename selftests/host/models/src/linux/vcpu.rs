@@ -2,6 +2,7 @@
 //! `struct kvm_vcpu`.
 
 use super::{
+    effect::{Effect, Effects},
     memory::{Insn, DEVICE},
     vm::Kvm,
 };
@@ -9,28 +10,11 @@ use crate::{
     access::FaultAddress,
     addr::{Gfn, Gpa, Gva},
     mmio_info::MmioInfo,
-    prelude::KVBox,
-    report::stats::{Event, Snapshot},
-    state::State,
 };
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use std::{any::Any, cell::Cell, rc::Rc};
 
 /// Where the guest's page tables map the device.
 pub(crate) const DEVICE_GVA: Gva = Gva(0x7000);
-
-/// What an access has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// An access to memory, and to which.
-    Ram(usize),
-    /// An exit to userspace.
-    Mmio { gfn: Gfn, size: u8 },
-    /// A device on the bus has taken it.
-    Bus,
-}
 
 /// Who goes on with a read when userspace has answered.
 #[derive(Clone, Copy)]
@@ -38,9 +22,6 @@ pub(crate) enum Completion {
     Emulator,
     Extension,
 }
-
-/// What accesses have come to since somebody has looked.
-pub(crate) type Effects = Rc<RefCell<Vec<Effect>>>;
 
 /// `kvm_mmio_ext_bell()`: a bit for the addresses that KVM does not tell apart.
 pub(crate) fn bell(gpa: Gpa) -> u64 {
@@ -50,7 +31,9 @@ pub(crate) fn bell(gpa: Gpa) -> u64 {
 /// `struct kvm_vcpu`
 pub(crate) struct KvmVcpu {
     pub(crate) kvm: Rc<Kvm>,
-    pub(crate) mmio_ext: Option<KVBox<State>>,
+    pub(crate) mmio_ext: Option<Box<dyn Any>>,
+    /// `kvm_mmu_page_fault()`, which the extension calls, and which calls the extension.
+    pub(crate) page_fault: fn(&mut Self, bool) -> i32,
     /// `vcpu->arch.mmio_ext_bells`
     pub(crate) bells: u64,
     /// The parameter `irqsoff`.
@@ -80,9 +63,10 @@ pub(crate) struct KvmVcpu {
 }
 
 impl KvmVcpu {
-    pub(crate) fn new(kvm: &Rc<Kvm>, direct: bool) -> Self {
+    pub(crate) fn new(kvm: &Rc<Kvm>, direct: bool, page_fault: fn(&mut Self, bool) -> i32) -> Self {
         Self {
             kvm: kvm.clone(),
+            page_fault,
             mmio_ext: None,
             bells: 0,
             irqs_off: true,
@@ -131,37 +115,18 @@ impl KvmVcpu {
         });
     }
 
-    pub(super) fn has(&self, effect: Effect) {
+    pub(crate) fn has(&self, effect: Effect) {
         self.effects.borrow_mut().push(effect);
-    }
-
-    fn counted(&self) -> Snapshot {
-        let state = self.mmio_ext.as_deref();
-        state.map_or(Snapshot::ZERO, |state| state.stats.snapshot())
-    }
-
-    /// How many faults a cache, an MMIO SPTE or a read-only memslot has answered.
-    pub(crate) fn hits(&self) -> u64 {
-        let now = self.counted();
-        [Event::CacheHit, Event::SpteHit, Event::ReadOnly]
-            .map(|event| now.get(event))
-            .iter()
-            .sum()
-    }
-
-    /// How many accesses the fast path has completed.
-    pub(crate) fn fast(&self) -> u64 {
-        self.counted().fast()
-    }
-
-    /// How many of them before interrupts were on.
-    pub(crate) fn rung_early(&self) -> u64 {
-        self.counted().irqsoff()
     }
 
     pub(crate) fn exit_for_read(&mut self, gpa: Gpa, size: u8, completion: Completion) {
         self.exit_for_write(gpa, size);
         self.completion = Some(completion);
+    }
+
+    /// What the guest's store stores: RCX.
+    pub(super) fn stored(&self) -> u64 {
+        self.regs[1]
     }
 
     pub(crate) fn retire(&mut self, next_rip: Gva) {

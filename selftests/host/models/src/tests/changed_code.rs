@@ -2,19 +2,15 @@
 //! The instruction at RIP is not the one that has faulted: the fast path leaves it to the emulator.
 
 use super::explore;
-use crate::linux::{
-    memory::DEVICE,
-    memslots::Page,
-    vcpu::{Effect, KvmVcpu},
-    Kvm,
-};
+use crate::exits::new_vcpu;
+use crate::linux::{effect::Effect, memory::DEVICE, memslots::Page, Kvm};
 use std::rc::Rc;
 
 #[test]
 fn a_store_is_not_what_has_faulted_on_a_read() {
     explore(|| {
         let kvm = Rc::new(Kvm::new(DEVICE, Page::Hole, None));
-        let mut vcpu = KvmVcpu::new(&kvm, false);
+        let mut vcpu = new_vcpu(&kvm, false);
         vcpu.store(0, 1);
         let before = vcpu.fast();
         let effect = vcpu.store(0, 1);

@@ -5,12 +5,9 @@
 
 use super::explore;
 use crate::addr::Gpa;
+use crate::exits::new_vcpu;
 use crate::linux::{
-    bus::Device,
-    memory::DEVICE,
-    memslots::Page,
-    vcpu::{Effect, KvmVcpu},
-    Kvm, Mistake,
+    bus::Device, effect::Effect, memory::DEVICE, memslots::Page, vcpu::KvmVcpu, Kvm, Mistake,
 };
 use loom::{
     sync::atomic::{
@@ -56,7 +53,7 @@ fn start(
     } else {
         old.for_each(drop);
     }
-    let mut vcpu = KvmVcpu::new(&kvm, true);
+    let mut vcpu = new_vcpu(&kvm, true);
     vcpu.irqs_off = path == Path::IrqsOff;
     for _ in 0..3 {
         vcpu.store(0, value);

@@ -5,14 +5,16 @@
 use super::explore;
 use crate::{
     addr::Gpa,
-    kvm::Vcpu,
+    exits::new_vcpu,
     linux::{
         bus::Device,
+        effect::Effect,
         memory::{Insn, DEVICE},
         memslots::Page,
-        vcpu::{Effect, KvmVcpu},
+        vcpu::KvmVcpu,
         Kvm,
     },
+    state::Vcpu,
 };
 use std::rc::Rc;
 
@@ -36,8 +38,7 @@ impl Ringing {
         let at = [0, OTHER];
         let bells = at.map(|at| Device::ioeventfd(Gpa(DEVICE.gpa().0 + at), 8, VALUE));
         kvm.free_later(bells.each_ref().map(|bell| kvm.register_dev(bell)));
-        let mut vcpu = KvmVcpu::new(&kvm, true);
-        vcpu.irqs_off = true;
+        let mut vcpu = new_vcpu(&kvm, true);
         for _ in 0..2 {
             vcpu.load(VALUE);
         }
@@ -51,7 +52,7 @@ impl Ringing {
         this
     }
 
-    fn early(&self) -> u64 {
+    fn early(&mut self) -> u64 {
         self.vcpu.rung_early()
     }
 

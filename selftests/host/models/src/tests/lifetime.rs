@@ -4,10 +4,8 @@
 
 use super::explore;
 use crate::{
-    linux::{
-        module::{Host, VcpuMemory},
-        Mistake,
-    },
+    linux::Mistake,
+    loading::{Host, VcpuMemory},
     report::{
         registry,
         stats::Event, //

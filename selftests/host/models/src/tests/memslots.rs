@@ -3,13 +3,14 @@
 //! made, whichever cache knew something else (invariants 1 and 2).
 
 use super::explore;
+use crate::exits::new_vcpu;
 use crate::{
     addr::Gfn,
     linux::{
         bus::Device,
+        effect::Effect,
         memory::{store_size, CODE, DEVICE},
         memslots::Page,
-        vcpu::{Effect, KvmVcpu},
         Kvm, Mistake,
     },
 };
@@ -131,7 +132,7 @@ fn change(
             kvm.free_later([kvm.register_dev(&Device::ioeventfd(DEVICE.gpa(), 8, 1))]);
         }
         let truth = Rc::new(Truth::new(pages));
-        let mut vcpu = KvmVcpu::new(&kvm, true);
+        let mut vcpu = new_vcpu(&kvm, true);
         vcpu.assists = stores.assists;
         let mut store = |times| {
             (0..times).for_each(|_| truth.check(|| vcpu.store(0, 1), stores.expected));

@@ -2,6 +2,7 @@
 //! An address of L2 is no virtual address of L1, though KVM has it in the same place (2017).
 
 use super::explore;
+use crate::exits::new_vcpu;
 use crate::{
     access::FaultAddress,
     addr::Gva,
@@ -21,7 +22,7 @@ use std::rc::Rc;
 fn an_address_of_l2_is_not_cached_as_a_virtual_one() {
     explore(|| {
         let kvm = Rc::new(Kvm::new(OTHER_DEVICE, Page::Hole, None));
-        let mut vcpu = KvmVcpu::new(&kvm, false);
+        let mut vcpu = new_vcpu(&kvm, false);
         vcpu.store(0, 1);
 
         // L2 faults on the same number, and an MMIO SPTE is there.

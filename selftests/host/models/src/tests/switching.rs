@@ -3,12 +3,14 @@
 //! or goes where the guest does not map it any more, whoever handles it.
 
 use super::explore;
+use crate::exits::new_vcpu;
 use crate::{
     addr::Gfn,
     linux::{
+        effect::Effect,
         memory::{DEVICE, OTHER_DEVICE},
         memslots::Page,
-        vcpu::{Effect, KvmVcpu},
+        vcpu::KvmVcpu,
         Kvm, Mistake, FAST,
     },
 };
@@ -25,7 +27,7 @@ enum Parameter {
 fn switch(parameter: Parameter, direct: bool, mistake: Option<Mistake>, run: fn(&mut KvmVcpu)) {
     explore(move || {
         let kvm = Rc::new(Kvm::new(OTHER_DEVICE, Page::Hole, mistake));
-        let mut vcpu = KvmVcpu::new(&kvm, direct);
+        let mut vcpu = new_vcpu(&kvm, direct);
         store_and_check(&mut vcpu, DEVICE);
 
         let switcher = {

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The way of a vCPU's accesses through KVM's own code and the hooks.
 
-use super::{
-    memory::{store_size, Insn},
-    memslots::Page,
-    mmu::FORMAT,
-    vcpu::{bell, Completion, Effect, KvmVcpu, DEVICE_GVA},
-    Mistake, FAST,
-};
 use crate::{
     addr::{Gfn, Gpa, Gva, PAGE_MASK},
     hooks::Ext,
     kvm::{AssistBytes, CompleteLoad, Exit, MmioExt, Mode, PageFault},
+    linux::{
+        effect::Effect,
+        memory::Insn,
+        memslots::Page,
+        mmu::FORMAT,
+        vcpu::{bell, Completion, KvmVcpu, DEVICE_GVA},
+        Kvm, Mistake, FAST,
+    },
     mmio_info::MmioInfo,
     pure::spte::{get_mmio_spte_generation, Spte},
+    report::stats::{Event, Snapshot},
     state::{State, Vcpu},
 };
 use loom::{sync::atomic::Ordering::Relaxed, thread};
+use std::rc::Rc;
 
 /// `ACC_WRITE_MASK | ACC_USER_MASK`
 const ACCESS: u32 = 6;
@@ -24,7 +27,36 @@ const ACCESS: u32 = 6;
 const RAX: usize = 0;
 const RCX: usize = 1;
 
+/// A vCPU of a VM. `direct`: guest paging is nothing to the MMU, as with TDP.
+pub(crate) fn new_vcpu(kvm: &Rc<Kvm>, direct: bool) -> KvmVcpu {
+    KvmVcpu::new(kvm, direct, KvmVcpu::kvm_mmu_page_fault)
+}
+
 impl KvmVcpu {
+    fn counted(&mut self) -> Snapshot {
+        let state = Vcpu::state_of(self);
+        state.map_or(Snapshot::ZERO, |state| state.stats.snapshot())
+    }
+
+    /// How many faults a cache, an MMIO SPTE or a read-only memslot has answered.
+    pub(crate) fn hits(&mut self) -> u64 {
+        let now = self.counted();
+        [Event::CacheHit, Event::SpteHit, Event::ReadOnly]
+            .map(|event| now.get(event))
+            .iter()
+            .sum()
+    }
+
+    /// How many accesses the fast path has completed.
+    pub(crate) fn fast(&mut self) -> u64 {
+        self.counted().fast()
+    }
+
+    /// How many of them before interrupts were on.
+    pub(crate) fn rung_early(&mut self) -> u64 {
+        self.counted().irqsoff()
+    }
+
     /// The guest stores `value` at an offset into the page of the device.
     pub(crate) fn store(&mut self, offset: u64, value: u64) -> Effect {
         self.regs[RCX] = value;
@@ -115,8 +147,7 @@ impl KvmVcpu {
     pub(crate) fn ring_at(&mut self, gpa: Gpa, error_code: u64) -> bool {
         let is_asked =
             self.direct && self.irqs_off && self.is_fast() && self.bells & bell(gpa) != 0;
-        let state = self.mmio_ext.as_deref().filter(|_| is_asked);
-        if !state.is_some_and(|state| Ext::may_ring(state, gpa)) {
+        if !is_asked || !Vcpu::state_of(self).is_some_and(|state| Ext::may_ring(state, gpa)) {
             return false;
         }
         let kvm = self.kvm.clone();
@@ -166,7 +197,7 @@ impl KvmVcpu {
         }
     }
 
-    pub(crate) fn kvm_mmu_page_fault(&mut self, is_mmio: bool) -> Exit {
+    fn kvm_mmu_page_fault(&mut self, is_mmio: bool) -> i32 {
         let found = match is_mmio {
             true => self.handle_mmio_page_fault(),
             false => PageFault::Invalid,
@@ -176,11 +207,11 @@ impl KvmVcpu {
             other => other,
         };
         if done != PageFault::Emulate {
-            return Exit::RESUME;
+            return 1;
         }
         match self.write_fault() {
             Exit::PASS => self.emulate(),
-            handled => handled,
+            handled => handled.to_handler(),
         }
     }
 
@@ -265,50 +296,6 @@ impl KvmVcpu {
         FORMAT.mark_mmio_spte(gfn, generation, ACCESS)
     }
 
-    /// `x86_emulate_instruction()`
-    pub(crate) fn emulate(&mut self) -> Exit {
-        // The instruction is read again; its slot may be about to be deleted.
-        let code = self.kvm.translate_fetch(self.rip);
-        let Page::Ram(code) = self.kvm.page(code.gfn()) else {
-            return Exit::RESUME;
-        };
-        let size = match self.insn {
-            Insn::Store => store_size(code),
-            Insn::Load => 8,
-        };
-        match self.mmio_gva_to_gpa() {
-            Ok(ram) => self.has(Effect::Ram(ram)),
-            Err(gpa) if self.insn == Insn::Load => {
-                self.exit_for_read(gpa, size, Completion::Emulator);
-                return Exit::USERSPACE;
-            }
-            Err(gpa) => {
-                self.write(gpa, self.regs[RCX], size);
-            }
-        }
-        self.retire(self.insn.next_rip());
-        Exit::RESUME
-    }
-
-    /// Where the emulator finds the operand: in memory or not.
-    fn mmio_gva_to_gpa(&self) -> Result<usize, Gpa> {
-        if self.knows_page() {
-            return Err(Gpa(self.mmio_info.get().gfn.gpa().0 | self.offset));
-        }
-        match self.kvm.page(self.maps) {
-            Page::Ram(ram) => Ok(ram),
-            Page::Hole | Page::ReadOnly | Page::Invalid => Err(self.gpa()),
-        }
-    }
-
-    /// Writes to the bus, or else leaves it to userspace.
-    fn write(&mut self, gpa: Gpa, value: u64, size: u8) {
-        match self.kvm.bus_write(gpa, value, size) {
-            true => self.has(Effect::Bus),
-            false => self.exit_for_write(gpa, size),
-        }
-    }
-
     fn complete_userspace_io(&mut self, completion: Completion, value: u64) {
         let kvm = self.kvm.clone();
         let _srcu = kvm.srcu.read_lock();
@@ -336,7 +323,7 @@ impl KvmVcpu {
     /// `vcpu_clear_mmio_info()`
     fn clear_mmio_info(&mut self, gva: Gva) {
         let forwarded = !self.kvm.makes(Mistake::ClearOnlyWhileOn) || self.is_enabled();
-        if let Some(state) = self.mmio_ext.as_deref_mut().filter(|_| forwarded) {
+        if let Some(state) = Vcpu::state_of(self).filter(|_| forwarded) {
             Ext::clear_info(state, Some(gva));
         }
         let info = self.mmio_info.get_mut();

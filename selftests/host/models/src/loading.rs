@@ -2,8 +2,13 @@
 //! The life of the module, of VMs and of what hangs off a vCPU: `arch/x86/kvm/mmio_ext.c`, which
 //! the patches add, and what it needs of `kernel/module/main.c`.
 
-use super::{mistake::Mistake, VM};
-use crate::{kvm::VcpuState, prelude::KVBox, report::stats::Event, state::State};
+use crate::{
+    kvm::VcpuState,
+    linux::{Mistake, VM},
+    prelude::KVBox,
+    report::stats::Event,
+    state::State,
+};
 use loom::{
     cell::UnsafeCell,
     sync::{
