@@ -9,7 +9,12 @@ root, or of MODULE where one is named (`rust/kvm=kvm`; `crate` is the root). The
 the lowest up, and none imports from a later one. Within each folder the arrows between its files
 and its folders must go one way; a folder counts as one thing with all that is in it. A name
 counts as an arrow to where it is defined, so a mod.rs that only names or hands on what is
-below it draws none. The status is 1 if something is wrong, which is printed.
+below it draws none. So does what a file gives to a type of another file (`impl Vcpu` without the
+`struct`) to where that is called, which takes no import: if the receiver is `self`, or a name for
+which the file has a type or a constructor, or if the file names the type and nothing else has a
+method of that name. Other calls of such methods are not seen, e.g. of what another call returns if
+the name is a common one. Methods of a trait draw none: who calls them knows the trait only. The
+status is 1 if something is wrong, which is printed.
 
 Without a place, the project's own crates are looked at. With --print, all arrows are printed;
 with --dot the files and folders at the root of the first crate, as a graph for Graphviz without
@@ -30,8 +35,20 @@ INLINE = re.compile(r"\bmod\s+\w+\s*\{")
 MACRO = re.compile(r"#\[macro_export\]\s*macro_rules!\s*(\w+)")
 PATH = re.compile(r"(?<![\w:])(?:\w+\s*::\s*)+\w+")
 TOKEN = re.compile(r"\w+|::|[{},*]")
+TYPE = r"((?:\w+\s*::\s*)*\w+)"
+ALIAS = re.compile(rf"\btype\s+(\w+)\s*(?:<[^=]*>)?\s*=\s*{TYPE}")
+IMPL = re.compile(r"(?:^|[;}\]])\s*(?:unsafe\s+)?impl\b([^{;]*)\{")
+TRAIT = re.compile(r"\btrait\s+\w+[^{;]*\{")
+# What has a name in a block of these.
+ITEM = re.compile(r"\b(?:fn|const)\s+(\w+)\s*[<(:]")
+CALL = re.compile(r"(?:\b(\w+)\s*)?\.\s*(\w+)\s*(?:::\s*<[^(;]*>\s*)?\(")
+# A name with its type, or with the type that makes it.
+TYPED = re.compile(rf"(?<![\w:.])(\w+)\s*:\s*(?!:)(?:&\s*(?:'\w+\s+)?(?:mut\s+)?)?{TYPE}(?=\s*[<,)=}}{{;])"
+                   rf"|\blet\s+(?:mut\s+)?(\w+)\s*=\s*{TYPE}\s*::\s*\w+\s*\(")
 
 Use = collections.namedtuple("Use", "path name at handed_on")
+# A block of methods: the path of their type, whether they are a trait's, from where to where, and names.
+Impl = collections.namedtuple("Impl", "of is_traits begin end names")
 
 # The module, its lowest layer first, the tests, the models, the command and the example.
 OWN = (("rust/kvm=kvm", "src", "rust/exports.rs=exports", "rust/kunit/queries.rs=kunit",
@@ -50,6 +67,12 @@ class Module:
         self.uses = [Use(self.outward(path, found.start()), name, found.start(), bool(found[1]))
                      for found in USE.finditer(self.code)
                      for path, name in leaves(TOKEN.findall(found[2]))]
+        self.aliases = {name: words(path) for name, path in ALIAS.findall(self.code)}
+        self.impls = [impl for found in IMPL.finditer(self.code) for impl in self.impl(found)]
+        self.trait_items = {name for found in TRAIT.finditer(self.code) for name in self.items(found.end())}
+        self.typed = collections.defaultdict(list)
+        for name, path, made, maker in TYPED.findall(self.code):
+            self.typed[name or made].append(words(path or maker))
         rest = USE.sub(blank, self.code)
         self.paths = [(self.outward(re.findall(r"\w+", found[0]), found.start()), found.start())
                       for found in PATH.finditer(rest)]
@@ -62,6 +85,18 @@ class Module:
             at += 1
         return at
 
+    def items(self, begin):
+        """The names in a block, which begins before `begin`, but not in the blocks that are in it."""
+        body = self.code[begin:self.end(begin)]
+        return {found[1] for found in ITEM.finditer(body)
+                if body.count("{", 0, found.start()) == body.count("}", 0, found.start())}
+
+    def impl(self, found):
+        before, _, after = without_generics(found[1]).partition(" for ")
+        path = re.match(rf"\s*{TYPE}", after or before)
+        if path:
+            yield Impl(words(path[1]), bool(after), found.end(), self.end(found.end()), self.items(found.end()))
+
     def outward(self, path, at):
         """The path as it is outside of the modules that are inside of the file."""
         path = list(path)
@@ -72,6 +107,18 @@ class Module:
 
     def line(self, at):
         return self.code.count("\n", 0, at) + 1
+
+
+def words(path):
+    return re.findall(r"\w+", path)
+
+
+def without_generics(text):
+    """The text without what is between angle brackets."""
+    text = text.replace("->", "  ")
+    while text != (less := re.sub(r"<[^<>]*>", "", text)):
+        text = less
+    return text
 
 
 def leaves(tokens):
@@ -118,6 +165,15 @@ class Crate:
         self.modules = read(places)
         self.macros = {name: module for module, file in self.modules.items() for name in MACRO.findall(file.code)}
         self.bound = {module: {use.name: use.path for use in file.uses} for module, file in self.modules.items()}
+        # By name, what has methods of that name, and where they are: (type or None of a trait's, module).
+        self.methods = collections.defaultdict(set)
+        for module, file in self.modules.items():
+            for impl in file.impls:
+                of = None if impl.is_traits else self.type(module, impl.of)
+                for name in impl.names:
+                    self.methods[name].add((of, module))
+            for name in file.trait_items:
+                self.methods[name].add((None, module))
 
     def exists(self, name):
         """Whether it is a module, or a folder of them without a file."""
@@ -146,6 +202,35 @@ class Crate:
                 break
         return at, rest
 
+    def type(self, module, path):
+        """Where a type is defined, and its name; None if it is not of the crate."""
+        for _ in self.modules:
+            found = self.resolve(module, path) or (module, path)
+            if len(found[1]) != 1 or found[0] not in self.modules:
+                return None
+            alias = self.modules[found[0]].aliases.get(found[1][0])
+            if not alias:
+                return found[0], found[1][0]
+            module, path = found[0], alias
+        return None
+
+    def given(self, types, name):
+        """Where methods of the name are defined that such a type has from other files than its own."""
+        return [module for of, module in self.methods.get(name, ()) if of and of in types and of[0] != module]
+
+    def calls(self, module, file):
+        """Where methods are defined that a file calls and that are not with their types, and the places."""
+        named = {self.type(module, path) for path in [*(use.path for use in file.uses), *file.aliases.values()]}
+        for found in CALL.finditer(file.code):
+            paths = [impl.of for impl in file.impls if impl.begin < found.start() < impl.end] \
+                if found[1] == "self" else file.typed.get(found[1], ())
+            alone = self.methods.get(found[2], ())
+            yield from ((to, found.start()) for to in
+                        self.given({self.type(module, path) for path in paths}, found[2])
+                        or (self.given(named, found[2]) if len(alone) == 1 else ()))
+        for path, at in file.paths:
+            yield from ((to, at) for to in self.given({self.type(module, path[:-1])}, path[-1]))
+
     def arrows(self):
         """{(module, another one that it needs): the line that says so}."""
         arrows = {}
@@ -159,6 +244,9 @@ class Crate:
                 is_below = found[0][:len(module)] == module
                 if not (handed_on and is_below):
                     arrows.setdefault((module, found[0]), file.line(at))
+            for target, at in self.calls(module, file):
+                if target != module:
+                    arrows.setdefault((module, target), file.line(at))
         return arrows
 
     def upwards(self):

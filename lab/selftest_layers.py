@@ -55,6 +55,28 @@ class Layers(Case):
                     lib="mod a; mod b;", b="crate::make!();",
                     a="#[macro_export] macro_rules! make { () => {} }\nuse crate::b::B;")
 
+    def test_methods_elsewhere_than_their_type(self):
+        """By what a name is, by `self`, by the type, by a constructor, and by an alias of the type."""
+        for call in ("fn f(t: &mut T) { t.given(); }", "impl T { fn f(&self) { self.given(); } }",
+                     "fn f() { T::given(); }", "fn f() { let t = T::new(); t.given(); }",
+                     "fn f(at: u8, t: &'static crate::a::T) { t\n .given(); }"):
+            with self.subTest(call):
+                self.circle(["a circle of b, c:", "  b.rs:2 needs c.rs", "  c.rs:1 needs b.rs"],
+                            lib="mod a; mod b; mod c;", a="pub struct T; pub type U = u8;",
+                            b=f"use crate::a::{{self, T}};\n{call}\npub const B: u8 = 1;",
+                            c="use crate::{a::T, b::B}; impl<'a, X: Fn() -> u8> T { fn given(&self) {} }")
+        self.circle(["a circle of b, c:", "  b.rs:1 needs c.rs", "  c.rs:1 needs b.rs"],
+                    lib="mod a; mod b; mod c;", a="pub struct T;",
+                    b="pub type Alias = crate::a::T; fn f(x: Option<Alias>) { x.map(|x| x.given()); }",
+                    c="use crate::b::Alias; impl Alias { fn given(&self) {} }")
+
+    def test_methods_that_are_no_arrows(self):
+        """Another type's method of the same name, a trait's, and one of which that cannot be told."""
+        self.one_way(lib="mod a; mod b; mod c;", a="pub struct T; pub struct V; impl V { fn given(&self) {} }",
+                     b="use crate::a::{T, V}; pub trait B { fn by_trait(&self); }\n"
+                       "fn f(v: &V, t: &T) { v.given(); t.by_trait(); [t].map(|x| x.given()); }",
+                     c="use crate::{a::T, b::B}; impl T { fn given(&self) {} } impl B for T { fn by_trait(&self) {} }")
+
     def test_folders_of_one_crate(self):
         below = self.write("below/mod.rs", "use crate::a::A;").parent
         self.write("src/lib.rs", "mod a;")
@@ -83,7 +105,7 @@ class Layers(Case):
         self.assertIn('low [label="low/\\ndeep"];', done.stdout)
 
     def test_of_the_module(self):
-        """In the real one: an import upwards, a circle, one by way of another file."""
+        """In the real one: an import upwards, a circle, one by way of another file, a method."""
         for name in ("rust", "src"):
             shutil.copytree(lib.ROOT / name, self.folder / name)
         places = [f"{self.folder}/{place}" for place in layers.OWN[0]]
@@ -93,7 +115,9 @@ class Layers(Case):
                            ("rust/kvm/regs.rs", "fn f() { crate::fast::prepare(); }"),
                            ("rust/kvm/srcu.rs", "use crate::kvm::{Exit, Vcpu};"),
                            ("src/fault.rs", "use crate::{addr::Gpa, exit::{npf_interception}};"),
-                           ("src/report/stats.rs", "use crate::exports::mmio_ext_see_access;")):
+                           ("src/report/stats.rs", "use crate::exports::mmio_ext_see_access;"),
+                           ("src/state.rs", "fn f(vcpu: &mut Vcpu<'_>) { vcpu.has_wildcards(); }"),
+                           ("rust/kvm/io.rs", "impl<S> Vcpu<'_, S> { fn f(&self) { self.has_wildcards(); } }")):
             path = self.folder / name
             text = path.read_text()
             path.write_text(f"{line}\n{text}")
