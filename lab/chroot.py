@@ -26,6 +26,8 @@ for path in $shared; do
 done
 exec chroot "$root" "$@"
 """
+# What it is told of this machine's network: as much as the lab's own Debian is, see root.py.
+NETWORK = [path for path in root.NETWORK if path != "/usr/local" and os.path.exists(path)]
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
                "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
@@ -49,7 +51,7 @@ def make(where, what, packages, log, suite=root.SUITE, variant="apt", sources=()
 def command(where, argv, shared=()):
     """The command that executes another in it. What that has started ends with it."""
     return ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
-            "sh", "-ec", ENTER, "sh", where, " ".join(shared), *argv]
+            "sh", "-ec", ENTER, "sh", where, " ".join([*NETWORK, *shared]), *argv]
 
 
 def run(where, *argv):
