@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! All that is `unsafe`: memory that KVM and the module use.
+//! All that is `unsafe`: memory that KVM and the module use, and a system call.
 
 #![expect(unsafe_code)]
 
@@ -80,6 +80,25 @@ pub fn add_ram(vm: &VmFd, slot: u32, memory: &GuestMemoryMmap) -> Result<()> {
         unsafe { vm.set_user_memory_region(slot) }.context("KVM does not take the memory")?;
     }
     Ok(())
+}
+
+/// Asks for a slice of the processor of so many nanoseconds for this thread, see sched(7).
+pub fn set_slice(nanoseconds: u64) -> io::Result<()> {
+    let attributes = libc::sched_attr {
+        size: mem::size_of::<libc::sched_attr>() as u32,
+        sched_policy: libc::SCHED_OTHER as u32,
+        sched_flags: 0,
+        sched_nice: 0,
+        sched_priority: 0,
+        sched_runtime: nanoseconds,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the call only reads the structure, which says its size.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &attributes, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Has the guest read `memory` at `gpa`; its writes there are MMIO.
