@@ -8,6 +8,7 @@ import select
 import shutil
 import socket
 import threading
+import urllib.error
 import urllib.parse
 import urllib.request
 
