@@ -38,6 +38,7 @@ pub(crate) fn ring(
         return None;
     }
 
+    let mode = mode.as_64_bit();
     let slots = vcpu.memslots_generation();
     let plan = match known_plan(vcpu, mode, insn, slots) {
         Ok(plan) => plan,

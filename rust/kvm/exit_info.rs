@@ -181,6 +181,12 @@ impl Mode {
         self.0 & (FLAT | TF | NO_FETCH) == FLAT
     }
 
+    /// The mode of what is known to be 64-bit code, which nobody need ask again.
+    #[inline(always)]
+    pub(crate) const fn as_64_bit(self) -> Self {
+        Self(self.0 & !FLAT)
+    }
+
     /// Whether CS is that of 32-bit code, and CS, DS and SS are the whole address space and may be used
     /// for everything: no check of theirs can fail, and offsets are linear addresses.
     #[inline(always)]

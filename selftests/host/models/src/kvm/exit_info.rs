@@ -74,6 +74,10 @@ impl Mode {
         false
     }
 
+    pub(crate) const fn as_64_bit(self) -> Self {
+        self
+    }
+
     pub(crate) const fn is_flat(self) -> bool {
         false
     }
