@@ -88,7 +88,12 @@ def package(kernel, what, version=None):
 
 
 def unpacked(kernel, what):
-    if not (folder(kernel) / what).exists():
+    if (folder(kernel) / what).exists():
+        return folder(kernel) / what
+    # Machines that start side by side want the same.
+    with lib.lock("kernel-packages"):
+        if (folder(kernel) / what).exists():
+            return folder(kernel) / what
         try:
             deb = package(kernel, f"{what}-{release(kernel)}")
         except debian.Gone as gone:
