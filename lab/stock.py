@@ -92,8 +92,6 @@ def unpacked(kernel, what):
         return folder(kernel) / what
     # Machines that start side by side want the same.
     with lib.lock("kernel-packages"):
-        if (folder(kernel) / what).exists():
-            return folder(kernel) / what
         try:
             deb = package(kernel, f"{what}-{release(kernel)}")
         except debian.Gone as gone:
