@@ -189,7 +189,10 @@ def private_lists():
         (where / name).mkdir(parents=True, exist_ok=True)
     lib.write_atomically(where / "conf", APT_CONF.format(where=where))
     options = ["-c", str(where / "conf")]
-    lib.run_logged("reading the package lists", ["apt-get", *options, "update"], log())
+    # A source of somebody else may fail. Without those of the distribution there is nothing to install, of
+    # which apt-get says only that it could not be found.
+    script = 'apt-get "$@" update --error-on=any || apt-cache "$@" show mmdebstrap > /dev/null'
+    lib.run_logged("reading the package lists", ["sh", "-c", script, "sh", *options], log())
     return options
 
 
