@@ -80,8 +80,9 @@ check-here: python	## test this machine's own KVM, with the module loaded (KDIR=
 bench-here: python	## measure on this machine's own KVM, with the module loaded
 	@lab/here bench
 
-macro: python	## measure what a Linux guest with virtio-mmio gains
+macro: python	## measure what a Linux guest gains: on QEMU's microvm and q35, in the reference VMM
 	@lab/macro
+	@lab/vmm --bench
 
 shell: python	## a shell on machine svm with the modules loaded
 	@lab/run --shell
