@@ -15,7 +15,7 @@ use crate::{
         refused::Refused, //
     }, //
 };
-use core::mem::{offset_of, size_of};
+use core::mem::size_of;
 use kernel::prelude::*;
 use pin_init::{init_array_from_fn, init_zeroed};
 
@@ -36,8 +36,6 @@ const LAST_WINDOW: u64 = (PAGE_SIZE - WINDOW) as u64;
 const LINE: usize = 64;
 
 const _: () = assert!(size_of::<KnownInsn>() == 2 * LINE);
-// What is behind them, and how many levels the page tables have, is for when something is new.
-const _: () = assert!(offset_of!(CodePage, hold) == 2 * LINE + size_of::<usize>());
 
 /// An instruction that was read. It lies in two cache lines, wherever it is in the array.
 #[repr(align(64))]
@@ -88,8 +86,7 @@ impl KnownInsn {
     }
 }
 
-/// A page of code. What is compared each time fills two cache lines.
-#[repr(C, align(64))]
+/// A page of code.
 pub(crate) struct CodePage {
     page: CodeAddress,
     /// What its place depends on.

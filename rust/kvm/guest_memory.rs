@@ -64,7 +64,6 @@ impl Pte {
 
 /// Where a page of code is, and the entries that say so.
 #[derive(Clone, Copy)]
-#[repr(C)]
 pub(crate) struct Code {
     code: UserPtr,
     /// From the root down. Levels that there are not repeat the root's; without paging the first

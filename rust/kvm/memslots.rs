@@ -29,6 +29,7 @@ impl<'a, S> Vcpu<'a, S> {
     }
 
     /// The memslot that has an address.
+    #[inline(always)]
     fn memslot(&self, gpa: Gpa) -> Option<Memslot<'a>> {
         let srcu = self.srcu();
         // SAFETY: The vCPU is alive, and `srcu` says that `kvm->srcu` is held.
@@ -72,6 +73,7 @@ struct Memslot<'a> {
 
 impl Memslot<'_> {
     /// `KVM_MEM_*` and `KVM_MEMSLOT_INVALID`.
+    #[inline(always)]
     fn flags(&self) -> u32 {
         // SAFETY: By the type's invariants the memslot is alive. KVM gives a memslot that others may
         // have found no other flags: it puts another in its place.
