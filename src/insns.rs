@@ -15,7 +15,7 @@ use crate::{
         refused::Refused, //
     }, //
 };
-use core::mem::size_of;
+use core::mem::{align_of, size_of};
 use kernel::prelude::*;
 use pin_init::{init_array_from_fn, init_zeroed};
 
@@ -32,10 +32,8 @@ const _: () = assert!(WINDOW > MAX_LENGTH);
 /// The last place in a page that a window fits behind.
 const LAST_WINDOW: u64 = (PAGE_SIZE - WINDOW) as u64;
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-const _: () = assert!(size_of::<KnownInsn>() == 2 * LINE);
+// It is aligned to a cache line.
+const _: () = assert!(size_of::<KnownInsn>() == 2 * align_of::<KnownInsn>());
 
 /// An instruction that was read. It lies in two cache lines, wherever it is in the array.
 #[repr(align(64))]
