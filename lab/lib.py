@@ -201,9 +201,9 @@ def examples_dir():
     return module_dir("release").parent / "examples"
 
 
-def kvm_mmio():
+def kvm_mmio(*variables):
     """Build the command kvm-mmio; return its file."""
-    return cargo_program("kvm-mmio", ROOT / "tools/kvm-mmio", tools_dir())
+    return cargo_program("kvm-mmio", ROOT / "tools/kvm-mmio", tools_dir(), *variables)
 
 
 def mmio_vmm():
@@ -211,13 +211,13 @@ def mmio_vmm():
     return cargo_program("mmio-vmm", ROOT / "examples/mmio-vmm", examples_dir())
 
 
-def cargo_program(name, where, out):
+def cargo_program(name, where, out, *variables):
     """Build a program that has a Makefile of its own."""
     tools = setup()
     log = CACHE / "log" / f"{out.name}.log"
     log.unlink(missing_ok=True)
     with lock(f"{out.name}-{out.parent.name}"):
-        run_logged(f"building {name}", ["make", "-C", where, f"OUTPUT={out}", f"CARGO={tools['CARGO']}"],
+        run_logged(f"building {name}", ["make", "-C", where, f"OUTPUT={out}", f"CARGO={tools['CARGO']}", *variables],
                    log, env={**make_environment(), "RUSTC": tools["RUSTC"]})
     return out / name
 
