@@ -59,7 +59,7 @@ check-packages: python	## install the packages in a Debian of their own, boot it
 	@lab/packages
 	@lab/packages --kernel stock-7.2 --quick
 
-check-first: python	## run make demo as the first command on Debian machines in several states
+check-first: python	## run make demo, or check, as the first command on Debian machines in several states
 	@lab/first
 
 mutants: python	## break the extension in many places and see that a test notices each
