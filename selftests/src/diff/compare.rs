@@ -84,6 +84,9 @@ const PERCENT: [u64; 4] = [0, 0, 3, 12];
 /// Programs that run one after another before the switch changes, which takes long.
 const BATCH: u64 = 50;
 
+/// Runs of a program that is looked at alone, off and on.
+const ALONE: usize = 2;
+
 /// A program and where it goes.
 struct Placed {
     seed: u64,
@@ -137,15 +140,18 @@ impl Pair {
         Ok(trace)
     }
 
-    /// Runs a program off, on, and once more with everything cached.
-    fn run_alone(&mut self, program: &Program, place: Place) -> Result<Vec<Trace>> {
-        [false, true, true]
-            .into_iter()
-            .map(|on| {
-                self.what.switch.set(on)?;
-                self.run(program, place)
-            })
-            .collect()
+    /// Runs a program off, then on, and again each time, with everything cached; what differs between
+    /// runs of the same number.
+    fn difference(&mut self, program: &Program, place: Place) -> Result<Option<String>> {
+        let mut run_all = |on| -> Result<Vec<Trace>> {
+            self.what.switch.set(on)?;
+            (0..ALONE).map(|_| self.run(program, place)).collect()
+        };
+        let (off, on) = (run_all(false)?, run_all(true)?);
+        Ok(iter::zip(off, on)
+            .zip(1..)
+            .find(|((off, on), _)| off != on)
+            .map(|((off, on), n)| format!("run {n}: {}", off.difference(&on))))
     }
 
     /// Drops whatever does not matter for the difference: steps, then those of nested guests.
@@ -176,7 +182,7 @@ impl Pair {
             let mut fewer = part.clone();
             fewer.remove(n);
             let program = Program::assemble(&all(&fewer), self.what.mode, place.address);
-            if difference(&self.run_alone(&program, place)?).is_some() {
+            if self.difference(&program, place)?.is_some() {
                 part = fewer;
             } else {
                 n += 1;
@@ -189,7 +195,8 @@ impl Pair {
         let (mode, place) = (self.what.mode, placed.place);
         let steps = self.shrink(place, placed.steps.clone())?;
         let program = Program::assemble(&steps, mode, place.address);
-        let now = difference(&self.run_alone(&program, place)?)
+        let now = self
+            .difference(&program, place)?
             .unwrap_or_else(|| "not seen again with this program alone".to_owned());
         Ok(format!(
             "{what}\nsmallest program: {now}\nrflags {:#x}\n{}",
@@ -226,21 +233,13 @@ impl Pair {
                 let listing = placed.program.listing(mode, placed.place.address);
                 format!("{}: {listing}", again(seed))
             })?;
-            if let Some(what) = difference(&[off, on]) {
-                let report = self.report(placed, &what)?;
+            if off != on {
+                let report = self.report(placed, &off.difference(&on))?;
                 bail!("{}: {report}", again(seed));
             }
         }
         Ok(())
     }
-}
-
-fn difference(traces: &[Trace]) -> Option<String> {
-    let (first, rest) = traces.split_first()?;
-    rest.iter()
-        .zip(1..)
-        .find(|(trace, _)| *trace != first)
-        .map(|(trace, n)| format!("run {n}: {}", first.difference(trace)))
 }
 
 fn add_counters(totals: &mut Totals, delta: &Delta) -> Result<()> {
