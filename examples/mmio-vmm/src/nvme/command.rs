@@ -2,7 +2,7 @@
 //! Commands: their fields, and those of the NVM command set, sections 4.2 and 6.
 
 use anyhow::Result;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, ReadVolatile, WriteVolatile};
 
 use super::data::{self, MDTS};
 use crate::disk::{Disk, SECTOR};
@@ -40,7 +40,9 @@ impl Command {
     /// The one at that address.
     pub fn read(memory: &GuestMemoryMmap, at: u64) -> Result<Self> {
         let mut bytes = [0; COMMAND as usize];
-        memory.read_slice(&mut bytes, GuestAddress(at))?;
+        memory
+            .get_slice(GuestAddress(at), bytes.len())?
+            .copy_to(&mut bytes);
         let mut words = [0; 16];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
             *word = u32::from_le_bytes(chunk.try_into().expect("4 bytes"));
@@ -100,10 +102,12 @@ pub fn input_output(command: &Command, disk: &mut Disk, memory: &GuestMemoryMmap
         .map_err(|_| Status::OutOfRange)?;
     let pieces = data::pieces(memory, command.prp(), length).map_err(|_| Status::TransferError)?;
     for (at, size) in pieces {
-        let at = GuestAddress(at);
+        let mut piece = memory
+            .get_slice(GuestAddress(at), size)
+            .map_err(|_| Status::TransferError)?;
         match opcode {
-            WRITE => memory.write_all_volatile_to(at, file, size),
-            _ => memory.read_exact_volatile_from(at, file, size),
+            WRITE => file.write_all_volatile(&piece),
+            _ => file.read_exact_volatile(&mut piece),
         }
         .map_err(|_| Status::TransferError)?;
     }

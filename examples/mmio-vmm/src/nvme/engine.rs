@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use super::command::{COMMAND, COMPLETION, Command, Outcome, Status, identify, input_output};
 use super::data;
@@ -140,14 +140,15 @@ impl Engine {
             bail!("no place for a completion");
         }
         let (value, status) = outcome.map_or_else(|status| (0, status as u32), |value| (value, 0));
-        let at = GuestAddress(ring.entry(COMPLETION));
-        let [third, last] = [8, 12].map(|offset| GuestAddress(at.0.wrapping_add(offset)));
-        self.memory.write_obj(value, at)?;
+        let entry = self
+            .memory
+            .get_slice(GuestAddress(ring.entry(COMPLETION)), COMPLETION as usize)?;
+        entry.write_obj(value, 0)?;
         let queue_head = (queue as u32) << 16 | head;
-        self.memory.write_obj(queue_head, third)?;
+        entry.write_obj(queue_head, 8)?;
         // Last, as the phase makes it valid.
         let word = command.id() | (status << 1 | completions.phase) << 16;
-        self.memory.store(word, last, Ordering::Release)?;
+        entry.store(word, 12, Ordering::Release)?;
         ring.advance();
         if ring.at == 0 {
             completions.phase ^= 1;
