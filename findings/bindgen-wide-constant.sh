@@ -18,7 +18,7 @@ cat >wide.h <<'END'
 static const unsigned __int128 wide = ((unsigned __int128)1 << 64) | 5;
 _Static_assert((((unsigned __int128)1 << 64) | 5) >> 64 == 1, "");
 END
-LIBCLANG_PATH="$work/root/usr/lib/llvm-19/lib" run bindgen wide.h >wide.rs 2>log || untried "$(tail -n1 log)"
+LIBCLANG_PATH="$work/unpacked/usr/lib/llvm-19/lib" run bindgen wide.h >wide.rs 2>log || untried "$(tail -n1 log)"
 found=$(grep wide wide.rs) || changed "bindgen writes no constant"
 echo "$found"
 [ "$found" = "pub const wide: u128 = 5;" ] || changed "bindgen writes $found"

@@ -107,8 +107,8 @@ END
 cat >bochsrc <<'END'
 cpu: model=ryzen, ips=10000000
 memory: guest=32, host=32
-romimage: file=root/usr/share/seabios/bios.bin
-vgaromimage: file=root/usr/share/seabios/vgabios-stdvga.bin
+romimage: file=unpacked/usr/share/seabios/bios.bin
+vgaromimage: file=unpacked/usr/share/seabios/vgabios-stdvga.bin
 display_library: rfb, options="timeout=0"
 ata0-master: type=disk, path=guest, mode=flat, cylinders=20, heads=16, spt=63
 boot: disk
@@ -117,7 +117,7 @@ log: bochs.log
 panic: action=fatal
 END
 echo c >go # Debian's Bochs waits in its debugger.
-export LC_ALL=C LTDL_LIBRARY_PATH="$PWD/root/usr/lib/x86_64-linux-gnu/bochs/plugins"
+export LC_ALL=C LTDL_LIBRARY_PATH="$PWD/unpacked/usr/lib/x86_64-linux-gnu/bochs/plugins"
 run bochs-bin -q -f bochsrc -rc go >log 2>&1 || :
 found=$(grep -a '^0008 ' log) || untried "$(tail -n1 log)"
 echo "NRIPS, then exit code, RIP, nRIP: $found"

@@ -11,17 +11,17 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-# Packages of Debian 13 with all that they need, unpacked below root/, whatever is installed here.
+# Packages of Debian 13 with all that they need, kept in unpacked/, whatever is installed here.
 debian() { # PACKAGE=VERSION...
-	mkdir -p lists/partial archives/partial root
+	mkdir -p lists/partial archives/partial unpacked
 	: >status
 	mirror=$(apt-get update --print-uris 2>log | sed -n "s#^'\(.*/debian\(\.list\)*/\)dists/.*#\1#p" | head -n1)
 	[ "$mirror" ] || untried "APT knows no mirror of Debian $(tail -n1 log)"
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >sources
 	own_apt update --error-on=any >log 2>&1 || untried "$(tail -n1 log)"
 	own_apt install --download-only --no-install-recommends -y "$@" >log 2>&1 || untried "$(tail -n1 log)"
-	for deb in archives/*.deb; do dpkg-deb -x "$deb" root; done
-	libraries=$(find root/usr/lib/x86_64-linux-gnu -maxdepth 1 -type d | tr '\n' :)
+	for deb in archives/*.deb; do dpkg-deb -x "$deb" unpacked; done
+	libraries=$(find unpacked/usr/lib/x86_64-linux-gnu -maxdepth 1 -type d | tr '\n' :)
 }
 
 own_apt() {
@@ -33,7 +33,7 @@ own_apt() {
 # One of their programs, with their libraries.
 run() { # PROGRAM [ARGUMENT]...
 	program=$1; shift
-	timeout 120 root/usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries" "root/usr/bin/$program" "$@"
+	timeout 120 unpacked/usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries" "unpacked/usr/bin/$program" "$@"
 }
 
 # Assembles a disk, "guest", whose boot sector runs the program on standard input: 32-bit code to begin
@@ -76,7 +76,7 @@ END
 
 # Boots it in QEMU, till it writes to port f4. What it writes to port e9 is in "found".
 boot_in_qemu() {
-	run qemu-system-x86_64 -accel tcg -cpu max -L root/usr/share/qemu -L root/usr/share/seabios \
+	run qemu-system-x86_64 -accel tcg -cpu max -L unpacked/usr/share/qemu -L unpacked/usr/share/seabios \
 		-nodefaults -display none -debugcon file:found -device isa-debug-exit,iobase=0xf4 \
 		-drive file=guest,format=raw >log 2>&1 || [ -s found ] || untried "$(tail -n1 log)"
 }

@@ -60,7 +60,7 @@ def printed(layout, value):
 
 print(printed(FLAGS, 1), printed(FLAGS, 1 << 63 | 1), printed(SIGN, 2**64 - 1), sep=", ")
 END
-export PYTHONHOME="$PWD/root/usr"
+export PYTHONHOME="$PWD/unpacked/usr"
 found=$(run python3.13 print.py 2>log) || untried "$(tail -n1 log)"
 echo "bit 0, bits 0 and 63, -1: $found"
 [ "$found" = "lowtop, low|0x8000000000000000, not below" ] || changed "libtraceevent prints $found"
