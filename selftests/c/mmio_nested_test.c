@@ -409,14 +409,22 @@ static void access_by(struct test *t, bool l2)
 			    (unsigned long)want[i]);
 }
 
+/* What the lab's kernels can have the processor report, as in selftests/src/host.rs. */
+enum silicon {
+	SILICON_NO_NRIP = BIT(1),
+	SILICON_CUT	= BIT(3),
+};
+
+static bool silicon_has(enum silicon rule)
+{
+	return !access("/sys/module/kvm/parameters/silicon", F_OK) &&
+	       get_kvm_param_integer("silicon") & rule;
+}
+
 /* Whether KVM signals a zero-length ioeventfd of L1 on its own: on SVM it needs a next RIP. */
 static bool kvm_skips_wildcards(void)
 {
-	/* NO_NRIP of selftests/src/host.rs. */
-	bool no_next_rip = !access("/sys/module/kvm/parameters/silicon", F_OK) &&
-			   get_kvm_param_integer("silicon") & BIT(1);
-
-	return !is_svm || (get_kvm_amd_param_integer("nrips") && !no_next_rip);
+	return !is_svm || (get_kvm_amd_param_integer("nrips") && !silicon_has(SILICON_NO_NRIP));
 }
 
 /* Whether the fast path answers doorbells of L1 before interrupts are on again, if it is on. */
@@ -456,7 +464,12 @@ static void count_access_by(struct test *t, bool l2)
 		    "L%d: faults %lu, passed %lu, fast %lu; wanted %lu, 0 and %s",
 		    l2 ? 2 : 1, (unsigned long)faults, (unsigned long)passed,
 		    (unsigned long)fast, (unsigned long)nr_faults, any_fast ? "some" : "0");
-	TEST_ASSERT(!!early == any_early, "L%d: %lu doorbells answered with interrupts off, wanted %s",
+	/*
+	 * A processor that may tell too little of the one instruction that rings is believed as
+	 * long as it has told enough: the page of the code is not looked for before.
+	 */
+	TEST_ASSERT(!!early == any_early || (any_early && silicon_has(SILICON_CUT)),
+		    "L%d: %lu doorbells answered with interrupts off, wanted %s",
 		    l2 ? 2 : 1, (unsigned long)early, any_early ? "some" : "0");
 }
 
