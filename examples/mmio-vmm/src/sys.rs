@@ -101,18 +101,30 @@ pub fn set_slice(nanoseconds: u64) -> io::Result<()> {
     }
 }
 
-/// Has the guest read `memory` at `gpa`; its writes there are MMIO.
-pub fn add_read_only(vm: &VmFd, slot: u32, gpa: u64, memory: &Shared) -> Result<()> {
+/// What the guest does to memory without an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Its writes are MMIO.
+    Read,
+    All,
+}
+
+/// Has the guest access `memory` at `gpa`.
+pub fn add_page(vm: &VmFd, slot: u32, gpa: u64, memory: &Shared, access: Access) -> Result<()> {
     let slot = kvm_userspace_memory_region {
         slot,
-        flags: KVM_MEM_READONLY,
+        flags: match access {
+            Access::Read => KVM_MEM_READONLY,
+            Access::All => 0,
+        },
         guest_phys_addr: gpa,
         memory_size: memory.0.size() as u64,
         userspace_addr: memory.address(0),
     };
-    // SAFETY: by the invariant of `Shared` the memory stays mapped, and the guest only reads it.
+    // SAFETY: by the invariant of `Shared` the memory stays mapped, and this process only accesses it
+    // atomically, so that the guest may change it at any time.
     unsafe { vm.set_user_memory_region(slot) }
-        .with_context(|| format!("KVM takes no read-only memory at {gpa:#x}"))
+        .with_context(|| format!("KVM takes no memory at {gpa:#x}"))
 }
 
 /// Adds a register to an open `/dev/kvm_mmio_registers`: accesses change `word` from now on.

@@ -29,7 +29,8 @@ pub enum Mode {
     Ioeventfd,
     /// Besides, the extension answers InterruptStatus and InterruptACK, and keeps tails of queues
     Posted,
-    /// Besides, the registers are read-only memory of the guest, which no read exits for
+    /// Besides, the registers are read-only memory of the guest, which no read exits for, and heads of
+    /// queues its memory, which no write exits for
     ReadOnly,
 }
 
@@ -150,14 +151,28 @@ impl Wiring {
             .with_context(|| format!("{REGISTERS}: no register at {gpa:#x}"))
     }
 
+    /// Whether the guest has pages of registers as memory.
+    pub fn maps(&self) -> bool {
+        self.mode >= Mode::ReadOnly
+    }
+
     /// The guest reads the page as memory.
     pub fn map_reads(&mut self, gpa: u64, page: &RegisterPage) -> Result<()> {
-        if self.mode < Mode::ReadOnly {
+        self.map_page(gpa, page, sys::Access::Read)
+    }
+
+    /// The guest reads and writes the page as memory: for registers that nobody waits for.
+    pub fn map(&mut self, gpa: u64, page: &RegisterPage) -> Result<()> {
+        self.map_page(gpa, page, sys::Access::All)
+    }
+
+    fn map_page(&mut self, gpa: u64, page: &RegisterPage, access: sys::Access) -> Result<()> {
+        if !self.maps() {
             return Ok(());
         }
         let slot = self.next_slot;
         self.next_slot += 1;
-        sys::add_read_only(&self.vm, slot, gpa, page.memory())
+        sys::add_page(&self.vm, slot, gpa, page.memory(), access)
     }
 }
 

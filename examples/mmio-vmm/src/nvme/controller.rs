@@ -9,7 +9,8 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::command::VERSION;
-use super::engine::{Engine, QUEUE_ENTRIES, QUEUES};
+use super::doorbells::{DOORBELLS, Doorbells, QUEUES};
+use super::engine::{Engine, QUEUE_ENTRIES};
 use super::msix;
 use crate::bus::{Mmio, word};
 use crate::counts::{Counts, Register};
@@ -19,18 +20,22 @@ use crate::message;
 use crate::page::RegisterPage;
 use crate::pci::Device;
 use crate::thread;
-use crate::wiring::{Interrupt, Wiring, Write};
+use crate::wiring::{Interrupt, Wiring};
 
 /// What PCI says of it: an NVMe controller. The number of its vendor is nobody's.
 pub const PCI: Device = Device {
     id: 0x0001_1234,
     class: 0x0108_0200,
     base: PCI_WINDOW as u32,
-    size: 4 * PAGE as u32,
+    size: 8 * PAGE as u32,
     vectors: QUEUES as u16,
-    table: 2 * PAGE as u32,
-    pending: 3 * PAGE as u32,
+    table: TABLE * PAGE as u32,
+    pending: (TABLE + 1) * PAGE as u32,
 };
+
+/// Pages: one of registers, the doorbells, and the table of messages.
+const FIRST_DOORBELL: u32 = 1;
+const TABLE: u32 = FIRST_DOORBELL + DOORBELLS as u32;
 
 const CAPABILITIES: u32 = 0;
 const VERSION_REGISTER: u32 = 8;
@@ -58,10 +63,19 @@ struct Link {
     counts: Arc<Counts>,
 }
 
+/// What is at an offset: a register or a part of the messages, by its place in their page, or a
+/// doorbell, by its number.
+enum Place {
+    Register(u32),
+    Doorbell(usize),
+    Message(u32),
+    Nothing,
+}
+
 /// The registers, in the vCPU's thread.
 pub struct Controller {
     link: Arc<Link>,
-    doorbells: RegisterPage,
+    doorbells: Doorbells,
     messages: RegisterPage,
     vm: Arc<VmFd>,
 }
@@ -73,17 +87,16 @@ impl Controller {
         memory: GuestMemoryMmap,
         wiring: &mut Wiring,
     ) -> Result<(Self, Arc<Counts>)> {
-        let (registers, doorbells, messages) = (
-            RegisterPage::new()?,
-            RegisterPage::new()?,
-            RegisterPage::new()?,
-        );
-        registers.fill(CAPABILITIES, &CAPABILITY_BITS.to_le_bytes());
+        let (registers, messages) = (RegisterPage::new()?, RegisterPage::new()?);
+        let doorbells = Doorbells::new(wiring.maps())?;
+        let capabilities = CAPABILITY_BITS | u64::from(doorbells.stride()) << 32;
+        registers.fill(CAPABILITIES, &capabilities.to_le_bytes());
         registers.set(VERSION_REGISTER, VERSION);
         msix::reset(&messages, QUEUES as u32);
         // The thread blocks in reads of it.
         let kick = EventFd::new(0)?;
-        wire(&registers, &doorbells, &kick, wiring)?;
+        wiring.map_reads(PCI_WINDOW, &registers)?;
+        doorbells.wire(PCI_WINDOW + u64::from(FIRST_DOORBELL) * PAGE, &kick, wiring)?;
         let link = Arc::new(Link {
             engine: Mutex::new(Engine::new(disk, memory, doorbells.clone())),
             registers,
@@ -139,13 +152,35 @@ impl Controller {
         }
     }
 
-    fn ring(&self, doorbell: u32, value: u32) {
-        self.doorbells.set(doorbell, value);
-        // Tails have something new to do.
-        if doorbell % 8 == 0 {
-            // It is full only if the thread has not read it since 2^64 doorbells.
-            let _ = self.link.kick.write(1);
+    fn place(&self, offset: u64) -> Place {
+        let at = (offset % PAGE) as u32 & !3;
+        match (offset / PAGE) as u32 {
+            0 => Place::Register(at),
+            page @ FIRST_DOORBELL..TABLE => self
+                .doorbells
+                .at((page - FIRST_DOORBELL) * PAGE as u32 + at)
+                .map_or(Place::Nothing, Place::Doorbell),
+            TABLE => Place::Message(at),
+            _ => Place::Nothing,
         }
+    }
+
+    fn count(&self, offset: u64, is_write: bool) {
+        let register = match self.place(offset) {
+            Place::Doorbell(_) => Register::Notify,
+            _ => Register::Other,
+        };
+        self.link.counts.exit(register, is_write);
+    }
+
+    fn ring(&self, doorbell: usize, value: u32) {
+        let queue = doorbell / 2;
+        if doorbell % 2 == 1 {
+            return self.doorbells.set_head(queue, value);
+        }
+        self.doorbells.set_tail(queue, value);
+        // It is full only if the thread has not read it since 2^64 doorbells.
+        let _ = self.link.kick.write(1);
     }
 
     fn write_message(&self, offset: u32, value: u32) {
@@ -160,22 +195,6 @@ impl Controller {
             let _ = interrupt.inject();
         }
     }
-}
-
-/// What the kernel does of it: doorbells keep their values, and tails wake the thread.
-fn wire(
-    registers: &RegisterPage,
-    doorbells: &RegisterPage,
-    kick: &EventFd,
-    wiring: &mut Wiring,
-) -> Result<()> {
-    for queue in 0..QUEUES as u32 {
-        let (tail, head) = (8 * queue, 8 * queue + 4);
-        let at = |doorbell: u32| PCI_WINDOW + PAGE + u64::from(doorbell);
-        wiring.post_writes(at(tail), (doorbells, tail), Write::Store, Some(kick))?;
-        wiring.post_writes(at(head), (doorbells, head), Write::Store, None)?;
-    }
-    wiring.map_reads(PCI_WINDOW, registers)
 }
 
 impl Link {
@@ -200,37 +219,25 @@ impl Link {
     }
 }
 
-/// Which page of the registers, and where in it.
-fn place(offset: u64) -> (u64, u32) {
-    (offset / PAGE, (offset % PAGE) as u32 & !3)
-}
-
-fn register(offset: u64) -> Register {
-    match place(offset).0 {
-        1 => Register::Notify,
-        _ => Register::Other,
-    }
-}
-
 impl Mmio for Controller {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.link.counts.exit(register(offset), false);
-        match place(offset).0 {
-            0 => self.link.registers.read(offset, data),
-            2 => self.messages.read(offset % PAGE, data),
+        self.count(offset, false);
+        match self.place(offset) {
+            Place::Register(_) => self.link.registers.read(offset, data),
+            Place::Message(_) => self.messages.read(offset % PAGE, data),
             _ => data.fill(0),
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.link.counts.exit(register(offset), true);
+        self.count(offset, true);
         let Some(value) = word(data) else {
             return;
         };
-        match place(offset) {
-            (0, at) => self.write_register(at, value),
-            (1, at) if at < 8 * QUEUES as u32 => self.ring(at, value),
-            (2, at) if at < 16 * QUEUES as u32 => self.write_message(at, value),
+        match self.place(offset) {
+            Place::Register(at) => self.write_register(at, value),
+            Place::Doorbell(doorbell) => self.ring(doorbell, value),
+            Place::Message(at) if at < 16 * QUEUES as u32 => self.write_message(at, value),
             _ => {}
         }
     }
@@ -245,7 +252,7 @@ mod tests {
     fn is_fatal_once_and_then_does_nothing() {
         let event = || EventFd::new(0).unwrap();
         let engine = engine();
-        engine.ring(0, u32::MAX);
+        engine.ring(u32::MAX);
         let link = Link {
             engine: Mutex::new(engine),
             registers: RegisterPage::new().unwrap(),
@@ -256,7 +263,7 @@ mod tests {
         link.kick.write(1).unwrap();
         assert!(link.wait().is_err());
         assert_eq!(link.registers.get(STATUS), FATAL);
-        link.engine.lock().unwrap().ring(0, u32::MAX);
+        link.engine.lock().unwrap().ring(u32::MAX);
         link.kick.write(1).unwrap();
         assert!(link.wait().is_ok());
     }

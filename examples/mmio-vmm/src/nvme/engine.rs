@@ -8,16 +8,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use super::command::{COMMAND, COMPLETION, Command, Outcome, Status, identify, input_output};
 use super::data;
+use super::doorbells::{Doorbells, QUEUES};
 use crate::disk::Disk;
-use crate::page::RegisterPage;
 
-/// The admin queue's pair and one of I/O.
-pub const QUEUES: usize = 2;
-/// The most that one of I/O has.
+/// The most that a queue of I/O has.
 pub const QUEUE_ENTRIES: u16 = 64;
-/// Doorbells of that for I/O.
-const TAIL: u32 = 8;
-const HEAD: u32 = 12;
 
 /// A ring in memory; `at` is the next entry that the controller uses.
 #[derive(Clone, Copy, Debug)]
@@ -51,18 +46,18 @@ struct Completions {
     vector: Option<u16>,
 }
 
-/// What the controller's thread works with. Tails and heads are in the page of doorbells.
+/// What the controller's thread works with.
 pub struct Engine {
     disk: Disk,
     memory: GuestMemoryMmap,
-    doorbells: RegisterPage,
+    doorbells: Doorbells,
     submissions: [Option<Ring>; QUEUES],
     completions: [Option<Completions>; QUEUES],
 }
 
 impl Engine {
     /// Without queues.
-    pub fn new(disk: Disk, memory: GuestMemoryMmap, doorbells: RegisterPage) -> Self {
+    pub fn new(disk: Disk, memory: GuestMemoryMmap, doorbells: Doorbells) -> Self {
         Self {
             disk,
             memory,
@@ -86,7 +81,10 @@ impl Engine {
     /// Forgets all queues.
     pub fn disable(&mut self) {
         (self.submissions, self.completions) = ([None; QUEUES], [None; QUEUES]);
-        (0..2 * QUEUES as u32).for_each(|doorbell| self.doorbells.set(4 * doorbell, 0));
+        for queue in 0..QUEUES {
+            self.doorbells.set_tail(queue, 0);
+            self.doorbells.set_head(queue, 0);
+        }
     }
 
     /// Whether the queue for I/O is there.
@@ -115,7 +113,7 @@ impl Engine {
         let Some(ring) = &mut self.submissions[queue] else {
             return Ok(None);
         };
-        let tail = self.doorbells.get(8 * queue as u32);
+        let tail = self.doorbells.tail(queue);
         ensure!(
             tail < ring.size,
             "a tail of {tail} in {} entries",
@@ -133,7 +131,7 @@ impl Engine {
         let head = self.submissions[queue].map_or(0, |ring| ring.at);
         let completions = self.completions[queue].as_mut().context("no completions")?;
         let ring = &mut completions.ring;
-        let taken = self.doorbells.get(8 * queue as u32 + 4);
+        let taken = self.doorbells.head(queue);
         // Waiting would need an event for each head. A driver that has as many entries as commands
         // never comes here.
         if (ring.at + 1) % ring.size == taken {
@@ -211,7 +209,7 @@ impl Engine {
         if self.completions[1].is_some() {
             return Err(Status::InvalidQueue);
         }
-        self.doorbells.set(HEAD, 0);
+        self.doorbells.set_head(1, 0);
         self.completions[1] = Some(Completions {
             ring,
             phase: 1,
@@ -228,7 +226,7 @@ impl Engine {
         if self.completions[1].is_none() || command.halves(11).1 != 1 {
             return Err(Status::InvalidCompletions);
         }
-        self.doorbells.set(TAIL, 0);
+        self.doorbells.set_tail(1, 0);
         self.submissions[1] = Some(ring);
         Ok(0)
     }
@@ -259,9 +257,9 @@ pub mod tests {
     const ENTRIES: u32 = 8;
 
     impl Engine {
-        /// Has a doorbell have a value, as the driver does.
-        pub fn ring(&self, doorbell: u32, value: u32) {
-            self.doorbells.set(doorbell, value);
+        /// Has the admin queue have a tail, as the driver does.
+        pub fn ring(&self, tail: u32) {
+            self.doorbells.set_tail(0, tail);
         }
     }
 
@@ -271,18 +269,18 @@ pub mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 * SECTOR).unwrap();
         let disk = Disk::from_file(file).unwrap();
-        let mut engine = Engine::new(disk, memory, RegisterPage::new().unwrap());
+        let mut engine = Engine::new(disk, memory, Doorbells::new(true).unwrap());
         engine.enable((SUBMISSIONS, ENTRIES), (COMPLETIONS, ENTRIES));
         engine
     }
 
     /// Puts a command at the tail, rings, and takes the completion: its value and status.
-    fn ask(engine: &mut Engine, queue: u32, words: &[(usize, u32)]) -> (u32, u32) {
+    fn ask(engine: &mut Engine, queue: usize, words: &[(usize, u32)]) -> (u32, u32) {
         let (submissions, completions) = match queue {
             0 => (SUBMISSIONS, COMPLETIONS),
             _ => (IO_SUBMISSIONS, IO_COMPLETIONS),
         };
-        let tail = engine.doorbells.get(8 * queue);
+        let tail = engine.doorbells.tail(queue);
         let mut command = [0u32; 16];
         words.iter().for_each(|&(at, value)| command[at] = value);
         for (at, word) in (0u64..).zip(command) {
@@ -292,10 +290,10 @@ pub mod tests {
                 .write_obj(word, GuestAddress(address))
                 .unwrap();
         }
-        engine.doorbells.set(8 * queue, (tail + 1) % ENTRIES);
+        engine.doorbells.set_tail(queue, (tail + 1) % ENTRIES);
         engine.serve().unwrap();
-        let head = engine.doorbells.get(8 * queue + 4);
-        engine.doorbells.set(8 * queue + 4, (head + 1) % ENTRIES);
+        let head = engine.doorbells.head(queue);
+        engine.doorbells.set_head(queue, (head + 1) % ENTRIES);
         let entry = completions + u64::from(head) * COMPLETION;
         let word = |at| {
             engine
@@ -380,7 +378,7 @@ pub mod tests {
     #[test]
     fn a_tail_beyond_the_queue_is_fatal() {
         let mut engine = engine();
-        engine.doorbells.set(0, ENTRIES);
+        engine.ring(ENTRIES);
         assert!(engine.serve().is_err());
     }
 
@@ -396,7 +394,7 @@ pub mod tests {
                     engine.memory.write_obj(*word, GuestAddress(at + 4 * index)).unwrap();
                 }
             }
-            engine.doorbells.set(0, commands.len() as u32);
+            engine.ring(commands.len() as u32);
             prop_assert!(engine.serve().is_ok());
         }
     }

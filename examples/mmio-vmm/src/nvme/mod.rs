@@ -6,6 +6,7 @@
 mod command;
 mod controller;
 mod data;
+mod doorbells;
 mod engine;
 mod msix;
 
