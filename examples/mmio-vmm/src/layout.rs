@@ -46,6 +46,5 @@ pub const SLEEP_PORT: u16 = 0x600;
 pub const IRQ_LINES: u32 = 24;
 pub const FIRST_IRQ: u32 = 5;
 
-/// KVM's numbers of memory.
+/// KVM's number of the memory; devices have those behind it.
 pub const RAM_SLOT: u32 = 0;
-pub const FIRST_DEVICE_SLOT: u32 = 1;

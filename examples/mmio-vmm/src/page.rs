@@ -12,14 +12,14 @@ use anyhow::Result;
 use crate::layout::PAGE;
 use crate::sys::Shared;
 
-/// A device's registers, shared by its threads, the guest and the kernel.
+/// A device's registers, one page or more, shared by its threads, the guest and the kernel.
 #[derive(Clone)]
 pub struct RegisterPage(Shared);
 
 impl RegisterPage {
-    /// All registers are 0.
-    pub fn new() -> Result<Self> {
-        Ok(Self(Shared::new(PAGE as usize)?))
+    /// So many pages in a row, and all registers are 0.
+    pub fn new(pages: usize) -> Result<Self> {
+        Ok(Self(Shared::new(pages * PAGE as usize)?))
     }
 
     /// What is mapped for the guest, or posted.
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn bits_of_others_stay() {
-        let page = RegisterPage::new().unwrap();
+        let page = RegisterPage::new(1).unwrap();
         page.set(0x60, 0b0110);
         page.set_bits(0x60, 0b0001);
         page.clear_bits(0x60, 0b0010);
@@ -88,7 +88,7 @@ mod tests {
         #[test]
         fn reads_what_was_filled(bytes in proptest::collection::vec(any::<u8>(), 1..64),
                                  size in 1..=8usize, skip in 0..64u64) {
-            let page = RegisterPage::new().unwrap();
+            let page = RegisterPage::new(1).unwrap();
             page.fill(0x100, &bytes);
             let mut got = vec![0xff; size];
             page.read(0x100 + skip, &mut got);
@@ -99,7 +99,7 @@ mod tests {
 
         #[test]
         fn reads_zero_beyond(offset in prop_oneof![PAGE - 8..PAGE + 8, any::<u64>()]) {
-            let page = RegisterPage::new().unwrap();
+            let page = RegisterPage::new(1).unwrap();
             page.fill(PAGE as u32 - 8, &[1; 8]);
             let mut got = [0xff; 8];
             page.read(offset, &mut got);

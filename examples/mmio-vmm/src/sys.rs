@@ -16,6 +16,8 @@ use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, MmapRegion, Vol
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
+use crate::layout::PAGE;
+
 /// `struct kvm_mmio_register`
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,25 +103,15 @@ pub fn set_slice(nanoseconds: u64) -> io::Result<()> {
     }
 }
 
-/// What the guest does to memory without an exit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Its writes are MMIO.
-    Read,
-    All,
-}
-
-/// Has the guest access `memory` at `gpa`.
-pub fn add_page(vm: &VmFd, slot: u32, gpa: u64, memory: &Shared, access: Access) -> Result<()> {
+/// Has the guest read the page at an offset of the memory, at `gpa`; its writes there are MMIO unless it
+/// is `writable`.
+pub fn map(vm: &VmFd, slot: u32, gpa: u64, page: (&Shared, usize), writable: bool) -> Result<()> {
     let slot = kvm_userspace_memory_region {
         slot,
-        flags: match access {
-            Access::Read => KVM_MEM_READONLY,
-            Access::All => 0,
-        },
+        flags: if writable { 0 } else { KVM_MEM_READONLY },
         guest_phys_addr: gpa,
-        memory_size: memory.0.size() as u64,
-        userspace_addr: memory.address(0),
+        memory_size: PAGE,
+        userspace_addr: page.0.address(page.1),
     };
     // SAFETY: by the invariant of `Shared` the memory stays mapped, and this process only accesses it
     // atomically, so that the guest may change it at any time.

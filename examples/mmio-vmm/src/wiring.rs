@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::layout::{FIRST_DEVICE_SLOT, IRQ_LINES};
+use crate::layout::{IRQ_LINES, RAM_SLOT};
 use crate::page::RegisterPage;
 use crate::sys::{self, Request};
 
@@ -56,7 +56,7 @@ pub struct Wiring {
     mode: Mode,
     vm: Arc<VmFd>,
     registers: Option<File>,
-    next_slot: u32,
+    last_slot: u32,
 }
 
 impl Wiring {
@@ -69,7 +69,7 @@ impl Wiring {
             mode,
             vm,
             registers,
-            next_slot: FIRST_DEVICE_SLOT,
+            last_slot: RAM_SLOT,
         })
     }
 
@@ -156,23 +156,19 @@ impl Wiring {
         self.mode >= Mode::ReadOnly
     }
 
-    /// The guest reads the page as memory.
-    pub fn map_reads(&mut self, gpa: u64, page: &RegisterPage) -> Result<()> {
-        self.map_page(gpa, page, sys::Access::Read)
-    }
-
-    /// The guest reads and writes the page as memory: for registers that nobody waits for.
-    pub fn map(&mut self, gpa: u64, page: &RegisterPage) -> Result<()> {
-        self.map_page(gpa, page, sys::Access::All)
-    }
-
-    fn map_page(&mut self, gpa: u64, page: &RegisterPage, access: sys::Access) -> Result<()> {
+    /// The guest reads the page at an offset as memory. It also writes it so, if nobody waits for that.
+    pub fn map(&mut self, gpa: u64, page: (&RegisterPage, u32), writable: bool) -> Result<()> {
         if !self.maps() {
             return Ok(());
         }
-        let slot = self.next_slot;
-        self.next_slot += 1;
-        sys::add_page(&self.vm, slot, gpa, page.memory(), access)
+        self.last_slot += 1;
+        sys::map(
+            &self.vm,
+            self.last_slot,
+            gpa,
+            (page.0.memory(), page.1 as usize),
+            writable,
+        )
     }
 }
 

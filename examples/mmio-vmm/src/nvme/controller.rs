@@ -29,13 +29,12 @@ pub const PCI: Device = Device {
     base: PCI_WINDOW as u32,
     size: 8 * PAGE as u32,
     vectors: QUEUES as u16,
-    table: TABLE * PAGE as u32,
-    pending: (TABLE + 1) * PAGE as u32,
+    table: (TABLE * PAGE) as u32,
+    pending: ((TABLE + 1) * PAGE) as u32,
 };
 
-/// Pages: one of registers, the doorbells, and the table of messages.
-const FIRST_DOORBELL: u32 = 1;
-const TABLE: u32 = FIRST_DOORBELL + DOORBELLS as u32;
+/// The page of messages, behind one of registers and those of doorbells.
+const TABLE: u64 = 1 + DOORBELLS as u64;
 
 const CAPABILITIES: u32 = 0;
 const VERSION_REGISTER: u32 = 8;
@@ -63,15 +62,6 @@ struct Link {
     counts: Arc<Counts>,
 }
 
-/// What is at an offset: a register or a part of the messages, by its place in their page, or a
-/// doorbell, by its number.
-enum Place {
-    Register(u32),
-    Doorbell(usize),
-    Message(u32),
-    Nothing,
-}
-
 /// The registers, in the vCPU's thread.
 pub struct Controller {
     link: Arc<Link>,
@@ -87,16 +77,16 @@ impl Controller {
         memory: GuestMemoryMmap,
         wiring: &mut Wiring,
     ) -> Result<(Self, Arc<Counts>)> {
-        let (registers, messages) = (RegisterPage::new()?, RegisterPage::new()?);
+        let (registers, messages) = (RegisterPage::new(1)?, RegisterPage::new(1)?);
         let doorbells = Doorbells::new(wiring.maps())?;
-        let capabilities = CAPABILITY_BITS | u64::from(doorbells.stride()) << 32;
+        let capabilities = CAPABILITY_BITS | u64::from(doorbells.stride) << 32;
         registers.fill(CAPABILITIES, &capabilities.to_le_bytes());
         registers.set(VERSION_REGISTER, VERSION);
         msix::reset(&messages, QUEUES as u32);
         // The thread blocks in reads of it.
         let kick = EventFd::new(0)?;
-        wiring.map_reads(PCI_WINDOW, &registers)?;
-        doorbells.wire(PCI_WINDOW + u64::from(FIRST_DOORBELL) * PAGE, &kick, wiring)?;
+        wiring.map(PCI_WINDOW, (&registers, 0), false)?;
+        doorbells.wire(PCI_WINDOW + PAGE, &kick, wiring)?;
         let link = Arc::new(Link {
             engine: Mutex::new(Engine::new(disk, memory, doorbells.clone())),
             registers,
@@ -152,35 +142,24 @@ impl Controller {
         }
     }
 
-    fn place(&self, offset: u64) -> Place {
-        let at = (offset % PAGE) as u32 & !3;
-        match (offset / PAGE) as u32 {
-            0 => Place::Register(at),
-            page @ FIRST_DOORBELL..TABLE => self
-                .doorbells
-                .at((page - FIRST_DOORBELL) * PAGE as u32 + at)
-                .map_or(Place::Nothing, Place::Doorbell),
-            TABLE => Place::Message(at),
-            _ => Place::Nothing,
-        }
+    /// The doorbell at an offset, by its number.
+    fn doorbell(&self, offset: u64) -> Option<usize> {
+        self.doorbells.at(offset.checked_sub(PAGE)?)
     }
 
     fn count(&self, offset: u64, is_write: bool) {
-        let register = match self.place(offset) {
-            Place::Doorbell(_) => Register::Notify,
-            _ => Register::Other,
-        };
+        let doorbell = self.doorbell(offset);
+        let register = doorbell.map_or(Register::Other, |_| Register::Notify);
         self.link.counts.exit(register, is_write);
     }
 
     fn ring(&self, doorbell: usize, value: u32) {
-        let queue = doorbell / 2;
-        if doorbell % 2 == 1 {
-            return self.doorbells.set_head(queue, value);
+        self.doorbells.set(doorbell, value);
+        // Tails have something new to do.
+        if doorbell % 2 == 0 {
+            // It is full only if the thread has not read it since 2^64 doorbells.
+            let _ = self.link.kick.write(1);
         }
-        self.doorbells.set_tail(queue, value);
-        // It is full only if the thread has not read it since 2^64 doorbells.
-        let _ = self.link.kick.write(1);
     }
 
     fn write_message(&self, offset: u32, value: u32) {
@@ -219,12 +198,17 @@ impl Link {
     }
 }
 
+/// Which page, and where in it.
+fn place(offset: u64) -> (u64, u32) {
+    (offset / PAGE, (offset % PAGE) as u32 & !3)
+}
+
 impl Mmio for Controller {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         self.count(offset, false);
-        match self.place(offset) {
-            Place::Register(_) => self.link.registers.read(offset, data),
-            Place::Message(_) => self.messages.read(offset % PAGE, data),
+        match place(offset).0 {
+            0 => self.link.registers.read(offset, data),
+            TABLE => self.messages.read(offset % PAGE, data),
             _ => data.fill(0),
         }
     }
@@ -234,10 +218,10 @@ impl Mmio for Controller {
         let Some(value) = word(data) else {
             return;
         };
-        match self.place(offset) {
-            Place::Register(at) => self.write_register(at, value),
-            Place::Doorbell(doorbell) => self.ring(doorbell, value),
-            Place::Message(at) if at < 16 * QUEUES as u32 => self.write_message(at, value),
+        match (place(offset), self.doorbell(offset)) {
+            ((0, at), _) => self.write_register(at, value),
+            (_, Some(doorbell)) => self.ring(doorbell, value),
+            ((TABLE, at), _) if at < 16 * QUEUES as u32 => self.write_message(at, value),
             _ => {}
         }
     }
@@ -255,7 +239,7 @@ mod tests {
         engine.ring(u32::MAX);
         let link = Link {
             engine: Mutex::new(engine),
-            registers: RegisterPage::new().unwrap(),
+            registers: RegisterPage::new(1).unwrap(),
             kick: event(),
             interrupts: [Interrupt::Irqfd(event()), Interrupt::Irqfd(event())],
             counts: Arc::default(),

@@ -8,11 +8,14 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use super::command::{COMMAND, COMPLETION, Command, Outcome, Status, identify, input_output};
 use super::data;
-use super::doorbells::{Doorbells, QUEUES};
+use super::doorbells::{DOORBELLS, Doorbells, QUEUES};
 use crate::disk::Disk;
 
 /// The most that a queue of I/O has.
 pub const QUEUE_ENTRIES: u16 = 64;
+/// Doorbells of that.
+const TAIL: usize = 2;
+const HEAD: usize = 3;
 
 /// A ring in memory; `at` is the next entry that the controller uses.
 #[derive(Clone, Copy, Debug)]
@@ -81,10 +84,7 @@ impl Engine {
     /// Forgets all queues.
     pub fn disable(&mut self) {
         (self.submissions, self.completions) = ([None; QUEUES], [None; QUEUES]);
-        for queue in 0..QUEUES {
-            self.doorbells.set_tail(queue, 0);
-            self.doorbells.set_head(queue, 0);
-        }
+        (0..DOORBELLS).for_each(|number| self.doorbells.set(number, 0));
     }
 
     /// Whether the queue for I/O is there.
@@ -113,7 +113,7 @@ impl Engine {
         let Some(ring) = &mut self.submissions[queue] else {
             return Ok(None);
         };
-        let tail = self.doorbells.tail(queue);
+        let tail = self.doorbells.get(2 * queue);
         ensure!(
             tail < ring.size,
             "a tail of {tail} in {} entries",
@@ -131,7 +131,7 @@ impl Engine {
         let head = self.submissions[queue].map_or(0, |ring| ring.at);
         let completions = self.completions[queue].as_mut().context("no completions")?;
         let ring = &mut completions.ring;
-        let taken = self.doorbells.head(queue);
+        let taken = self.doorbells.get(2 * queue + 1);
         // Waiting would need an event for each head. A driver that has as many entries as commands
         // never comes here.
         if (ring.at + 1) % ring.size == taken {
@@ -209,7 +209,7 @@ impl Engine {
         if self.completions[1].is_some() {
             return Err(Status::InvalidQueue);
         }
-        self.doorbells.set_head(1, 0);
+        self.doorbells.set(HEAD, 0);
         self.completions[1] = Some(Completions {
             ring,
             phase: 1,
@@ -226,7 +226,7 @@ impl Engine {
         if self.completions[1].is_none() || command.halves(11).1 != 1 {
             return Err(Status::InvalidCompletions);
         }
-        self.doorbells.set_tail(1, 0);
+        self.doorbells.set(TAIL, 0);
         self.submissions[1] = Some(ring);
         Ok(0)
     }
@@ -258,8 +258,8 @@ pub mod tests {
 
     impl Engine {
         /// Has the admin queue have a tail, as the driver does.
-        pub fn ring(&self, tail: u32) {
-            self.doorbells.set_tail(0, tail);
+        pub fn ring(&self, value: u32) {
+            self.doorbells.set(0, value);
         }
     }
 
@@ -280,21 +280,21 @@ pub mod tests {
             0 => (SUBMISSIONS, COMPLETIONS),
             _ => (IO_SUBMISSIONS, IO_COMPLETIONS),
         };
-        let tail = engine.doorbells.tail(queue);
+        let next = engine.doorbells.get(2 * queue);
         let mut command = [0u32; 16];
         words.iter().for_each(|&(at, value)| command[at] = value);
         for (at, word) in (0u64..).zip(command) {
-            let address = submissions + u64::from(tail) * COMMAND + 4 * at;
+            let address = submissions + u64::from(next) * COMMAND + 4 * at;
             engine
                 .memory
                 .write_obj(word, GuestAddress(address))
                 .unwrap();
         }
-        engine.doorbells.set_tail(queue, (tail + 1) % ENTRIES);
+        engine.doorbells.set(2 * queue, (next + 1) % ENTRIES);
         engine.serve().unwrap();
-        let head = engine.doorbells.head(queue);
-        engine.doorbells.set_head(queue, (head + 1) % ENTRIES);
-        let entry = completions + u64::from(head) * COMPLETION;
+        let taken = engine.doorbells.get(2 * queue + 1);
+        engine.doorbells.set(2 * queue + 1, (taken + 1) % ENTRIES);
+        let entry = completions + u64::from(taken) * COMPLETION;
         let word = |at| {
             engine
                 .memory

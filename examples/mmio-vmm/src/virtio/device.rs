@@ -126,7 +126,7 @@ mod tests {
                 running: false,
             }),
             kick: event(),
-            page: RegisterPage::new().unwrap(),
+            page: RegisterPage::new(1).unwrap(),
             interrupt: Interrupt::Irqfd(interrupts.try_clone().unwrap()),
             counts: Arc::default(),
             memory,

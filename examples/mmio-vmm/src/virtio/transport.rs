@@ -50,7 +50,7 @@ impl Transport {
     ) -> Result<(Self, Arc<Counts>)> {
         let about = backend.describe();
         let features = about.features | 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
-        let page = RegisterPage::new()?;
+        let page = RegisterPage::new(1)?;
         page.set(VIRTIO_MMIO_MAGIC_VALUE, MAGIC);
         page.set(VIRTIO_MMIO_VERSION, VERSION);
         page.set(VIRTIO_MMIO_DEVICE_ID, about.id);
@@ -188,7 +188,7 @@ fn wire(link: &Link, base: u64, queues: u32, wiring: &mut Wiring) -> Result<()> 
     let word = (&link.page, VIRTIO_MMIO_INTERRUPT_STATUS);
     wiring.post_reads(at(VIRTIO_MMIO_INTERRUPT_STATUS), word)?;
     wiring.post_writes(at(VIRTIO_MMIO_INTERRUPT_ACK), word, Write::Clear, None)?;
-    wiring.map_reads(base, &link.page)
+    wiring.map(base, (&link.page, 0), false)
 }
 
 impl Mmio for Transport {
@@ -259,7 +259,7 @@ mod tests {
                 running: false,
             }),
             kick: event(),
-            page: RegisterPage::new().unwrap(),
+            page: RegisterPage::new(1).unwrap(),
             interrupt: Interrupt::Irqfd(event()),
             counts: Arc::default(),
         };
