@@ -162,13 +162,8 @@ impl Wiring {
             return Ok(());
         }
         self.last_slot += 1;
-        sys::map(
-            &self.vm,
-            self.last_slot,
-            gpa,
-            (page.0.memory(), page.1 as usize),
-            writable,
-        )
+        let page = (page.0.memory(), page.1 as usize);
+        sys::map(&self.vm, self.last_slot, gpa, page, writable)
     }
 }
 

@@ -79,22 +79,20 @@ impl Controller {
     ) -> Result<(Self, Arc<Counts>)> {
         let (registers, messages) = (RegisterPage::new(1)?, RegisterPage::new(1)?);
         let doorbells = Doorbells::new(wiring.maps())?;
-        let capabilities = CAPABILITY_BITS | u64::from(doorbells.stride) << 32;
-        registers.fill(CAPABILITIES, &capabilities.to_le_bytes());
+        let stride = u64::from(doorbells.stride) << 32;
+        registers.fill(CAPABILITIES, &(CAPABILITY_BITS | stride).to_le_bytes());
         registers.set(VERSION_REGISTER, VERSION);
         msix::reset(&messages, QUEUES as u32);
         // The thread blocks in reads of it.
         let kick = EventFd::new(0)?;
         wiring.map(PCI_WINDOW, (&registers, 0), false)?;
         doorbells.wire(PCI_WINDOW + PAGE, &kick, wiring)?;
+        let interrupt = |vector| wiring.interrupt(IRQ_LINES + vector);
         let link = Arc::new(Link {
             engine: Mutex::new(Engine::new(disk, memory, doorbells.clone())),
             registers,
             kick,
-            interrupts: [
-                wiring.interrupt(IRQ_LINES)?,
-                wiring.interrupt(IRQ_LINES + 1)?,
-            ],
+            interrupts: [interrupt(0)?, interrupt(1)?],
             counts: Arc::default(),
         });
         let (served, counts) = (link.clone(), link.counts.clone());
