@@ -465,8 +465,8 @@ static void count_access_by(struct test *t, bool l2)
 		    l2 ? 2 : 1, (unsigned long)faults, (unsigned long)passed,
 		    (unsigned long)fast, (unsigned long)nr_faults, any_fast ? "some" : "0");
 	/*
-	 * A processor that may tell too little of the one instruction that rings is believed as
-	 * long as it has told enough: the page of the code is not looked for before.
+	 * Where the bytes of instructions may be cut short, the page of the code is looked for when
+	 * they first are.  That may be with the one doorbell that is rung here.
 	 */
 	TEST_ASSERT(!!early == any_early || (any_early && silicon_has(SILICON_CUT)),
 		    "L%d: %lu doorbells answered with interrupts off, wanted %s",
