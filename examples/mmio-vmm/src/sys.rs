@@ -113,7 +113,8 @@ pub fn map(vm: &VmFd, slot: u32, gpa: u64, page: (&Shared, usize), writable: boo
         memory_size: PAGE,
         userspace_addr: page.0.address(page.1),
     };
-    // SAFETY: by the invariant of `Shared` the memory stays mapped, and this process only accesses it
+    // SAFETY: the address is in the memory, which is made of pages, and KVM takes none that does not
+    // begin a page. By the invariant of `Shared` it stays mapped, and this process only accesses it
     // atomically, so that the guest may change it at any time.
     unsafe { vm.set_user_memory_region(slot) }
         .with_context(|| format!("KVM takes no memory at {gpa:#x}"))
