@@ -27,7 +27,7 @@ pub const PCI: Device = Device {
     id: 0x0001_1234,
     class: 0x0108_0200,
     base: PCI_WINDOW as u32,
-    size: 8 * PAGE as u32,
+    size: ((TABLE + 2).next_power_of_two() * PAGE) as u32,
     vectors: QUEUES as u16,
     table: (TABLE * PAGE) as u32,
     pending: ((TABLE + 1) * PAGE) as u32,
@@ -145,12 +145,6 @@ impl Controller {
         self.doorbells.at(offset.checked_sub(PAGE)?)
     }
 
-    fn count(&self, offset: u64, is_write: bool) {
-        let doorbell = self.doorbell(offset);
-        let register = doorbell.map_or(Register::Other, |_| Register::Notify);
-        self.link.counts.exit(register, is_write);
-    }
-
     fn ring(&self, doorbell: usize, value: u32) {
         self.doorbells.set(doorbell, value);
         // Tails have something new to do.
@@ -201,9 +195,14 @@ fn place(offset: u64) -> (u64, u32) {
     (offset / PAGE, (offset % PAGE) as u32 & !3)
 }
 
+fn register(doorbell: Option<usize>) -> Register {
+    doorbell.map_or(Register::Other, |_| Register::Notify)
+}
+
 impl Mmio for Controller {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.count(offset, false);
+        let doorbell = self.doorbell(offset);
+        self.link.counts.exit(register(doorbell), false);
         match place(offset).0 {
             0 => self.link.registers.read(offset, data),
             TABLE => self.messages.read(offset % PAGE, data),
@@ -212,11 +211,12 @@ impl Mmio for Controller {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.count(offset, true);
+        let doorbell = self.doorbell(offset);
+        self.link.counts.exit(register(doorbell), true);
         let Some(value) = word(data) else {
             return;
         };
-        match (place(offset), self.doorbell(offset)) {
+        match (place(offset), doorbell) {
             ((0, at), _) => self.write_register(at, value),
             (_, Some(doorbell)) => self.ring(doorbell, value),
             ((TABLE, at), _) if at < 16 * QUEUES as u32 => self.write_message(at, value),
