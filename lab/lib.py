@@ -346,6 +346,13 @@ def call(argv, tick=None, **kwargs):
     return subprocess.CompletedProcess(argv, process.returncode, output, errors)
 
 
+def build(script, *arguments, **kwargs):
+    """Has a script of the lab build something. Its failure, which it has told, is the end."""
+    status = call([LAB / script, *arguments], **kwargs).returncode
+    if status:
+        sys.exit(status)
+
+
 def side_by_side(workers, function, things):
     """What function(worker, thing) returns of each thing. A worker does one at a time;
     if that fails, what the others do is interrupted."""
